@@ -1,0 +1,40 @@
+# Every target makes .venv first if it must (deploy/setup.sh): a fresh clone needs nothing else.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check test test-long bench docs lock clean
+
+bin := .venv/bin
+pytest := $(bin)/python -m pytest
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## make .venv with the teardown command, and a RabbitMQ where it can be installed
+	@deploy/setup.sh
+
+demo: setup ## run the whole catalogue of orderings and print one table
+	@$(bin)/teardown demo
+
+check: setup ## lint, format, types and import contracts
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	$(bin)/lint-imports
+
+test: setup ## the tests, without the ones that take minutes
+	$(pytest) -m "not long"
+
+test-long: setup ## the tests that take minutes
+	$(pytest) -m long
+
+bench: setup ## the benchmarks
+	@$(bin)/teardown bench
+
+docs: setup ## write the generated pages of docs/ anew
+	@$(bin)/python docs/generate.py
+
+lock: setup ## resolve the dependencies anew into requirements.lock (UPGRADE=1 for newer versions)
+	@deploy/lock.sh $(if $(UPGRADE),--upgrade)
+
+clean: ## remove what the other targets made, .venv included
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist results
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

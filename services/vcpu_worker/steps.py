@@ -1,0 +1,150 @@
+"""What each worker-side step does to a vCPU, as small functions in one table.
+
+A step returns the vCPU with what it emitted; `waiting` on its running command says that it goes
+on later. KVM's counterpart stands in each docstring.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from vcpu_worker.vcpu import NO_ROOTS, Running, Vcpu
+from vm_protocol import messages, topology
+from vm_protocol.effects import Effect, Publish, SetTimer, observed
+from vm_protocol.observations import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """A vCPU after a step, and the effects of the step."""
+
+    vcpu: Vcpu
+    effects: tuple[Effect, ...] = ()
+
+
+Step = Callable[[Vcpu, Running, str], Stepped]
+"""(vCPU, its running command, the worker's commands queue) -> the vCPU after the step."""
+
+
+def fence_timer(vcpu: Vcpu) -> str:
+    """Return the name of the timer that bounds a vCPU's wait for its fence."""
+    return f"fence/{vcpu.mailbox.name}"
+
+
+def to_manager(running: Running, message: messages.Message) -> Publish:
+    """Return the publish of a reply to the manager that sent the command."""
+    return Publish(
+        topology.REPLIES.name,
+        running.reply_to,
+        message,
+        mandatory=True,
+        correlation_id=running.message_id,
+    )
+
+
+def _place(running: Running) -> dict[str, object]:
+    command = running.command
+    return {
+        "vm": command.vm,
+        "incarnation": command.incarnation,
+        "vcpu": command.vcpu,
+        "step": command.step,
+        "position": running.position,
+    }
+
+
+def _wait(vcpu: Vcpu, running: Running, waiting: str) -> Vcpu:
+    return replace(vcpu, running=replace(running, waiting=waiting))
+
+
+def _read_vm_state(running: Running, state: Literal["irqchip", "vendor"]) -> Publish:
+    message = messages.VmStateRead.model_validate({**_place(running), "state": state})
+    return to_manager(running, message)
+
+
+def leave_nested(vcpu: Vcpu, running: Running, _queue: str) -> Stepped:
+    """Leave the nested guest, which reads the irqchip and the MSR filter (svm_leave_nested)."""
+    if not vcpu.nested:
+        return Stepped(vcpu)
+    return Stepped(replace(vcpu, nested=False), (_read_vm_state(running, "irqchip"),))
+
+
+def touch_vendor_state(vcpu: Vcpu, running: Running, _queue: str) -> Stepped:
+    """Load or put the vCPU; with AVIC that writes the VM's physical id table (avic_vcpu_load)."""
+    return Stepped(vcpu, (_read_vm_state(running, "vendor"),) if vcpu.avic else ())
+
+
+def clear_async_pf(vcpu: Vcpu, _running: Running, _queue: str) -> Stepped:
+    """Cancel or wait for pending faults (kvm_clear_async_pf_completion_queue)."""
+    mailbox = vcpu.mailbox
+    cleared = tuple(
+        observed(Event.ASYNC_PF_COMPLETED, mailbox.vm, mailbox.vcpu, fault=fault, how="cleared")
+        for fault in range(vcpu.async_pf)
+    )
+    return Stepped(replace(vcpu, async_pf=0), cleared)
+
+
+def unload_mmu(vcpu: Vcpu, running: Running, _queue: str) -> Stepped:
+    """Forget all roots and have the manager drop their pins (kvm_mmu_unload).
+
+    With no root left this is KVM's early return: nothing is sent, nothing is waited for.
+    """
+    if vcpu.contexts == NO_ROOTS:
+        return Stepped(vcpu)
+    message = messages.RootsReleased.model_validate({**_place(running), "contexts": vcpu.contexts})
+    unloaded = replace(vcpu, contexts=NO_ROOTS)
+    return Stepped(_wait(unloaded, running, "unload"), (to_manager(running, message),))
+
+
+def zap_all_until_empty(vcpu: Vcpu, running: Running, _queue: str) -> Stepped:
+    """Unpin the own roots and have all roots of the VM zapped (free_mmu_pages, until 2007)."""
+    message = messages.ZapRequested.model_validate(
+        {**_place(running), "attempt": running.attempt, "contexts": vcpu.contexts}
+    )
+    unpinned = replace(vcpu, contexts=NO_ROOTS)
+    return Stepped(_wait(unpinned, running, "zap"), (to_manager(running, message),))
+
+
+def free_vcpu(vcpu: Vcpu, running: Running, queue: str) -> Stepped:
+    """Free the vCPU once its mailbox is consumed up to the fence (kvm_vcpu_destroy).
+
+    Leaves a nested guest first; pending async faults complete right after, into freed memory.
+    """
+    left = leave_nested(vcpu, running, queue)
+    fence = max(running.command.generation, running.fence)
+    if running.command.fence and left.vcpu.consumed < fence:
+        waited = observed(
+            Event.FENCE_WAITED,
+            vcpu.mailbox.vm,
+            vcpu.mailbox.vcpu,
+            generation=fence,
+            consumed=vcpu.consumed,
+        )
+        timer = SetTimer(fence_timer(vcpu), vcpu.fence_ms)
+        return Stepped(_wait(left.vcpu, running, "fence"), (*left.effects, waited, timer))
+    mailbox = vcpu.mailbox
+    freed = replace(left.vcpu, freed=True, contexts=NO_ROOTS, async_pf=0)
+    said = observed(Event.VCPU_FREED, mailbox.vm, mailbox.vcpu, generation=vcpu.consumed)
+    completions = tuple(
+        Publish(
+            topology.COMMANDS.name,
+            queue,
+            messages.AsyncPfCompleted(
+                vm=mailbox.vm, incarnation=mailbox.incarnation, vcpu=mailbox.vcpu, fault=fault
+            ),
+            mandatory=True,
+        )
+        for fault in range(vcpu.async_pf)
+    )
+    return Stepped(freed, (*left.effects, said, *completions))
+
+
+STEPS: dict[str, Step] = {
+    "leave_nested": leave_nested,
+    "load_vcpu": touch_vendor_state,
+    "put_vcpu": touch_vendor_state,
+    "clear_async_pf": clear_async_pf,
+    "unload_mmu": unload_mmu,
+    "zap_all_until_empty": zap_all_until_empty,
+    "free_vcpu": free_vcpu,
+}

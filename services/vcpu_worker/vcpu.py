@@ -1,0 +1,93 @@
+"""One vCPU as its worker sees it: MMU contexts, mailbox progress, tombstone; pure values."""
+
+from dataclasses import dataclass, replace
+
+from vm_protocol.messages import DestroyVcpu, PlaceVcpu
+from vm_protocol.topology import Mailbox
+
+Contexts = tuple[tuple[str, ...], tuple[str, ...]]
+NO_ROOTS: Contexts = ((), ())
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The command in progress.
+
+    `waiting` says for what: "unload" (UnloadDone), "zap" (ZapDone), "requeued" (the broker's next
+    delivery of this command), "fence" (the mailbox), or None while steps run. `fence` is the
+    newest generation that a free must wait for; `attempt` counts zaps of the 2007 loop.
+    """
+
+    command: DestroyVcpu
+    reply_to: str
+    position: int = 0
+    waiting: str | None = None
+    fence: int = 0
+    attempt: int = 1
+
+    @property
+    def message_id(self) -> str:
+        """Return the id of the command."""
+        return self.command.identity()
+
+    @property
+    def step_name(self) -> str:
+        """Return the step that the command stands at."""
+        return self.command.steps[self.position]
+
+
+@dataclass(frozen=True, slots=True)
+class Vcpu:
+    """A vCPU, live or freed; a freed one is its own tombstone.
+
+    `consumed` is the newest generation up to which every request of the mailbox was taken, `ahead`
+    those taken beyond it; `requests` are the bits that were posted and never served, as no vCPU
+    enters its guest again during teardown. `finished` maps commands to their outcomes.
+    """
+
+    mailbox: Mailbox
+    contexts: Contexts
+    async_pf: int
+    nested: bool
+    avic: bool
+    fence_ms: int
+    freed: bool = False
+    consumed: int = 0
+    ahead: frozenset[int] = frozenset()
+    requests: frozenset[str] = frozenset()
+    running: Running | None = None
+    finished: tuple[tuple[str, str], ...] = ()
+
+    def has_consumed(self, generation: int) -> bool:
+        """Tell whether the request of this generation was taken already."""
+        return generation <= self.consumed or generation in self.ahead
+
+    def consume(self, generation: int, kind: str) -> "Vcpu":
+        """Return the vCPU with a request posted: its bit set, its generation consumed."""
+        consumed, ahead = self.consumed, self.ahead | {generation}
+        while consumed + 1 in ahead:
+            consumed += 1
+            ahead -= {consumed}
+        return replace(self, consumed=consumed, ahead=ahead, requests=self.requests | {kind})
+
+    def outcome_of(self, message_id: str) -> str | None:
+        """Return how a finished command ended, None when it is not finished."""
+        return dict(self.finished).get(message_id)
+
+    def finish(self, outcome: str) -> "Vcpu":
+        """Return the vCPU with its running command finished."""
+        assert self.running is not None, "only a running command finishes"
+        finished = (*self.finished, (self.running.message_id, outcome))
+        return replace(self, running=None, finished=finished)
+
+
+def place(message: PlaceVcpu) -> Vcpu:
+    """Return the vCPU that a placement describes."""
+    return Vcpu(
+        mailbox=Mailbox(message.vm, message.vcpu, message.incarnation),
+        contexts=message.contexts,
+        async_pf=message.async_pf,
+        nested=message.nested,
+        avic=message.avic,
+        fence_ms=message.fence_ms,
+    )

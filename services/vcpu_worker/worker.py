@@ -1,0 +1,275 @@
+"""VcpuWorker: the pure core of a worker. Takes inputs apart and hands them to the vCPU's rules.
+
+The tombstone's rule stands here: a request or command that a freed vCPU has not seen before is a
+use-after-free and is rejected; one that it has seen is a duplicate and is acknowledged.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from immutables import Map
+
+from vcpu_worker import commands
+from vcpu_worker.steps import Stepped
+from vcpu_worker.vcpu import Running, Vcpu, place
+from vm_protocol import limits, messages, topology
+from vm_protocol.effects import (
+    Ack,
+    Consume,
+    ConsumeMailbox,
+    Effect,
+    Input,
+    MailboxGone,
+    Publish,
+    Received,
+    Reject,
+    Started,
+    StopConsuming,
+    TimerFired,
+    observed,
+)
+from vm_protocol.errors import RejectReason
+from vm_protocol.observations import Event
+from vm_protocol.topology import Mailbox, parse_mailbox
+
+Vcpus = Map[Mailbox, Vcpu]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """The vCPUs that a worker owns, tombstones included."""
+
+    vcpus: Vcpus = field(default_factory=Map)
+
+    def live_count(self) -> int:
+        """Return how many vCPUs are not freed."""
+        return sum(not vcpu.freed for vcpu in self.vcpus.values())
+
+
+Result = tuple[WorkerState, tuple[Effect, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class VcpuWorker:
+    """A worker's core: `name` forms its queues, `capacity` bounds its live vCPUs."""
+
+    name: str
+    capacity: int
+
+    @property
+    def actor(self) -> str:
+        """Return the actor's name in the history."""
+        return f"worker.{self.name}"
+
+    @property
+    def commands_queue(self) -> str:
+        """Return the name of the queue that this worker's commands arrive on."""
+        return topology.worker_commands(self.name).name
+
+    def initial(self) -> WorkerState:
+        """Return the state of a worker that owns nothing."""
+        return WorkerState()
+
+    def step(self, state: WorkerState, event: Input) -> Result:
+        """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
+        result = self._step(state, event)
+        return self._watch_capacity(state, result)
+
+    def _step(self, state: WorkerState, event: Input) -> Result:
+        match event:
+            case Started():
+                return state, self._consumption()
+            case Received():
+                return self._received(state, event)
+            case TimerFired():
+                return self._fence_expired(state, event.name)
+            case MailboxGone():
+                return self._forget(state, event.mailbox)
+            case _:
+                return state, ()
+
+    def _consumption(self) -> tuple[Effect, ...]:
+        return (
+            Consume(topology.worker_commands(self.name), self.capacity),
+            Consume(topology.worker_replies(self.name), limits.REPLIES_PREFETCH),
+            Consume(topology.PLACEMENT_QUEUE, 1),
+        )
+
+    def _watch_capacity(self, before: WorkerState, result: Result) -> Result:
+        """Stop taking placements when full, and take them again when not.
+
+        The cancel goes out before the ack of the last placement; with a prefetch of one, the
+        broker sends no further one in between.
+        """
+        after, effects = result
+        was_full = before.live_count() >= self.capacity
+        is_full = after.live_count() >= self.capacity
+        if is_full and not was_full:
+            return after, (StopConsuming(topology.PLACEMENT_QUEUE.name), *effects)
+        if was_full and not is_full:
+            return after, (*effects, Consume(topology.PLACEMENT_QUEUE, 1))
+        return result
+
+    def _received(self, state: WorkerState, event: Received) -> Result:
+        message = event.message
+        from_manager = not isinstance(message, messages.AsyncPfCompleted)
+        if from_manager and event.epoch < limits.MANAGER_EPOCH:
+            return self._reject(state, event, RejectReason.STALE_EPOCH)
+        mailbox = parse_mailbox(event.queue)
+        if mailbox is not None:
+            return self._request(state, event, mailbox)
+        match message, event.queue:
+            case messages.PlaceVcpu(), topology.PLACEMENT_QUEUE.name if event.reply_to:
+                return self._place(state, event, message)
+            case messages.DestroyVcpu(), self.commands_queue if event.reply_to:
+                return self._destroy(state, event, message)
+            case messages.AsyncPfCompleted(), self.commands_queue:
+                return self._complete_fault(state, event, message)
+            case messages.UnloadDone() | messages.ZapDone(), _:
+                return self._answered(state, event, message)
+            case _:
+                return self._reject(state, event, RejectReason.UNEXPECTED)
+
+    def _reject(self, state: WorkerState, event: Received, reason: RejectReason) -> Result:
+        return state, (Reject(event.queue, event.message_id, reason),)
+
+    # --- placement ---------------------------------------------------------------------
+
+    def _place(self, state: WorkerState, event: Received, message: messages.PlaceVcpu) -> Result:
+        vcpu = place(message)
+        placed = messages.VcpuPlaced(
+            vm=message.vm, incarnation=message.incarnation, vcpu=message.vcpu, worker=self.name
+        )
+        assert event.reply_to is not None, "checked by _received"
+        answer = (
+            Publish(
+                topology.REPLIES.name,
+                event.reply_to,
+                placed,
+                mandatory=True,
+                correlation_id=event.message_id,
+            ),
+            Ack(event.queue, event.message_id),
+        )
+        if vcpu.mailbox in state.vcpus:
+            return state, answer
+        owned = replace(state, vcpus=state.vcpus.set(vcpu.mailbox, vcpu))
+        created = observed(Event.VCPU_CREATED, message.vm, message.vcpu)
+        return owned, (ConsumeMailbox(vcpu.mailbox), created, *answer)
+
+    def _forget(self, state: WorkerState, mailbox: Mailbox) -> Result:
+        vcpu = state.vcpus.get(mailbox)
+        if vcpu is None:
+            return state, ()
+        forgotten = observed(Event.VCPU_FORGOTTEN, mailbox.vm, mailbox.vcpu, freed=vcpu.freed)
+        effects: tuple[Effect, ...] = (forgotten,)
+        running = vcpu.running
+        if running is not None and running.waiting != "requeued":
+            effects += (Reject(self.commands_queue, running.message_id, RejectReason.NOT_OWNED),)
+        return replace(state, vcpus=state.vcpus.delete(mailbox)), effects
+
+    # --- commands ----------------------------------------------------------------------
+
+    def _destroy(
+        self, state: WorkerState, event: Received, command: messages.DestroyVcpu
+    ) -> Result:
+        vcpu = state.vcpus.get(Mailbox(command.vm, command.vcpu, command.incarnation))
+        if vcpu is None:
+            return self._reject(state, event, RejectReason.NOT_OWNED)
+        assert event.reply_to is not None, "checked by _received"
+        running = Running(command, event.reply_to)
+        outcome = vcpu.outcome_of(event.message_id)
+        if outcome is not None:
+            again = (commands.answer(running, outcome), Ack(event.queue, event.message_id))
+            return state, again
+        if vcpu.running is None:
+            return self._with(state, commands.begin(vcpu, running, self.commands_queue))
+        if vcpu.running.message_id != event.message_id:
+            return self._reject(state, event, RejectReason.UNEXPECTED)
+        if vcpu.running.waiting == "requeued":
+            return self._with(state, commands.resume(vcpu, self.commands_queue))
+        return state, ()  # delivered again while it runs: settled together with the first
+
+    def _answered(
+        self, state: WorkerState, event: Received, answer: messages.UnloadDone | messages.ZapDone
+    ) -> Result:
+        ack = Ack(event.queue, event.message_id)
+        vcpu = state.vcpus.get(Mailbox(answer.vm, answer.vcpu, answer.incarnation))
+        if vcpu is None or vcpu.running is None or not _awaits(vcpu.running, answer):
+            return state, (ack,)
+        if isinstance(answer, messages.ZapDone) and answer.roots_left:
+            stepped = commands.retry_later(vcpu, self.commands_queue)
+        else:
+            fence = getattr(answer, "generation", 0)
+            running = replace(vcpu.running, fence=max(vcpu.running.fence, fence))
+            stepped = commands.complete_step(replace(vcpu, running=running), self.commands_queue)
+        after, effects = self._with(state, stepped)
+        return after, (*effects, ack)
+
+    def _fence_expired(self, state: WorkerState, timer: str) -> Result:
+        mailbox = parse_mailbox(timer.removeprefix("fence/"))
+        vcpu = state.vcpus.get(mailbox) if mailbox else None
+        if vcpu is None or vcpu.running is None or vcpu.running.waiting != "fence":
+            return state, ()
+        reason = RejectReason.FENCE_NOT_REACHED
+        return self._with(state, commands.fail(vcpu, self.commands_queue, reason))
+
+    def _complete_fault(
+        self, state: WorkerState, event: Received, message: messages.AsyncPfCompleted
+    ) -> Result:
+        vcpu = state.vcpus.get(Mailbox(message.vm, message.vcpu, message.incarnation))
+        if vcpu is None:
+            return self._reject(state, event, RejectReason.NOT_OWNED)
+        if vcpu.freed:
+            return self._reject(state, event, RejectReason.FREED)
+        late = observed(
+            Event.ASYNC_PF_COMPLETED, message.vm, message.vcpu, fault=message.fault, how="late"
+        )
+        return state, (late, Ack(event.queue, event.message_id))
+
+    # --- requests ----------------------------------------------------------------------
+
+    def _request(self, state: WorkerState, event: Received, mailbox: Mailbox) -> Result:
+        message = event.message
+        if not isinstance(message, messages.REQUEST_TYPES):
+            return self._reject(state, event, RejectReason.UNEXPECTED)
+        vcpu = state.vcpus.get(mailbox)
+        if vcpu is None or (message.vm, message.incarnation) != (mailbox.vm, mailbox.incarnation):
+            return self._reject(state, event, RejectReason.NOT_OWNED)
+        kind = messages.REQUEST_KINDS[message.type]
+        generation = message.generation
+        ack = Ack(event.queue, event.message_id)
+        if vcpu.has_consumed(generation):
+            duplicated = observed(
+                Event.REQUEST_DUPLICATED,
+                mailbox.vm,
+                mailbox.vcpu,
+                kind=kind,
+                generation=generation,
+            )
+            return state, (duplicated, ack)
+        outcome = "rejected" if vcpu.freed else "posted"
+        delivered = observed(
+            Event.REQUEST_DELIVERED,
+            mailbox.vm,
+            mailbox.vcpu,
+            kind=kind,
+            generation=generation,
+            outcome=outcome,
+        )
+        if vcpu.freed:
+            return state, (delivered, Reject(event.queue, event.message_id, RejectReason.FREED))
+        stepped = commands.after_consuming(vcpu.consume(generation, kind), self.commands_queue)
+        after, effects = self._with(state, stepped)
+        return after, (delivered, ack, *effects)
+
+    def _with(self, state: WorkerState, stepped: Stepped) -> Result:
+        vcpus = state.vcpus.set(stepped.vcpu.mailbox, stepped.vcpu)
+        return replace(state, vcpus=vcpus), stepped.effects
+
+
+def _awaits(running: Running, answer: messages.UnloadDone | messages.ZapDone) -> bool:
+    """Tell whether this answer is the one that a command waits for, and no earlier one's."""
+    waiting = "unload" if isinstance(answer, messages.UnloadDone) else "zap"
+    place = (running.command.step, running.position) == (answer.step, answer.position)
+    attempt = getattr(answer, "attempt", running.attempt)
+    return running.waiting == waiting and place and attempt == running.attempt

@@ -1,0 +1,96 @@
+"""Creating a VM: mailboxes, roots, placement of its vCPUs; pure."""
+
+from dataclasses import replace
+
+from vm_manager import roots
+from vm_manager.vm import Slot, Vm
+from vm_manager.vm_steps import Stepped, tick_timer
+from vm_protocol import messages, topology
+from vm_protocol.effects import (
+    Ack,
+    Bind,
+    DeclareMailbox,
+    Effect,
+    Publish,
+    SetTimer,
+    observed,
+)
+from vm_protocol.observations import Event
+from vm_protocol.scenario import root_contexts
+
+
+def create(command: messages.CreateVm, reply_to: str, replies_queue: str) -> Stepped:
+    """Declare and bind a mailbox for each vCPU, allocate and pin roots, ask for placement."""
+    vm = Vm(
+        name=command.vm,
+        incarnation=command.incarnation,
+        scenario=command.scenario,
+        reply_to=reply_to,
+        create_id=command.identity(),
+        slots=(Slot(),) * command.scenario.vcpus,
+    )
+    listed, effects = roots.allocate(vm.name, command.scenario)
+    vm = replace(vm, roots=listed)
+    shown: list[Effect] = []
+    for mailbox in vm.mailboxes():
+        shown += [DeclareMailbox(mailbox), Bind(mailbox)]
+        visible = observed(Event.VCPU_VISIBLE, vm.name, mailbox.vcpu, mailbox=mailbox.name)
+        shown.append(visible)
+    placements = [_placement(vm, vcpu, replies_queue) for vcpu in range(len(vm.slots))]
+    return vm, (*effects, *shown, *placements)
+
+
+def _placement(vm: Vm, vcpu: int, replies_queue: str) -> Effect:
+    scenario = vm.scenario
+    first, second = root_contexts(scenario, vcpu)
+    message = messages.PlaceVcpu(
+        vm=vm.name,
+        incarnation=vm.incarnation,
+        vcpu=vcpu,
+        contexts=(tuple(name for name, _ in first), tuple(name for name, _ in second)),
+        async_pf=scenario.async_pf,
+        nested=vcpu in scenario.nested,
+        avic=scenario.avic,
+        in_guest=vcpu in scenario.in_guest,
+        fence_ms=scenario.fence_ms,
+    )
+    return Publish(
+        topology.PLACEMENT.name,
+        topology.PLACEMENT_QUEUE.name,
+        message,
+        mandatory=True,
+        reply_to=replies_queue,
+    )
+
+
+def placed(vm: Vm, message: messages.VcpuPlaced) -> Stepped:
+    """Note a vCPU's worker; with the last one the VM is created and its ticker starts."""
+    slot = vm.slots[message.vcpu]
+    if vm.phase != "creating" or slot.worker is not None:
+        return vm, ()
+    vm = vm.with_slot(message.vcpu, replace(slot, worker=message.worker))
+    if any(slot.worker is None for slot in vm.slots):
+        return vm, ()
+    effects: tuple[Effect, ...] = (
+        observed(
+            Event.VM_CREATED,
+            vm.name,
+            scenario=vm.scenario.model_dump(mode="json"),
+            workers=_workers(vm),
+        ),
+        *created(vm),
+    )
+    if vm.scenario.ticker:
+        effects += (SetTimer(tick_timer(vm), vm.scenario.ticker_ms),)
+    return replace(vm, phase="running"), effects
+
+
+def _workers(vm: Vm) -> tuple[str, ...]:
+    return tuple(sorted({slot.worker for slot in vm.slots if slot.worker is not None}))
+
+
+def created(vm: Vm) -> tuple[Effect, ...]:
+    """Return the answer to CreateVm."""
+    message = messages.VmCreated(vm=vm.name, incarnation=vm.incarnation, workers=_workers(vm))
+    publish = Publish(topology.REPLIES.name, vm.reply_to, message, correlation_id=vm.create_id)
+    return publish, Ack(topology.MANAGER_COMMANDS_QUEUE.name, vm.create_id)

@@ -1,0 +1,198 @@
+"""The ordering interpreter: runs steps until one waits for a worker; pure.
+
+A loop's body is split into parts: neighbouring worker-side steps travel as one DestroyVcpu,
+`erase_vcpu` is the manager's own. What a step does stands in `vm_steps` and in the worker.
+"""
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import cast
+
+from vm_manager.vm import LoopProgress, Teardown, Vm
+from vm_manager.vm_steps import VM_STEPS, Stepped, erase_vcpu, tick_timer
+from vm_protocol import messages, topology
+from vm_protocol.effects import Ack, CancelTimer, Effect, Publish, SetTimer, observed
+from vm_protocol.observations import Event
+from vm_protocol.ordering import ForEachVcpu, Loop, WorkerStep
+
+Part = tuple[str, ...]
+"""Worker-side steps of one command, or the single manager-side step ("erase_vcpu",)."""
+
+ERASE: Part = ("erase_vcpu",)
+
+
+@lru_cache(maxsize=256)
+def split(steps: tuple[str, ...]) -> tuple[Part, ...]:
+    """Return a loop's body as parts, in order."""
+    parts: list[Part] = []
+    for step in steps:
+        if (step,) == ERASE or not parts or parts[-1] == ERASE:
+            parts.append((step,))
+        else:
+            parts[-1] = (*parts[-1], step)
+    return tuple(parts)
+
+
+def quarantine_timer(vm: Vm) -> str:
+    """Return the name of the timer that ends a VM's quarantine."""
+    return f"quarantine/{vm.name}"
+
+
+def run(vm: Vm, replies_queue: str) -> Stepped:
+    """Run steps until the VM is freed or a loop waits for its workers."""
+    effects: list[Effect] = []
+    while vm.teardown is not None and vm.phase == "destroying":
+        teardown = vm.teardown
+        if teardown.position == len(teardown.ordering.steps):
+            vm, ended = _free_vm(vm, teardown)
+            return vm, (*effects, *ended)
+        step = teardown.ordering.steps[teardown.position]
+        if isinstance(step, ForEachVcpu):
+            vm, done = _advance_loop(vm, step.for_each_vcpu, replies_queue)
+            effects += done
+            if vm.teardown is None or vm.teardown.loop is not None:
+                break
+        else:
+            path = str(teardown.position)
+            effects.append(observed(Event.STEP_STARTED, vm.name, None, path, name=step))
+            vm, done = VM_STEPS[step](vm)
+            effects += done
+            effects.append(observed(Event.STEP_FINISHED, vm.name, None, path, name=step))
+            vm = _with_teardown(vm, replace(teardown, position=teardown.position + 1))
+    return vm, tuple(effects)
+
+
+def part_done(vm: Vm, vcpu: int, path: str, replies_queue: str) -> Stepped:
+    """Take a worker's answer: go on with the vCPU's next part; a repeated answer does nothing."""
+    loop, current = _current_loop(vm)
+    if loop is None or current is None:
+        return vm, ()
+    for index, part in current.running:
+        if index == vcpu and f"{_position(vm)}.{part}" == path:
+            running = tuple(entry for entry in current.running if entry[0] != vcpu)
+            vm = _with_loop(vm, replace(current, running=running))
+            vm, effects = _run_parts(vm, loop, vcpu, part + 1, replies_queue)
+            vm, further = run(vm, replies_queue)
+            return vm, (*effects, *further)
+    return vm, ()
+
+
+def waits_for(vm: Vm, vcpu: int, path: str) -> bool:
+    """Tell whether the teardown waits for this vCPU's command at this step."""
+    _, current = _current_loop(vm)
+    waiting = current.running if current else ()
+    return any(index == vcpu and f"{_position(vm)}.{part}" == path for index, part in waiting)
+
+
+def stop_stuck(vm: Vm, why: str, vcpu: int | None) -> Stepped:
+    """End the teardown at a step that cannot end; the VM is not freed."""
+    assert vm.teardown is not None, "only a teardown gets stuck"
+    effects = (
+        observed(Event.TEARDOWN_STUCK, vm.name, vcpu, str(vm.teardown.position), why=why),
+        CancelTimer(tick_timer(vm)),
+        *_answer(vm, vm.teardown, "stuck"),
+    )
+    return replace(vm, phase="stuck"), effects
+
+
+def _position(vm: Vm) -> int:
+    return vm.teardown.position if vm.teardown else -1
+
+
+def _with_teardown(vm: Vm, teardown: Teardown) -> Vm:
+    return replace(vm, teardown=teardown)
+
+
+def _with_loop(vm: Vm, loop: LoopProgress | None) -> Vm:
+    assert vm.teardown is not None, "loops are a teardown's"
+    return replace(vm, teardown=replace(vm.teardown, loop=loop))
+
+
+def _current_loop(vm: Vm) -> tuple[Loop | None, LoopProgress | None]:
+    if vm.teardown is None or vm.phase != "destroying" or vm.teardown.loop is None:
+        return None, None
+    step = vm.teardown.ordering.steps[vm.teardown.position]
+    return (step.for_each_vcpu if isinstance(step, ForEachVcpu) else None), vm.teardown.loop
+
+
+def _advance_loop(vm: Vm, loop: Loop, replies_queue: str) -> Stepped:
+    """Begin as many bodies as may be in flight; leave the loop when all have ended."""
+    assert vm.teardown is not None, "loops are a teardown's"
+    if vm.teardown.loop is None:
+        order = tuple(range(len(vm.slots)))
+        vm = _with_loop(vm, LoopProgress(order if loop.order == "ascending" else order[::-1]))
+    parallel = len(vm.slots) if loop.parallel == "all" else loop.parallel
+    effects: list[Effect] = []
+    while True:
+        _, current = _current_loop(vm)
+        assert current is not None, "set above"
+        if not current.waiting or len(current.running) >= parallel:
+            break
+        vcpu, *later = current.waiting
+        vm = _with_loop(vm, replace(current, waiting=tuple(later)))
+        vm, done = _run_parts(vm, loop, vcpu, 0, replies_queue)
+        effects += done
+    if not current.waiting and not current.running:
+        assert vm.teardown is not None, "set above"
+        ended = replace(vm.teardown, position=vm.teardown.position + 1, loop=None)
+        vm = _with_teardown(vm, ended)
+    return vm, tuple(effects)
+
+
+def _run_parts(vm: Vm, loop: Loop, vcpu: int, first: int, replies_queue: str) -> Stepped:
+    """Run a vCPU's body from a part on, until it ends or a command is sent."""
+    effects: list[Effect] = []
+    for number, part in enumerate(split(loop.steps)):
+        if number < first:
+            continue
+        path = f"{_position(vm)}.{number}"
+        if part == ERASE:
+            effects.append(observed(Event.STEP_STARTED, vm.name, vcpu, path, name="erase_vcpu"))
+            vm, done = erase_vcpu(vm, vcpu)
+            effects += done
+            effects.append(observed(Event.STEP_FINISHED, vm.name, vcpu, path, name="erase_vcpu"))
+            continue
+        effects.append(_command(vm, vcpu, path, part, replies_queue))
+        _, current = _current_loop(vm)
+        assert current is not None, "parts run in a loop"
+        running = (*current.running, (vcpu, number))
+        return _with_loop(vm, replace(current, running=running)), tuple(effects)
+    return vm, tuple(effects)
+
+
+def _command(vm: Vm, vcpu: int, path: str, part: Part, replies_queue: str) -> Effect:
+    assert vm.teardown is not None, "commands are a teardown's"
+    slot = vm.slots[vcpu]
+    assert slot.worker is not None, "a created VM's vCPUs are placed"
+    message = messages.DestroyVcpu(
+        vm=vm.name,
+        incarnation=vm.incarnation,
+        vcpu=vcpu,
+        step=path,
+        steps=cast(tuple[WorkerStep, ...], part),
+        generation=slot.routed,
+        fence=vm.teardown.ordering.fence,
+    )
+    key = topology.worker_commands(slot.worker).name
+    return Publish(topology.COMMANDS.name, key, message, mandatory=True, reply_to=replies_queue)
+
+
+def _answer(vm: Vm, teardown: Teardown, outcome: str) -> tuple[Effect, ...]:
+    message = messages.VmDestroyed.model_validate(
+        {"vm": vm.name, "incarnation": vm.incarnation, "outcome": outcome}
+    )
+    publish = Publish(
+        topology.REPLIES.name, teardown.reply_to, message, correlation_id=teardown.command_id
+    )
+    return publish, Ack(topology.MANAGER_COMMANDS_QUEUE.name, teardown.command_id)
+
+
+def _free_vm(vm: Vm, teardown: Teardown) -> Stepped:
+    """Free the VM (kvm_arch_free_vm); mailboxes and tombstones stay for the quarantine."""
+    effects = (
+        observed(Event.VM_FREED, vm.name),
+        CancelTimer(tick_timer(vm)),
+        *_answer(vm, teardown, "freed"),
+        SetTimer(quarantine_timer(vm), vm.scenario.quarantine_ms),
+    )
+    return replace(vm, phase="freed", background=False), effects

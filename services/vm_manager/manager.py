@@ -1,0 +1,240 @@
+"""VmManager: the pure core of the manager. Takes inputs apart and hands them to the VM's rules."""
+
+from dataclasses import dataclass, field, replace
+
+from immutables import Map
+
+from vm_manager import creation, interpreter, requests, unloading
+from vm_manager.vm import Teardown, Vm
+from vm_manager.vm_steps import tick_timer
+from vm_protocol import limits, messages, topology
+from vm_protocol.effects import (
+    Ack,
+    CancelTimer,
+    Consume,
+    DeleteMailbox,
+    Effect,
+    Input,
+    Publish,
+    Received,
+    Reject,
+    Returned,
+    SetTimer,
+    Started,
+    TimerFired,
+    observed,
+)
+from vm_protocol.errors import RejectReason
+from vm_protocol.observations import Event
+
+Vms = Map[str, Vm]
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerState:
+    """The VMs that a manager knows, those in quarantine included."""
+
+    vms: Vms = field(default_factory=Map)
+
+
+Result = tuple[ManagerState, tuple[Effect, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class VmManager:
+    """The manager's core of one epoch."""
+
+    epoch: int = limits.MANAGER_EPOCH
+
+    @property
+    def actor(self) -> str:
+        """Return the actor's name in the history."""
+        return "manager"
+
+    @property
+    def replies_queue(self) -> str:
+        """Return the name of the queue on which workers answer this manager."""
+        return topology.manager_replies(self.epoch).name
+
+    def initial(self) -> ManagerState:
+        """Return the state of a manager without VMs."""
+        return ManagerState()
+
+    def step(self, state: ManagerState, event: Input) -> Result:
+        """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
+        match event:
+            case Started():
+                return state, (
+                    Consume(topology.manager_replies(self.epoch), limits.REPLIES_PREFETCH),
+                    Consume(topology.MANAGER_COMMANDS_QUEUE, limits.MANAGER_PREFETCH),
+                )
+            case Received(queue=self.replies_queue):
+                return self._reply(state, event)
+            case Received(queue=topology.MANAGER_COMMANDS_QUEUE.name) if event.reply_to:
+                return self._command(state, event, event.reply_to)
+            case Received():
+                return self._reject(state, event, RejectReason.UNEXPECTED)
+            case TimerFired():
+                return self._timer(state, event.name)
+            case Returned(message=messages.DestroyVcpu() as command):
+                return self._stuck(state, command, "the worker's command queue is gone")
+            case _:
+                return state, ()
+
+    # --- commands of clients -----------------------------------------------------------
+
+    def _command(self, state: ManagerState, event: Received, reply_to: str) -> Result:
+        match event.message:
+            case messages.CreateVm() as create:
+                return self._create(state, event, create, reply_to)
+            case messages.DestroyVm() as destroy:
+                return self._destroy(state, event, destroy, reply_to)
+            case messages.RemoveVm() as remove:
+                return self._remove(state, event, remove, reply_to)
+            case _:
+                return self._reject(state, event, RejectReason.UNEXPECTED)
+
+    def _create(
+        self, state: ManagerState, event: Received, create: messages.CreateVm, reply_to: str
+    ) -> Result:
+        vm = state.vms.get(create.vm)
+        if vm is not None and vm.create_id != event.message_id:
+            return self._refuse(state, event, reply_to, "vm-already-exists")
+        if vm is not None and vm.phase == "creating":
+            return state, ()  # delivered again: settled together with the first
+        if vm is not None:
+            return state, creation.created(vm)
+        if len(state.vms) >= limits.VMS_MAX:
+            return self._refuse(state, event, reply_to, "vm-limit-reached")
+        if create.scenario.in_guest:
+            return self._refuse(state, event, reply_to, "not-supported")
+        vm, effects = creation.create(create, reply_to, self.replies_queue)
+        return self._with(state, vm), effects
+
+    def _destroy(
+        self, state: ManagerState, event: Received, destroy: messages.DestroyVm, reply_to: str
+    ) -> Result:
+        vm = state.vms.get(destroy.vm)
+        if vm is None or vm.incarnation != destroy.incarnation:
+            return self._refuse(state, event, reply_to, "vm-not-found")
+        if vm.phase == "creating":
+            return self._refuse(state, event, reply_to, "vm-not-ready")
+        if vm.phase == "destroying":
+            return state, ()  # delivered again: settled together with the first
+        if destroy.ordering.flush_wait == "all":
+            return self._refuse(state, event, reply_to, "not-supported")
+        if vm.phase in ("freed", "stuck"):
+            outcome = "freed" if vm.phase == "freed" else "stuck"
+            answer = messages.VmDestroyed.model_validate(
+                {"vm": vm.name, "incarnation": vm.incarnation, "outcome": outcome}
+            )
+            return state, self._answer(event, reply_to, answer)
+        teardown = Teardown(destroy.ordering, event.message_id, reply_to)
+        vm = replace(vm, phase="destroying", teardown=teardown)
+        ordering = destroy.ordering.model_dump(mode="json")
+        started = observed(Event.TEARDOWN_STARTED, vm.name, ordering=ordering)
+        vm, effects = interpreter.run(vm, self.replies_queue)
+        return self._with(state, vm), (started, *effects)
+
+    def _remove(
+        self, state: ManagerState, event: Received, remove: messages.RemoveVm, reply_to: str
+    ) -> Result:
+        answer = messages.VmRemoved(vm=remove.vm, incarnation=remove.incarnation)
+        answered = self._answer(event, reply_to, answer)
+        vm = state.vms.get(remove.vm)
+        if vm is None or vm.incarnation != remove.incarnation:
+            return state, answered
+        held: tuple[Effect, ...] = ()
+        if vm.phase == "creating":
+            held = (Ack(event.queue, vm.create_id),)
+        if vm.phase == "destroying" and vm.teardown is not None:
+            held = (Ack(event.queue, vm.teardown.command_id),)
+        removed, effects = self._forget(state, vm)
+        return removed, (*held, *effects, *answered)
+
+    def _forget(self, state: ManagerState, vm: Vm) -> Result:
+        timers = (CancelTimer(tick_timer(vm)), CancelTimer(interpreter.quarantine_timer(vm)))
+        deleted = tuple(DeleteMailbox(mailbox) for mailbox in vm.mailboxes())
+        removed = observed(Event.VM_REMOVED, vm.name)
+        return replace(state, vms=state.vms.delete(vm.name)), (*timers, *deleted, removed)
+
+    # --- replies of workers and of the monitor -------------------------------------------
+
+    def _reply(self, state: ManagerState, event: Received) -> Result:
+        message = event.message
+        vm = state.vms.get(message.vm)
+        if vm is None or vm.incarnation != message.incarnation:
+            return self._reject(state, event, RejectReason.NOT_OWNED)
+        if getattr(message, "vcpu", 0) >= len(vm.slots):
+            return self._reject(state, event, RejectReason.NOT_OWNED)
+        ack = Ack(event.queue, event.message_id)
+        match message:
+            case messages.VcpuPlaced():
+                vm, effects = creation.placed(vm, message)
+            case messages.VcpuStepsDone(outcome="stuck"):
+                return self._stuck(state, message, "fence not reached", ack)
+            case messages.VcpuStepsDone():
+                vm, effects = interpreter.part_done(
+                    vm, message.vcpu, message.step, self.replies_queue
+                )
+            case messages.CommandStuck():
+                return self._stuck(state, message, "delivery limit reached", ack)
+            case messages.RootsReleased() if event.reply_to:
+                vm, effects = unloading.unload(vm, message, event.reply_to)
+            case messages.ZapRequested() if event.reply_to:
+                vm, effects = unloading.zap_until_empty(vm, message, event.reply_to)
+            case messages.VmStateRead():
+                return state, unloading.read_vm_state(vm, message, event.queue)
+            case _:
+                return self._reject(state, event, RejectReason.UNEXPECTED)
+        return self._with(state, vm), (*effects, ack)
+
+    def _stuck(
+        self,
+        state: ManagerState,
+        message: messages.VcpuStepsDone | messages.CommandStuck | messages.DestroyVcpu,
+        why: str,
+        *settle: Effect,
+    ) -> Result:
+        vm = state.vms.get(message.vm)
+        if vm is None or not interpreter.waits_for(vm, message.vcpu, message.step):
+            return state, settle
+        vm, effects = interpreter.stop_stuck(vm, why, message.vcpu)
+        return self._with(state, vm), (*effects, *settle)
+
+    # --- timers ------------------------------------------------------------------------
+
+    def _timer(self, state: ManagerState, name: str) -> Result:
+        kind, _, vm_name = name.partition("/")
+        vm = state.vms.get(vm_name)
+        if vm is None:
+            return state, ()
+        if kind == "quarantine":
+            return self._forget(state, vm)
+        if not vm.background:
+            return state, ()
+        vm, effects = requests.clock_update(vm)
+        return self._with(state, vm), (*effects, SetTimer(name, vm.scenario.ticker_ms))
+
+    # --- small things --------------------------------------------------------------------
+
+    def _with(self, state: ManagerState, vm: Vm) -> ManagerState:
+        return replace(state, vms=state.vms.set(vm.name, vm))
+
+    def _reject(self, state: ManagerState, event: Received, reason: RejectReason) -> Result:
+        return state, (Reject(event.queue, event.message_id, reason),)
+
+    def _answer(
+        self, event: Received, reply_to: str, message: messages.Message
+    ) -> tuple[Effect, ...]:
+        publish = Publish(topology.REPLIES.name, reply_to, message, correlation_id=event.message_id)
+        return publish, Ack(event.queue, event.message_id)
+
+    def _refuse(
+        self, state: ManagerState, event: Received, reply_to: str, code: messages.RefusalCode
+    ) -> Result:
+        message = event.message
+        refused = messages.Refused(
+            vm=message.vm, incarnation=message.incarnation, code=code, command=event.message_id
+        )
+        return state, self._answer(event, reply_to, refused)

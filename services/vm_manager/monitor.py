@@ -1,0 +1,204 @@
+"""DeadLetterMonitor: the pure core that tells dead letters apart and links them to their chains.
+
+It reads the journal beside the dead letters: a reject's record is confirmed before the reject
+goes out, so a letter whose record is not read yet waits for it, bounded by MONITOR_HISTORY_MS.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from immutables import Map
+
+from vm_manager.history_index import HistoryIndex, VmIndex
+from vm_protocol import limits, messages, topology
+from vm_protocol.effects import (
+    Ack,
+    CancelTimer,
+    Consume,
+    DeadLettered,
+    Effect,
+    Input,
+    JournalRead,
+    Observed,
+    Publish,
+    SetTimer,
+    Started,
+    TimerFired,
+)
+from vm_protocol.errors import RejectReason
+from vm_protocol.observations import Event
+from vm_protocol.topology import parse_mailbox
+
+_INVARIANTS: dict[str, str] = {
+    RejectReason.FREED: "use-after-free",
+    RejectReason.DOUBLE_FREE: "double-free",
+    RejectReason.VM_STATE_FREED: "vm-state-used-after-free",
+    RejectReason.FENCE_NOT_REACHED: "stuck",
+}
+"""Reject reason -> broken invariant; the reasons that are not here break none."""
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorState:
+    """The journal's index, letters that wait for their record, and what was sent once more."""
+
+    index: HistoryIndex = field(default_factory=HistoryIndex)
+    waiting: Map[str, DeadLettered] = field(default_factory=Map)
+    republished: frozenset[str] = frozenset()
+
+
+Result = tuple[MonitorState, tuple[Effect, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterMonitor:
+    """The monitor's core; `epoch` names the manager that is told of stuck commands."""
+
+    epoch: int = limits.MANAGER_EPOCH
+
+    @property
+    def actor(self) -> str:
+        """Return the actor's name in the history."""
+        return "monitor"
+
+    def initial(self) -> MonitorState:
+        """Return the state of a monitor that has read nothing."""
+        return MonitorState()
+
+    def step(self, state: MonitorState, event: Input) -> Result:
+        """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
+        match event:
+            case Started():
+                return state, (
+                    Consume(topology.JOURNAL_QUEUE, limits.STREAM_PREFETCH),
+                    Consume(topology.DEAD_LETTERS_QUEUE, limits.DEAD_LETTERS_PREFETCH),
+                )
+            case JournalRead():
+                return self._read(state, event)
+            case DeadLettered():
+                return self._take(state, event)
+            case TimerFired():
+                letter = state.waiting.get(event.name)
+                return (state, ()) if letter is None else self._classify(state, letter)
+            case _:
+                return state, ()
+
+    def _read(self, state: MonitorState, event: JournalRead) -> Result:
+        index = state.index
+        for record in event.records:
+            if record.actor != self.actor:
+                index = index.read(record)
+        state = replace(state, index=index)
+        effects: list[Effect] = []
+        for letter in tuple(state.waiting.values()):
+            if _recorded(index.of(_vm_of(letter)), letter):
+                state, done = self._classify(state, letter)
+                effects += done
+        return state, tuple(effects)
+
+    def _take(self, state: MonitorState, letter: DeadLettered) -> Result:
+        if letter.message is None or _recorded(state.index.of(_vm_of(letter)), letter):
+            return self._classify(state, letter)
+        waiting = state.waiting.set(letter.letter, letter)
+        timer = SetTimer(letter.letter, limits.MONITOR_HISTORY_MS)
+        return replace(state, waiting=waiting), (timer,)
+
+    def _classify(self, state: MonitorState, letter: DeadLettered) -> Result:
+        effects: list[Effect] = []
+        if letter.letter in state.waiting:
+            state = replace(state, waiting=state.waiting.delete(letter.letter))
+            effects.append(CancelTimer(letter.letter))
+        index = state.index.of(_vm_of(letter))
+        invariant, why = _judge(index, letter)
+        command = letter.message
+        if letter.reason == "delivery_limit" and isinstance(command, messages.DestroyVcpu):
+            if invariant == "stuck":
+                effects.append(self._tell_manager(command))
+            elif letter.message_id not in state.republished:
+                republished = state.republished | {letter.message_id}
+                again = _republish(letter, command)
+                ack = Ack(topology.DEAD_LETTERS_QUEUE.name, letter.letter)
+                return replace(state, republished=republished), (*effects, *again, ack)
+        effects.append(_classified(index, letter, invariant, why))
+        effects.append(Ack(topology.DEAD_LETTERS_QUEUE.name, letter.letter))
+        return state, tuple(effects)
+
+    def _tell_manager(self, command: messages.DestroyVcpu) -> Effect:
+        stuck = messages.CommandStuck(
+            vm=command.vm,
+            incarnation=command.incarnation,
+            vcpu=command.vcpu,
+            step=command.step,
+        )
+        key = topology.manager_replies(self.epoch).name
+        return Publish(topology.REPLIES.name, key, stuck, mandatory=True)
+
+
+def _vm_of(letter: DeadLettered) -> str | None:
+    mailbox = parse_mailbox(letter.queue)
+    if mailbox is not None:
+        return mailbox.vm
+    return letter.message.vm if letter.message else None
+
+
+def _vcpu_of(letter: DeadLettered) -> int | None:
+    mailbox = parse_mailbox(letter.queue)
+    return mailbox.vcpu if mailbox else getattr(letter.message, "vcpu", None)
+
+
+def _recorded(index: VmIndex, letter: DeadLettered) -> bool:
+    """Tell whether the history already says how this letter came about."""
+    if letter.reason == "rejected":
+        return (letter.message_id, letter.queue) in index.rejects
+    if letter.reason == "delivery_limit":
+        return letter.message_id in index.requeues
+    return letter.message_id in index.causes
+
+
+def _judge(index: VmIndex, letter: DeadLettered) -> tuple[str | None, str]:
+    """Return the broken invariant, if any, and why (design, section 5)."""
+    if letter.message is None:
+        return None, letter.wrong or RejectReason.MALFORMED
+    if letter.reason == "rejected":
+        why = index.rejects.get((letter.message_id, letter.queue), "unrecorded")
+        return _INVARIANTS.get(why), why
+    if letter.reason == "delivery_limit":
+        rejected = letter.message_id in index.requeues
+        return ("stuck", "roots-pinned") if rejected else (None, "connections-lost")
+    live = _vcpu_of(letter) not in index.freed_by
+    is_request = isinstance(letter.message, messages.REQUEST_TYPES)
+    return ("lost-request" if live and is_request else None), letter.reason
+
+
+def _classified(index: VmIndex, letter: DeadLettered, invariant: str | None, why: str) -> Observed:
+    vcpu = _vcpu_of(letter)
+    freed_by = index.freed_by.get(vcpu) if vcpu is not None else None
+    allocated_by = index.allocated_by.get(vcpu) if vcpu is not None else None
+    return Observed(
+        Event.DEAD_LETTER_CLASSIFIED,
+        _vm_of(letter),
+        vcpu,
+        message_id=letter.message_id,
+        details=(
+            ("reason", letter.reason),
+            ("queue", letter.queue),
+            ("invariant", invariant),
+            ("why", why),
+            ("used_by", index.chain(letter.message_id)),
+            ("freed_by", index.chain(freed_by)),
+            ("allocated_by", index.chain(allocated_by)),
+        ),
+    )
+
+
+def _republish(letter: DeadLettered, command: messages.DestroyVcpu) -> tuple[Effect, ...]:
+    again = Publish(
+        letter.exchange, letter.routing_key, command, mandatory=True, reply_to=letter.reply_to
+    )
+    said = Observed(
+        Event.DEAD_LETTER_REPUBLISHED,
+        command.vm,
+        command.vcpu,
+        message_id=letter.message_id,
+        details=(("queue", letter.queue),),
+    )
+    return again, said

@@ -1,0 +1,82 @@
+"""A VM as its manager sees it: the vCPU array, its roots, its teardown; pure values."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from vm_manager.roots import Root
+from vm_protocol.ordering import Ordering
+from vm_protocol.scenario import Scenario
+from vm_protocol.topology import Mailbox
+
+Phase = Literal["creating", "running", "destroying", "freed", "stuck"]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One entry of the vCPU array.
+
+    `present` is the entry itself, `bound` what a request reaches: behind a hole, with
+    `array: stop-at-hole`, an entry is present and not bound. `routed` is the newest generation
+    routed to the mailbox.
+    """
+
+    worker: str | None = None
+    present: bool = True
+    bound: bool = True
+    routed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LoopProgress:
+    """A pass over the array: vCPUs not yet begun, and (vCPU, part) of those in flight."""
+
+    waiting: tuple[int, ...]
+    running: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Teardown:
+    """The teardown in progress: its ordering, the client, and the step it stands at."""
+
+    ordering: Ordering
+    command_id: str
+    reply_to: str
+    position: int = 0
+    loop: LoopProgress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """A VM; `generation` is that of the newest request, `freed_state` what VM-level state is gone.
+
+    `background` tells whether the kvmclock ticker and the PIT are alive.
+    """
+
+    name: str
+    incarnation: int
+    scenario: Scenario
+    reply_to: str
+    create_id: str
+    phase: Phase = "creating"
+    slots: tuple[Slot, ...] = ()
+    roots: tuple[Root, ...] = ()
+    generation: int = 0
+    background: bool = True
+    freed_state: frozenset[str] = field(default_factory=frozenset)
+    teardown: Teardown | None = None
+
+    def visible(self) -> tuple[int, ...]:
+        """Return the vCPUs that a request reaches, ascending."""
+        return tuple(index for index, slot in enumerate(self.slots) if slot.bound)
+
+    def mailbox(self, vcpu: int) -> Mailbox:
+        """Return a vCPU's mailbox."""
+        return Mailbox(self.name, vcpu, self.incarnation)
+
+    def mailboxes(self) -> tuple[Mailbox, ...]:
+        """Return the mailboxes of all vCPUs."""
+        return tuple(self.mailbox(vcpu) for vcpu in range(len(self.slots)))
+
+    def with_slot(self, vcpu: int, slot: Slot) -> "Vm":
+        """Return the VM with one array entry replaced."""
+        return replace(self, slots=(*self.slots[:vcpu], slot, *self.slots[vcpu + 1 :]))

@@ -1,0 +1,120 @@
+"""What each VM-level step and `erase_vcpu` do, as small functions in one table; pure."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from vm_manager import requests, roots
+from vm_manager.vm import Slot, Vm
+from vm_protocol.effects import CancelTimer, Effect, Unbind, observed
+from vm_protocol.observations import Event
+from vm_protocol.scenario import SHADOW
+
+Stepped = tuple[Vm, tuple[Effect, ...]]
+VmStep = Callable[[Vm], Stepped]
+
+
+def tick_timer(vm: Vm) -> str:
+    """Return the name of the timer that drives a VM's kvmclock ticker."""
+    return f"tick/{vm.name}"
+
+
+def stop_background_workers(vm: Vm) -> Stepped:
+    """Stop the ticker and free the PIT, which posts scan-IOAPIC (kvm_arch_pre_destroy_vm)."""
+    if not vm.background:
+        return vm, ()
+    stopped = replace(vm, background=False)
+    posted, effects = requests.scan_ioapic(stopped)
+    said = observed(Event.BACKGROUND_STOPPED, vm.name)
+    return posted, (CancelTimer(tick_timer(vm)), said, *effects)
+
+
+def zap_all_roots(vm: Vm) -> Stepped:
+    """Make pinned shadow roots invalid, free the others, flush once (kvm_mmu_zap_all).
+
+    One drop-obsolete-roots request for each pinned root, then one flush; nothing at all when no
+    shadow root is listed. The requests are posted, not served: no pin goes.
+    """
+    listed = [root for root in vm.roots if root.mmu == SHADOW]
+    if not listed:
+        return vm, ()
+    effects: list[Effect] = []
+    for root in listed:
+        if not root.pins:
+            continue
+        if not root.invalid:
+            effects.append(observed(Event.ROOT_INVALIDATED, vm.name, root=root.name))
+        vm, posted = requests.drop_obsolete_roots(vm, root.name)
+        effects += posted
+    vm, flushed = requests.flush_tlb(vm, "zap-all")
+    effects += flushed
+    effects += [roots.freed(vm.name, root, "zap-all") for root in listed if not root.pins]
+    left = tuple(
+        replace(root, invalid=True) if root.mmu == SHADOW else root
+        for root in vm.roots
+        if root.pins or root.mmu != SHADOW
+    )
+    return replace(vm, roots=left), tuple(effects)
+
+
+def flush_tlbs(vm: Vm) -> Stepped:
+    """Flush the TLBs of all visible vCPUs (kvm_flush_remote_tlbs)."""
+    return requests.flush_tlb(vm, "flush-tlbs")
+
+
+def free_irqchip(vm: Vm) -> Stepped:
+    """Free MSR filter, PIC and IOAPIC, which a nested vCPU reads as it leaves its guest."""
+    return _free_state(vm, "irqchip")
+
+
+def vendor_vm_destroy(vm: Vm) -> Stepped:
+    """Free the vendor's state, AVIC's physical id table included (svm_vm_destroy)."""
+    return _free_state(vm, "vendor")
+
+
+def _free_state(vm: Vm, state: str) -> Stepped:
+    said = observed(Event.VM_STATE_FREED, vm.name, state=state)
+    return replace(vm, freed_state=vm.freed_state | {state}), (said,)
+
+
+def uninit_mmu(vm: Vm) -> Stepped:
+    """Free what is left of the MMU (kvm_mmu_uninit_vm)."""
+    left, effects = roots.uninit(vm.name, vm.roots)
+    return replace(vm, roots=left), effects
+
+
+VM_STEPS: dict[str, VmStep] = {
+    "stop_background_workers": stop_background_workers,
+    "zap_all_roots": zap_all_roots,
+    "flush_tlbs": flush_tlbs,
+    "free_irqchip": free_irqchip,
+    "vendor_vm_destroy": vendor_vm_destroy,
+    "uninit_mmu": uninit_mmu,
+}
+
+
+def erase_vcpu(vm: Vm, vcpu: int) -> Stepped:
+    """Take a vCPU out of the array (xa_erase); with `stop-at-hole`, hide all behind it as well."""
+    assert vm.teardown is not None, "only a teardown erases"
+    slot = vm.slots[vcpu]
+    if not slot.present:
+        return vm, ()
+    effects: list[Effect] = []
+    if slot.bound:
+        effects.append(Unbind(vm.mailbox(vcpu)))
+    vm = vm.with_slot(vcpu, replace(slot, present=False, bound=False))
+    effects.append(observed(Event.VCPU_ERASED, vm.name, vcpu))
+    if vm.teardown is not None and vm.teardown.ordering.array == "stop-at-hole":
+        vm, hidden = _hide_behind(vm, vcpu)
+        effects += hidden
+    return vm, tuple(effects)
+
+
+def _hide_behind(vm: Vm, hole: int) -> Stepped:
+    effects: list[Effect] = []
+    slots: list[Slot] = list(vm.slots)
+    for vcpu in range(hole + 1, len(slots)):
+        if slots[vcpu].bound:
+            slots[vcpu] = replace(slots[vcpu], bound=False)
+            effects.append(Unbind(vm.mailbox(vcpu)))
+            effects.append(observed(Event.VCPU_HIDDEN, vm.name, vcpu, hole=hole))
+    return replace(vm, slots=tuple(slots)), tuple(effects)

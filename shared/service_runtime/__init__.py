@@ -1,0 +1,1 @@
+"""Everything impure that services share: the pika driver, logs, metrics."""

@@ -1,0 +1,125 @@
+"""Bytes and headers to messages, and back; bounds sizes and trusts nothing.
+
+Properties follow AMQP 0-9-1's basic class; what it lacks travels in headers (HEADERS).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from vm_protocol import limits
+from vm_protocol.errors import RejectReason, RemoteProtocolError
+from vm_protocol.messages import MESSAGES, Message
+from vm_protocol.wire import Envelope, Record
+
+CONTENT_TYPE: Final = "application/json"
+SCHEMA_HEADER: Final = "x-schema"
+HEADERS: Final = {
+    "caused_by": "x-caused-by",
+    "traceparent": "traceparent",
+    "sender": "x-sender",
+    "lamport": "x-lamport",
+    "epoch": "x-epoch",
+}
+"""Envelope field -> AMQP header."""
+
+PROPERTIES: Final = ("message_id", "correlation_id", "reply_to")
+"""Envelope fields that are AMQP properties of the same name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """A message as a broker carries it: body bytes, properties by name, headers by name."""
+
+    body: bytes
+    properties: Mapping[str, Any]
+    headers: Mapping[str, Any]
+
+
+def encode(message: Message, envelope: Envelope) -> Packet:
+    """Return the packet of a message.
+
+    Raises:
+        ValueError: The body exceeds MESSAGE_BYTES_MAX (our bug: limits.py relates the bounds).
+    """
+    body = message.model_dump_json().encode()
+    if len(body) > limits.MESSAGE_BYTES_MAX:
+        raise ValueError(f"{message.type}: body of {len(body)} bytes exceeds the bound")
+    headers: dict[str, Any] = {SCHEMA_HEADER: limits.SCHEMA_VERSION}
+    for field, header in HEADERS.items():
+        value = getattr(envelope, field)
+        if value is not None:
+            headers[header] = value
+    properties = {name: getattr(envelope, name) for name in PROPERTIES}
+    properties |= {"type": message.type, "content_type": CONTENT_TYPE}
+    return Packet(body, properties, headers)
+
+
+def decode(packet: Packet) -> tuple[Message, Envelope]:
+    """Return the message and its envelope.
+
+    Raises:
+        RemoteProtocolError: With the code and place of the first thing that is wrong.
+    """
+    if len(packet.body) > limits.MESSAGE_BYTES_MAX:
+        raise RemoteProtocolError(RejectReason.TOO_LARGE, f"body: {len(packet.body)} bytes")
+    if packet.headers.get(SCHEMA_HEADER) != limits.SCHEMA_VERSION:
+        raise RemoteProtocolError(RejectReason.WRONG_SCHEMA, f"header: {SCHEMA_HEADER}")
+    message = _decode_body(packet.body)
+    envelope = _decode_envelope(packet)
+    if packet.properties.get("type") != message.type:
+        raise RemoteProtocolError(RejectReason.MALFORMED, "property: type")
+    if envelope.message_id != message.identity():
+        raise RemoteProtocolError(RejectReason.MALFORMED, "property: message_id")
+    return message, envelope
+
+
+def _decode_body(body: bytes) -> Message:
+    try:
+        return MESSAGES.validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        unknown = first["type"] in ("union_tag_invalid", "union_tag_not_found")
+        reason = RejectReason.UNKNOWN_TYPE if unknown else RejectReason.MALFORMED
+        place = ".".join(str(part) for part in first["loc"]) or first["type"]
+        raise RemoteProtocolError(reason, f"body: {place}"[:200]) from None
+
+
+def _decode_envelope(packet: Packet) -> Envelope:
+    fields = {field: packet.headers.get(header) for field, header in HEADERS.items()}
+    fields |= {name: packet.properties.get(name) for name in PROPERTIES}
+    try:
+        return Envelope.model_validate(fields)
+    except ValidationError as error:
+        place = ".".join(str(part) for part in error.errors(include_url=False)[0]["loc"])
+        raise RemoteProtocolError(RejectReason.MALFORMED, f"envelope: {place}") from None
+
+
+def encode_records(records: tuple[Record, ...]) -> bytes:
+    """Return a journal batch: one JSON record a line."""
+    return "\n".join(record.to_line() for record in records).encode()
+
+
+def decode_records(body: bytes) -> tuple[Record, ...]:
+    """Return the records of a journal batch.
+
+    Raises:
+        RemoteProtocolError: A line is no record of this schema version.
+    """
+    records = []
+    for number, line in enumerate(body.splitlines(), start=1):
+        try:
+            record = Record.model_validate_json(line)
+        except ValidationError:
+            raise RemoteProtocolError(RejectReason.MALFORMED, f"record {number}") from None
+        if record.schema_version != limits.SCHEMA_VERSION:
+            raise RemoteProtocolError(RejectReason.WRONG_SCHEMA, f"record {number}")
+        records.append(record)
+    return tuple(records)
+
+
+def body_as_json(message: Message) -> dict[str, Any]:
+    """Return a message's body as JSON data, for the history."""
+    return message.model_dump(mode="json")

@@ -1,0 +1,248 @@
+"""Inputs and effects: all that a core sees, and all that it may ask for.
+
+Effects run in order; the next starts only after a declare, bind or unbind is answered, so that a
+publish cannot overtake an unbind. An Ack or Reject waits until every publish of its handler, its
+records included, is confirmed.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from vm_protocol.errors import LocalProtocolError, RejectReason
+from vm_protocol.messages import Message
+from vm_protocol.observations import EVENTS, Detail, Event
+from vm_protocol.topology import Mailbox, Queue
+from vm_protocol.wire import Record
+
+# --- inputs ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The driver is connected; the core says what it consumes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A valid message from `queue`; `reply_to` names the queue of the sender's choice."""
+
+    queue: str
+    message: Message
+    message_id: str
+    epoch: int
+    reply_to: str | None = None
+    redelivered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    """A timer that the core has set is due."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """A mandatory message matched no queue (RabbitMQ: publishers, `basic.return`)."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxGone:
+    """A consumed mailbox was deleted (RabbitMQ: consumer-cancel)."""
+
+    mailbox: Mailbox
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettered:
+    """A delivery of the dead-letter queue.
+
+    `reason`, `queue` and `count` come from the newest `x-death` entry; `message` is None when the
+    body is no message of this protocol (`wrong` then is the code); `letter` names this delivery for
+    Ack.
+    """
+
+    letter: str
+    reason: str
+    queue: str
+    exchange: str
+    routing_key: str
+    message_id: str
+    epoch: int
+    message: Message | None = None
+    reply_to: str | None = None
+    wrong: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRead:
+    """A batch of the journal, in the order of the stream."""
+
+    records: tuple[Record, ...]
+
+
+Input = Started | Received | TimerFired | Returned | MailboxGone | DeadLettered | JournalRead
+
+# --- effects -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Publish `message`; `mandatory` where its loss must be seen."""
+
+    exchange: str
+    routing_key: str
+    message: Message
+    mandatory: bool = False
+    reply_to: str | None = None
+    correlation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Consume:
+    """Declare a queue with its bindings, and consume it with at most `prefetch` unsettled."""
+
+    queue: Queue
+    prefetch: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopConsuming:
+    """Cancel the consumer of a queue; what it holds stays with it until settled."""
+
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeclareMailbox:
+    """Declare a vCPU's mailbox."""
+
+    mailbox: Mailbox
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumeMailbox:
+    """Consume a mailbox that the manager has declared."""
+
+    mailbox: Mailbox
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteMailbox:
+    """Delete a mailbox with all that is in it; nothing of it is dead-lettered."""
+
+    mailbox: Mailbox
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """Make a vCPU visible: bind its mailbox to `vm.requests` with the VM's key."""
+
+    mailbox: Mailbox
+
+
+@dataclass(frozen=True, slots=True)
+class Unbind:
+    """Hide a vCPU: undo its Bind."""
+
+    mailbox: Mailbox
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Acknowledge every held delivery of this message from this queue."""
+
+    queue: str
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Reject every held delivery of this message from this queue (RabbitMQ: `basic.reject`)."""
+
+    queue: str
+    message_id: str
+    reason: RejectReason
+    requeue: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Ask for `TimerFired(name)` after `delay_ms`; a timer of that name is replaced."""
+
+    name: str
+    delay_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTimer:
+    """Forget a timer; unknown names are fine."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Say what happened; it becomes a record, a log line and metrics."""
+
+    event: Event
+    vm: str | None = None
+    vcpu: int | None = None
+    step: str | None = None
+    message_id: str | None = None
+    details: tuple[tuple[str, Detail], ...] = ()
+
+
+def observed(
+    event: Event,
+    vm: str | None = None,
+    vcpu: int | None = None,
+    step: str | None = None,
+    **details: Detail,
+) -> Observed:
+    """Return an Observed with its details in the order given.
+
+    Raises:
+        LocalProtocolError: A detail is none of those that EVENTS lists for this event.
+    """
+    if not set(details) <= set(EVENTS[event].details):
+        raise LocalProtocolError(f"{event}: unknown details among {sorted(details)}")
+    return Observed(event, vm, vcpu, step, None, tuple(details.items()))
+
+
+Effect = (
+    Publish
+    | Consume
+    | StopConsuming
+    | DeclareMailbox
+    | ConsumeMailbox
+    | DeleteMailbox
+    | Bind
+    | Unbind
+    | Ack
+    | Reject
+    | SetTimer
+    | CancelTimer
+    | Observed
+)
+
+State = TypeVar("State")
+
+
+class Core(Protocol[State]):
+    """A service as a pure function; both drivers run it, and hold nothing else of it."""
+
+    @property
+    def actor(self) -> str:
+        """Return the name under which its records and messages go out."""
+        ...
+
+    def initial(self) -> State:
+        """Return the state before `Started`; frozen and hashable."""
+        ...
+
+    def step(self, state: State, event: Input) -> tuple[State, tuple[Effect, ...]]:
+        """Return the state after an input, and what it asks for."""
+        ...

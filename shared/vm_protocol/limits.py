@@ -1,0 +1,98 @@
+"""Every bound, with its unit and its reason; nothing else in the project invents one."""
+
+from typing import Final
+
+SCHEMA_VERSION: Final = 1
+"""Version of the wire format, of the history and of the JSON output."""
+
+MANAGER_EPOCH: Final = 1
+"""Epoch of the only manager; a take-over will raise it (docs/decisions/0006-epoch.md)."""
+
+VCPUS_MAX: Final = 1024
+"""vCPUs of one VM: KVM_MAX_VCPUS on x86, and a recipients list that fits MESSAGE_BYTES_MAX."""
+
+VMS_MAX: Final = 1024
+"""VMs that one manager keeps; a further CreateVm is refused."""
+
+STEPS_MAX: Final = 256
+"""Steps in one list of an ordering; the longest of the catalogue has 8."""
+
+NAME_CHARACTERS_MAX: Final = 40
+"""Length of a VM's, worker's or ordering's name; queue names are bounded at 255 by AMQP."""
+
+MESSAGE_BYTES_MAX: Final = 256 * 1024
+"""Body of one message; an ordering of STEPS_MAX steps and 1,024 recipients stay below 64 KiB."""
+
+JOURNAL_BATCH_RECORDS_MAX: Final = 256
+"""Records in one journal message: a batch of large records stays well below 16 MiB (4.x)."""
+
+JOURNAL_BYTES_MAX: Final = 512 * 1024 * 1024
+"""Retention of the journal stream."""
+
+DELIVERY_LIMIT: Final = 20
+"""Deliveries of one message by a quorum queue; 3.10 has no default, 4.x has this one."""
+
+DEAD_LETTER_DELIVERY_LIMIT: Final = 20
+"""The dead-letter queue's own limit; it has no dead-letter exchange, so this drops."""
+
+MAILBOX_TTL_MS: Final = 30_000
+"""A request expires in a mailbox that nobody consumes; far above REQUEST_MS."""
+
+MAILBOX_LENGTH_MAX: Final = 4_096
+"""Requests in one mailbox: zap-all posts one per root, and there are VCPUS_MAX * 4 of them."""
+
+ORPHAN_EXPIRES_MS: Final = 3_600_000
+"""A mailbox or reply queue that no consumer has held for this long is removed by the broker."""
+
+QUARANTINE_MS: Final = 500
+"""How long tombstones outlive their VM, as KASAN's quarantine holds freed memory."""
+
+FENCE_MS: Final = 2_000
+"""How long a free waits for its generation before the worker calls it stuck."""
+
+REQUEST_MS: Final = 1_000
+"""How long a worker may take to answer a request."""
+
+TICKER_MS: Final = 20
+"""Period of the kvmclock ticker: short, so that an ordering which leaves it running shows it."""
+
+MANAGER_PREFETCH: Final = 64
+"""Teardowns that one manager has in flight; the others wait in `manager.commands`."""
+
+REPLIES_PREFETCH: Final = 256
+"""Unsettled replies at the receiver; nothing on a reply queue is ever held."""
+
+MAILBOX_PREFETCH: Final = 64
+"""Unsettled requests of one vCPU at its worker."""
+
+DEAD_LETTERS_PREFETCH: Final = 256
+"""Dead letters that the monitor holds while it waits for their place in the history."""
+
+STREAM_PREFETCH: Final = 64
+"""Journal batches in flight to one reader; streams require a prefetch and acks."""
+
+MONITOR_HISTORY_MS: Final = 2_000
+"""How long a dead letter waits for its record in the journal before it is judged without."""
+
+MONITOR_VMS_MAX: Final = 256
+"""VMs whose messages the monitor remembers; the oldest are forgotten first."""
+
+MONITOR_MESSAGES_MAX: Final = 20_000
+"""Messages the monitor remembers of one VM; later ones are linked to no chain."""
+
+HEARTBEAT_S: Final = 15
+"""5-20 s is advised (RabbitMQ: heartbeats); in pika the client's value wins."""
+
+BLOCKED_TIMEOUT_S: Final = 30
+"""A publisher blocked by a broker alarm gives its connection up after this (pika: None)."""
+
+RECONNECT_MS_MIN: Final = 50
+RECONNECT_MS_MAX: Final = 5_000
+"""Back-off between two connection attempts, doubling from the first to the second."""
+
+SHUTDOWN_MS: Final = 3_000
+"""How long a service that is told to end waits for confirms that are still open."""
+
+assert REQUEST_MS < MAILBOX_TTL_MS, "a worker answers before its mailbox expires a request"
+assert MAILBOX_LENGTH_MAX >= VCPUS_MAX * 4, "zap-all of the largest VM fits a mailbox"
+assert RECONNECT_MS_MIN < RECONNECT_MS_MAX

@@ -1,0 +1,315 @@
+"""The wire's messages: frozen pydantic models, one discriminated union.
+
+A message's id is derived from what it says, never counted or drawn: the same command sent twice
+has the same id, which is how receivers recognise a duplicate. `identity()` forms it.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from vm_protocol import limits
+from vm_protocol.ordering import Ordering, WorkerStep
+from vm_protocol.scenario import Scenario
+
+VmName = Annotated[
+    str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=limits.NAME_CHARACTERS_MAX)
+]
+Index = Annotated[int, Field(ge=0, lt=limits.VCPUS_MAX)]
+Generation = Annotated[int, Field(ge=0)]
+RootId = Annotated[str, Field(max_length=limits.NAME_CHARACTERS_MAX)]
+StepPath = Annotated[str, Field(pattern=r"^\d+(\.\d+)?$", max_length=12)]
+"""Place of a step in its ordering: "3" is the fourth step, "3.0" the first part of its loop."""
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    id_form: ClassVar[str]
+
+    vm: VmName
+    incarnation: Annotated[int, Field(ge=1)] = 1
+
+    def scope(self) -> str:
+        """Return the part of the id that all messages about one VM share."""
+        return f"{self.vm}.{self.incarnation}"
+
+    def identity(self) -> str:
+        """Return the message id, formed from the fields that `id_form` names."""
+        return self.id_form.format(scope=self.scope(), **dict(self))
+
+
+# --- client to manager, and back ---------------------------------------------------------
+
+
+class CreateVm(_Message):
+    """Create a VM: declare and bind its mailboxes, have its vCPUs placed on workers."""
+
+    type: Literal["CreateVm"] = "CreateVm"
+    id_form: ClassVar[str] = "{scope}/create-vm"
+    scenario: Scenario
+
+
+class VmCreated(_Message):
+    """Every vCPU of the VM is placed; `workers` are the ids of those that own them."""
+
+    type: Literal["VmCreated"] = "VmCreated"
+    id_form: ClassVar[str] = "{scope}/vm-created"
+    workers: tuple[str, ...]
+
+
+class DestroyVm(_Message):
+    """Tear the VM down in the given order; answered by `VmDestroyed`."""
+
+    type: Literal["DestroyVm"] = "DestroyVm"
+    id_form: ClassVar[str] = "{scope}/destroy-vm"
+    ordering: Ordering
+
+
+class VmDestroyed(_Message):
+    """The teardown ended: the VM is freed, or a step that cannot end has stopped it."""
+
+    type: Literal["VmDestroyed"] = "VmDestroyed"
+    id_form: ClassVar[str] = "{scope}/vm-destroyed"
+    outcome: Literal["freed", "stuck"]
+
+
+class RemoveVm(_Message):
+    """Remove what a VM still has on the broker and in the services, without any teardown."""
+
+    type: Literal["RemoveVm"] = "RemoveVm"
+    id_form: ClassVar[str] = "{scope}/remove-vm"
+
+
+class VmRemoved(_Message):
+    """Answer to `RemoveVm`: the VM's mailboxes are deleted."""
+
+    type: Literal["VmRemoved"] = "VmRemoved"
+    id_form: ClassVar[str] = "{scope}/vm-removed"
+
+
+RefusalCode = Literal[
+    "vm-already-exists",
+    "vm-not-found",
+    "vm-not-ready",
+    "vm-limit-reached",
+    "teardown-running",
+    "not-supported",
+]
+
+
+class Refused(_Message):
+    """The manager refuses a command, definitely: nothing of it was done."""
+
+    type: Literal["Refused"] = "Refused"
+    id_form: ClassVar[str] = "{command}/refused/{code}"
+    code: RefusalCode
+    command: Annotated[str, Field(max_length=200)]
+
+
+# --- placement -----------------------------------------------------------------------------
+
+
+class _VcpuMessage(_Message):
+    vcpu: Index
+
+
+class PlaceVcpu(_VcpuMessage):
+    """Own this vCPU: its roots by MMU context (current first), its nested and guest state."""
+
+    type: Literal["PlaceVcpu"] = "PlaceVcpu"
+    id_form: ClassVar[str] = "{scope}/place-vcpu/{vcpu}"
+    contexts: tuple[tuple[RootId, ...], tuple[RootId, ...]]
+    async_pf: Annotated[int, Field(ge=0, le=16)]
+    nested: bool
+    avic: bool
+    in_guest: bool
+    fence_ms: Annotated[int, Field(ge=1)]
+
+
+class VcpuPlaced(_VcpuMessage):
+    """A worker owns the vCPU and consumes its mailbox."""
+
+    type: Literal["VcpuPlaced"] = "VcpuPlaced"
+    id_form: ClassVar[str] = "{scope}/vcpu-placed/{vcpu}/{worker}"
+    worker: Annotated[str, Field(max_length=limits.NAME_CHARACTERS_MAX)]
+
+
+# --- commands to a vCPU, and what its worker answers ------------------------------------------
+
+
+class DestroyVcpu(_VcpuMessage):
+    """Run neighbouring steps of one vCPU's destruction; KVM: `kvm_vcpu_destroy()`.
+
+    `generation` is the newest request routed to this vCPU's mailbox when the command was sent: a
+    free waits until the mailbox is consumed that far, unless `fence` is off.
+    """
+
+    type: Literal["DestroyVcpu"] = "DestroyVcpu"
+    id_form: ClassVar[str] = "{scope}/destroy-vcpu/{vcpu}/{step}"
+    step: StepPath
+    steps: Annotated[tuple[WorkerStep, ...], Field(min_length=1, max_length=limits.STEPS_MAX)]
+    generation: Generation
+    fence: bool
+
+
+class VcpuStepsDone(_VcpuMessage):
+    """The worker's answer to `DestroyVcpu`: done, refused on a freed vCPU, or stuck."""
+
+    type: Literal["VcpuStepsDone"] = "VcpuStepsDone"
+    id_form: ClassVar[str] = "{scope}/vcpu-steps-done/{vcpu}/{step}/{outcome}"
+    step: StepPath
+    outcome: Literal["done", "refused", "stuck"]
+
+
+class RootsReleased(_VcpuMessage):
+    """The worker forgot its roots; the manager drops the pins. KVM: `kvm_mmu_free_roots()`.
+
+    `position` is the index of the step in its command; `contexts` are the released roots by MMU
+    context.
+    """
+
+    type: Literal["RootsReleased"] = "RootsReleased"
+    id_form: ClassVar[str] = "{scope}/roots-released/{vcpu}/{step}/{position}"
+    step: StepPath
+    position: Index
+    contexts: tuple[tuple[RootId, ...], tuple[RootId, ...]]
+
+
+class UnloadDone(_VcpuMessage):
+    """The pins are dropped and the flush, if one was due, is posted.
+
+    `generation` is the newest request routed to this vCPU's mailbox by then.
+    """
+
+    type: Literal["UnloadDone"] = "UnloadDone"
+    id_form: ClassVar[str] = "{scope}/unload-done/{vcpu}/{step}/{position}"
+    step: StepPath
+    position: Index
+    generation: Generation
+
+
+class ZapRequested(_VcpuMessage):
+    """The 2007 loop: drop this vCPU's pins and free every root without pins."""
+
+    type: Literal["ZapRequested"] = "ZapRequested"
+    id_form: ClassVar[str] = "{scope}/zap-requested/{vcpu}/{step}/{position}/{attempt}"
+    step: StepPath
+    position: Index
+    attempt: Annotated[int, Field(ge=1)]
+    contexts: tuple[tuple[RootId, ...], tuple[RootId, ...]]
+
+
+class ZapDone(_VcpuMessage):
+    """Answer to `ZapRequested`: how many roots are still on the VM's list."""
+
+    type: Literal["ZapDone"] = "ZapDone"
+    id_form: ClassVar[str] = "{scope}/zap-done/{vcpu}/{step}/{position}/{attempt}"
+    step: StepPath
+    position: Index
+    attempt: Annotated[int, Field(ge=1)]
+    roots_left: Annotated[int, Field(ge=0)]
+
+
+class VmStateRead(_VcpuMessage):
+    """A vCPU's step touches VM-level state; a manager that has freed it rejects this.
+
+    KVM: `svm_leave_nested()` reads the irqchip and the MSR filter; `avic_vcpu_load()` writes the
+    vendor's physical id table.
+    """
+
+    type: Literal["VmStateRead"] = "VmStateRead"
+    id_form: ClassVar[str] = "{scope}/vm-state-read/{vcpu}/{step}/{position}/{state}"
+    step: StepPath
+    position: Index
+    state: Literal["irqchip", "vendor"]
+
+
+class AsyncPfCompleted(_VcpuMessage):
+    """An async page fault completes and writes into the vCPU. KVM: `async_pf_execute()`."""
+
+    type: Literal["AsyncPfCompleted"] = "AsyncPfCompleted"
+    id_form: ClassVar[str] = "{scope}/async-pf-completed/{vcpu}/{fault}"
+    fault: Annotated[int, Field(ge=0, lt=16)]
+
+
+class CommandStuck(_VcpuMessage):
+    """The monitor tells the manager that a command reached its delivery limit by rejects."""
+
+    type: Literal["CommandStuck"] = "CommandStuck"
+    id_form: ClassVar[str] = "{scope}/command-stuck/{vcpu}/{step}"
+    step: StepPath
+
+
+# --- requests: what the manager posts to all visible vCPUs ------------------------------------
+
+
+class _Request(_Message):
+    generation: Annotated[int, Field(ge=1)]
+    recipients: Annotated[tuple[Index, ...], Field(min_length=1)]
+
+    id_form: ClassVar[str] = "{scope}/request/{generation}"
+
+
+class TlbFlush(_Request):
+    """Flush the TLB. KVM: `KVM_REQ_TLB_FLUSH`, `kvm_flush_remote_tlbs()`."""
+
+    type: Literal["TlbFlush"] = "TlbFlush"
+
+
+class DropObsoleteRoots(_Request):
+    """Drop roots that zap-all made invalid. KVM: `KVM_REQ_MMU_FREE_OBSOLETE_ROOTS`."""
+
+    type: Literal["DropObsoleteRoots"] = "DropObsoleteRoots"
+    root: RootId
+
+
+class ScanIoapic(_Request):
+    """Scan the IOAPIC, posted as the PIT is freed. KVM: `KVM_REQ_SCAN_IOAPIC`."""
+
+    type: Literal["ScanIoapic"] = "ScanIoapic"
+
+
+class ClockUpdate(_Request):
+    """Update the clock, posted by the ticker. KVM: `KVM_REQ_CLOCK_UPDATE`."""
+
+    type: Literal["ClockUpdate"] = "ClockUpdate"
+
+
+Request = TlbFlush | DropObsoleteRoots | ScanIoapic | ClockUpdate
+
+Message = (
+    CreateVm
+    | VmCreated
+    | DestroyVm
+    | VmDestroyed
+    | RemoveVm
+    | VmRemoved
+    | Refused
+    | PlaceVcpu
+    | VcpuPlaced
+    | DestroyVcpu
+    | VcpuStepsDone
+    | RootsReleased
+    | UnloadDone
+    | ZapRequested
+    | ZapDone
+    | VmStateRead
+    | AsyncPfCompleted
+    | CommandStuck
+    | Request
+)
+
+MESSAGES: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
+"""Validates any message; use `vm_protocol.codec`, which also bounds its size."""
+
+REQUEST_KINDS: dict[str, str] = {
+    "TlbFlush": "tlb-flush",
+    "DropObsoleteRoots": "drop-obsolete-roots",
+    "ScanIoapic": "scan-ioapic",
+    "ClockUpdate": "clock-update",
+}
+"""Message type -> the kind's label in history, metrics and reports."""
+
+REQUEST_TYPES = (TlbFlush, DropObsoleteRoots, ScanIoapic, ClockUpdate)
+REQUEST_TYPE_NAMES = tuple(kind.__name__ for kind in REQUEST_TYPES)

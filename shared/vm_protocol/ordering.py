@@ -1,0 +1,83 @@
+"""The ordering of a teardown, as data: which step comes when (design, section 4).
+
+The wire form is the YAML form. What a step does stands in the services; how text becomes an
+ordering, with line numbers in its errors, stands in `vm_manager.catalogue`.
+"""
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from vm_protocol import limits
+
+VmStep = Literal[
+    "stop_background_workers",
+    "zap_all_roots",
+    "flush_tlbs",
+    "free_irqchip",
+    "vendor_vm_destroy",
+    "uninit_mmu",
+]
+WorkerStep = Literal[
+    "leave_nested",
+    "load_vcpu",
+    "put_vcpu",
+    "clear_async_pf",
+    "unload_mmu",
+    "zap_all_until_empty",
+    "free_vcpu",
+]
+VcpuStep = Literal[WorkerStep, "erase_vcpu"]
+
+VM_STEPS: tuple[str, ...] = get_args(VmStep)
+WORKER_STEPS: tuple[str, ...] = get_args(WorkerStep)
+VCPU_STEPS: tuple[str, ...] = (*WORKER_STEPS, "erase_vcpu")
+LOOP = "for_each_vcpu"
+
+Name = Annotated[
+    str,
+    Field(pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$", max_length=limits.NAME_CHARACTERS_MAX),
+]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Loop(_Frozen):
+    """A pass over the vCPU array; `parallel` bodies are in flight at once, `all` = no bound."""
+
+    order: Literal["ascending", "descending"] = "ascending"
+    parallel: Annotated[int, Field(ge=1, le=limits.VCPUS_MAX)] | Literal["all"] = 1
+    steps: Annotated[tuple[VcpuStep, ...], Field(min_length=1, max_length=limits.STEPS_MAX)]
+
+
+def _loop_from_list(value: Any) -> Any:
+    return {"steps": value} if isinstance(value, list | tuple) else value
+
+
+class ForEachVcpu(_Frozen):
+    """`for_each_vcpu`: a list of vCPU steps, or a `Loop` spelled out."""
+
+    for_each_vcpu: Annotated[Loop, BeforeValidator(_loop_from_list)]
+
+
+class Kernel(_Frozen):
+    """Where an ordering comes from: kernel versions, and the commit that made it."""
+
+    versions: Annotated[str, Field(max_length=100)]
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{12,40}$")] | None = None
+
+
+class Ordering(_Frozen):
+    """One ordering of a VM's teardown."""
+
+    name: Name
+    title: Annotated[str, Field(max_length=200)] = ""
+    kernel: Kernel | None = None
+    flush_wait: Literal["in_guest", "all"] = "in_guest"
+    fence: bool = True
+    array: Literal["skip-holes", "stop-at-hole"] = "skip-holes"
+    steps: Annotated[
+        tuple[VmStep | ForEachVcpu, ...], Field(min_length=1, max_length=limits.STEPS_MAX)
+    ]

@@ -1,0 +1,68 @@
+"""The scenario of a run: what the VM looks like when its teardown begins."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from vm_protocol import limits
+
+Mmu = Literal["shadow", "tdp"]
+RootSharing = Literal["distinct", "shared", "mixed"]
+Milliseconds = Annotated[int, Field(ge=1, le=600_000)]
+
+
+class Scenario(BaseModel):
+    """A VM's shape and timing; the defaults are the contract's (design, section 4).
+
+    `nested` and `in_guest` hold vCPU indices; `*_ms` are milliseconds; `async_pf` counts pending
+    async page faults of each vCPU; `previous_roots` counts cached roots in the first MMU context.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    vcpus: Annotated[int, Field(ge=1, le=limits.VCPUS_MAX)] = 4
+    mmu: Mmu = "shadow"
+    roots: RootSharing = "distinct"
+    previous_roots: Annotated[int, Field(ge=0, le=3)] = 0
+    async_pf: Annotated[int, Field(ge=0, le=16)] = 0
+    ticker: bool = True
+    avic: bool = False
+    nested: tuple[int, ...] = ()
+    in_guest: tuple[int, ...] = ()
+    seed: Annotated[int, Field(ge=0)] = 0
+    ticker_ms: Milliseconds = limits.TICKER_MS
+    fence_ms: Milliseconds = limits.FENCE_MS
+    request_ms: Milliseconds = limits.REQUEST_MS
+    quarantine_ms: Milliseconds = limits.QUARANTINE_MS
+
+    @model_validator(mode="after")
+    def _indices_exist(self) -> Self:
+        for name in ("nested", "in_guest"):
+            for index in getattr(self, name):
+                if not 0 <= index < self.vcpus:
+                    raise ValueError(f"{name}: there is no vCPU {index} (0..{self.vcpus - 1})")
+        return self
+
+
+SHADOW: Mmu = "shadow"
+TDP: Mmu = "tdp"
+
+
+def root_contexts(
+    scenario: Scenario, vcpu: int
+) -> tuple[tuple[tuple[str, Mmu], ...], tuple[tuple[str, Mmu], ...]]:
+    """Return the roots that a vCPU pins, for each of its two MMU contexts.
+
+    Each entry is (root id, mmu); the first of a context is the current root, the others are its
+    cached previous roots, and each slot is one pin. Only a nested vCPU under TDP uses the second
+    context: one shadow root of its own (design, section 2).
+    """
+    owner = {"distinct": str(vcpu), "shared": "all", "mixed": f"pair{vcpu // 2}"}[scenario.roots]
+    current = (f"root-{owner}", scenario.mmu)
+    previous = tuple(
+        (f"previous{slot}-{owner}", scenario.mmu) for slot in range(scenario.previous_roots)
+    )
+    nested: tuple[tuple[str, Mmu], ...] = ()
+    if scenario.mmu == TDP and vcpu in scenario.nested:
+        nested = ((f"nested-{vcpu}", SHADOW),)
+    return (current, *previous), nested

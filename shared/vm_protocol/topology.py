@@ -1,0 +1,136 @@
+"""Exchanges and queues as frozen data; drivers, simulator and docs read the same values.
+
+Sources: RabbitMQ docs `queues`, `quorum-queues`, `dlx`, `ttl`, `maxlength`, `streams`.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from vm_protocol import limits
+
+ArgumentValue = str | int | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A durable exchange."""
+
+    name: str
+    type: Literal["direct", "fanout"]
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A durable queue with its `x-` arguments and its bindings (exchange name, routing key)."""
+
+    name: str
+    arguments: tuple[tuple[str, ArgumentValue], ...]
+    bindings: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """Return "classic", "quorum" or "stream"."""
+        return str(dict(self.arguments).get("x-queue-type", "classic"))
+
+
+COMMANDS: Final = Exchange("commands", "direct")
+REPLIES: Final = Exchange("replies", "direct")
+REQUESTS: Final = Exchange("vm.requests", "direct")
+PLACEMENT: Final = Exchange("placement", "direct")
+RECORDS: Final = Exchange("records", "direct")
+DEAD_LETTERS: Final = Exchange("dead-letters", "fanout")
+EXCHANGES: Final = (COMMANDS, REPLIES, REQUESTS, PLACEMENT, RECORDS, DEAD_LETTERS)
+
+_DLX: Final[tuple[str, ArgumentValue]] = ("x-dead-letter-exchange", DEAD_LETTERS.name)
+
+
+def _quorum(name: str, exchange: Exchange, *extra: tuple[str, ArgumentValue]) -> Queue:
+    arguments: tuple[tuple[str, ArgumentValue], ...] = (
+        ("x-queue-type", "quorum"),
+        ("x-delivery-limit", limits.DELIVERY_LIMIT),
+        _DLX,
+        *extra,
+    )
+    return Queue(name, arguments, ((exchange.name, name),))
+
+
+def _replies(name: str) -> Queue:
+    return Queue(name, (("x-expires", limits.ORPHAN_EXPIRES_MS), _DLX), ((REPLIES.name, name),))
+
+
+MANAGER_COMMANDS_QUEUE: Final = _quorum(
+    "manager.commands", COMMANDS, ("x-single-active-consumer", True)
+)
+PLACEMENT_QUEUE: Final = _quorum("vcpu.placement", PLACEMENT)
+DEAD_LETTERS_QUEUE: Final = Queue(
+    "teardown.dead-letters",
+    (("x-queue-type", "quorum"), ("x-delivery-limit", limits.DEAD_LETTER_DELIVERY_LIMIT)),
+    ((DEAD_LETTERS.name, ""),),
+)
+JOURNAL_QUEUE: Final = Queue(
+    "teardown.journal",
+    (("x-queue-type", "stream"), ("x-max-length-bytes", limits.JOURNAL_BYTES_MAX)),
+    ((RECORDS.name, "teardown.journal"),),
+)
+SHARED_QUEUES: Final = (
+    MANAGER_COMMANDS_QUEUE,
+    PLACEMENT_QUEUE,
+    DEAD_LETTERS_QUEUE,
+    JOURNAL_QUEUE,
+)
+
+
+def manager_replies(epoch: int) -> Queue:
+    """Return the queue on which the manager of this epoch gets its replies."""
+    return _replies(f"manager.{epoch}.replies")
+
+
+def worker_commands(worker: str) -> Queue:
+    """Return the queue with the commands to one worker's vCPUs."""
+    return _quorum(f"worker.{worker}.commands", COMMANDS)
+
+
+def worker_replies(worker: str) -> Queue:
+    """Return the queue with the replies to one worker; nothing on it is ever held."""
+    return _replies(f"worker.{worker}.replies")
+
+
+def client_replies(client: str) -> Queue:
+    """Return the queue with the replies to one client (a run of the lab)."""
+    return _replies(f"client.{client}.replies")
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """The mailbox of one vCPU: `vcpu.<vm>.<index>.<incarnation>`."""
+
+    vm: str
+    vcpu: int
+    incarnation: int = 1
+
+    @property
+    def name(self) -> str:
+        """Return the queue's name."""
+        return f"vcpu.{self.vm}.{self.vcpu}.{self.incarnation}"
+
+    def queue(self) -> Queue:
+        """Return the mailbox's queue; it is bound and unbound by the manager, not declared so."""
+        return Queue(
+            self.name,
+            (
+                ("x-message-ttl", limits.MAILBOX_TTL_MS),
+                ("x-max-length", limits.MAILBOX_LENGTH_MAX),
+                ("x-expires", limits.ORPHAN_EXPIRES_MS),
+                _DLX,
+            ),
+        )
+
+
+_MAILBOX_NAME: Final = re.compile(r"vcpu\.([a-z0-9][a-z0-9-]*)\.(\d+)\.(\d+)")
+
+
+def parse_mailbox(name: str) -> Mailbox | None:
+    """Return the mailbox that a queue's name stands for, None when it is no mailbox's name."""
+    found = _MAILBOX_NAME.fullmatch(name)
+    return Mailbox(found[1], int(found[2]), int(found[3])) if found else None

@@ -1,0 +1,55 @@
+"""What travels beside a message: its envelope, and the records of the journal."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vm_protocol import limits
+from vm_protocol.observations import Event
+
+
+class Envelope(BaseModel):
+    """Properties and headers of one message (RabbitMQ: publishers, message properties).
+
+    `caused_by` is the id of the message whose handling sent this one; `lamport` is the sender's
+    Lamport time; `epoch` is the manager's, and 0 from anybody else; `traceparent` is W3C's.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    message_id: str = Field(max_length=255)
+    correlation_id: str | None = Field(default=None, max_length=255)
+    reply_to: str | None = Field(default=None, max_length=255)
+    caused_by: str | None = Field(default=None, max_length=255)
+    traceparent: str = Field(pattern=r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
+    sender: str = Field(min_length=1, max_length=100)
+    lamport: int = Field(ge=0)
+    epoch: int = Field(ge=0)
+
+
+class Record(BaseModel):
+    """One line of the history (design, section 6).
+
+    `seq` counts per actor; `at_ns` is the recording process's wall clock in nanoseconds, for
+    people: order comes from `seq`, `lamport` and the messages.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    schema_version: int = Field(default=limits.SCHEMA_VERSION, alias="schema")
+    seq: int = Field(ge=0)
+    actor: str
+    event: Event
+    vm: str | None = None
+    vcpu: int | None = None
+    step: str | None = None
+    message_id: str | None = None
+    caused_by: str | None = None
+    lamport: int = Field(ge=0)
+    at_ns: int = Field(ge=0)
+    traceparent: str | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
+
+    def to_line(self) -> str:
+        """Return the record as one line of JSON."""
+        return self.model_dump_json(by_alias=True, exclude_none=True)

@@ -1,0 +1,173 @@
+"""A broker's URL: say it without its password, knock at it, and delete queues there.
+
+Nothing here starts a broker, and nothing here speaks the lab's own messages.
+"""
+
+import contextlib
+import logging
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from urllib.parse import urlsplit
+
+import pika
+import pika.exceptions
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
+
+from teardown_lab.broker.errors import BrokerUnavailable
+
+CONNECT_SECONDS_MAX = 5.0
+
+
+def without_password(url: str) -> str:
+    """Return a broker's URL as it may be shown: no password, no query."""
+    try:
+        parts = urlsplit(url)
+        host, port, user = parts.hostname or "localhost", parts.port, parts.username
+    except ValueError:
+        return "amqp://(not readable)"
+    host = f"[{host}]" if ":" in host else host
+    return "".join(
+        [
+            f"{parts.scheme}://",
+            f"{user}@" if user else "",
+            host,
+            f":{port}" if port else "",
+            parts.path,
+        ]
+    )
+
+
+def listens(port: int) -> bool:
+    """Tell whether something accepts connections on a port of 127.0.0.1."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+def knock(url: str, *, seconds_max: float = CONNECT_SECONDS_MAX) -> str:
+    """Open and close an AMQP connection, and return what answers, as in "RabbitMQ 4.1.0".
+
+    Raises:
+        BrokerUnavailable: The URL is not one, nobody answers, or the login is refused.
+    """
+    properties = server_properties(url, seconds_max=seconds_max)
+    return f"{properties.get('product', 'a broker')} {properties.get('version', '')}".strip()
+
+
+def server_properties(
+    url: str, *, seconds_max: float = CONNECT_SECONDS_MAX
+) -> Mapping[str, object]:
+    """Open and close an AMQP connection, and return what the server tells about itself.
+
+    Raises:
+        BrokerUnavailable: As `knock` does.
+    """
+    with _connected(url, seconds_max) as connection:
+        # pika's blocking adapter keeps the server's properties to itself.
+        properties = getattr(getattr(connection, "_impl", None), "server_properties", None)
+        return dict(properties or {})
+
+
+def delete_queues(
+    url: str, names: Sequence[str], exchanges: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """Delete queues, then exchanges; those that do not exist count as deleted.
+
+    Returns:
+        The names that were deleted, and one line for each that the broker refused to delete.
+
+    Raises:
+        BrokerUnavailable: The broker does not answer, or it went away meanwhile.
+    """
+    deleted: list[str] = []
+    refused: list[str] = []
+    with _connected(url, CONNECT_SECONDS_MAX) as connection:
+        for kind, name in _with_kind(names, exchanges):
+            # A refusal closes its channel: each deletion has one of its own.
+            channel = connection.channel()
+            try:
+                if kind == "queue":
+                    channel.queue_delete(name)
+                else:
+                    channel.exchange_delete(name)
+            except pika.exceptions.ChannelClosedByBroker as error:
+                if error.reply_code == 404:
+                    deleted.append(name)
+                else:
+                    refused.append(f"{kind} {name}: {error.reply_text}")
+            else:
+                deleted.append(name)
+                channel.close()
+    return deleted, refused
+
+
+def _with_kind(names: Iterable[str], exchanges: Iterable[str]) -> Iterator[tuple[str, str]]:
+    yield from (("queue", name) for name in names)
+    yield from (("exchange", name) for name in exchanges)
+
+
+@contextlib.contextmanager
+def _connected(url: str, seconds_max: float) -> Iterator[pika.BlockingConnection]:
+    parameters = _parameters(url, seconds_max)
+    shown = without_password(url)
+    try:
+        with _quiet_pika():
+            connection = pika.BlockingConnection(parameters)
+            try:
+                yield connection
+            finally:
+                if connection.is_open:
+                    connection.close()
+    except pika.exceptions.ProbableAuthenticationError as error:
+        raise BrokerUnavailable(
+            f"the broker at {shown} refuses the login: check user and password in the URL"
+        ) from error
+    except pika.exceptions.ProbableAccessDeniedError as error:
+        raise BrokerUnavailable(
+            f"the broker at {shown} refuses the virtual host: check the URL's path "
+            "(the default virtual host is written /%2F)"
+        ) from error
+    except (pika.exceptions.AMQPError, AMQPConnectorException, OSError) as error:
+        raise BrokerUnavailable(
+            f"no broker answers at {shown} ({_reason(error)}): start one there, or choose another "
+            "with --broker"
+        ) from error
+
+
+def _parameters(url: str, seconds_max: float) -> pika.URLParameters:
+    if not url.startswith(("amqp://", "amqps://")):
+        raise BrokerUnavailable(
+            f"{without_password(url)} is not a broker's URL: it does not begin with amqp://"
+        )
+    try:
+        parameters = pika.URLParameters(url)
+        parameters.socket_timeout = seconds_max
+        parameters.stack_timeout = seconds_max
+        parameters.blocked_connection_timeout = seconds_max
+        parameters.connection_attempts = 1
+    except (ValueError, TypeError, LookupError, SyntaxError) as error:
+        raise BrokerUnavailable(
+            f"{without_password(url)} is not a broker's URL ({error}): "
+            "write amqp://user:password@host:5672/%2F"
+        ) from error
+    return parameters
+
+
+@contextlib.contextmanager
+def _quiet_pika() -> Iterator[None]:
+    """Keep pika from logging a failure that becomes an exception's text anyway."""
+    logger = logging.getLogger("pika")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(error: BaseException) -> str:
+    """Say what is under pika's wrappers, which put the cause in `args` or in `exception`."""
+    inner = getattr(error, "exception", None) or (error.args[0] if error.args else None)
+    if isinstance(inner, BaseException):
+        return _reason(inner)
+    return str(error) or type(error).__name__

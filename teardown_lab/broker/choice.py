@@ -1,0 +1,90 @@
+"""Which broker a run uses: the one that was asked for, else the best one that is at hand.
+
+Nothing is printed here; `ProvidedBroker.line` is for the command line to print.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from teardown_lab.broker.address import knock, without_password
+from teardown_lab.broker.container import (
+    ImageUnavailable,
+    engine_answers,
+    image_name,
+    rabbitmq_container,
+)
+from teardown_lab.broker.errors import BrokerUnavailable
+from teardown_lab.broker.private_node import PrivateNode, server_script
+from teardown_lab.leftovers import RunFolder
+
+__all__ = ["URL_VARIABLE", "BrokerUnavailable", "ProvidedBroker", "provide_broker"]
+
+URL_VARIABLE = "AMQP_URL"
+
+
+@dataclass(frozen=True, slots=True)
+class ProvidedBroker:
+    """A broker that is ready; `url` is None for the simulated one, which the caller has."""
+
+    url: str | None
+    kind: Literal["url", "private-node", "container", "simulated"]
+    line: str
+
+
+@contextmanager
+def provide_broker(choice: str, run: RunFolder) -> Iterator[ProvidedBroker]:
+    """Give the broker for a run, and take away at the end what was started for it.
+
+    Args:
+        choice: "auto", "simulated", or an amqp:// URL.
+        run: Where started processes and containers are recorded.
+
+    Raises:
+        BrokerUnavailable: The chosen broker does not answer or start. "auto" goes on to the next
+            only if a broker is not there; one that is there and fails is an error.
+    """
+    url = os.environ.get(URL_VARIABLE, "") if choice == "auto" else ""
+    if choice == "simulated":
+        yield ProvidedBroker(None, "simulated", "broker: simulated, as asked")
+    elif choice.startswith(("amqp://", "amqps://")):
+        yield _at_url(choice, "--broker")
+    elif choice != "auto":
+        raise BrokerUnavailable(
+            f"--broker is {without_password(choice)!r}: write auto, simulated or an amqp:// URL"
+        )
+    elif url:
+        yield _at_url(url, URL_VARIABLE)
+    elif server_script() is not None:
+        with PrivateNode(run=run) as node:
+            line = f"broker: {knock(node.url)}, a private node on port {node.port}"
+            yield ProvidedBroker(node.url, "private-node", line)
+    elif engine_answers():
+        yield from _in_container(run)
+    else:
+        yield _simulated("no AMQP_URL, no rabbitmq-server and no container engine here")
+
+
+def _at_url(url: str, source: str) -> ProvidedBroker:
+    try:
+        server = knock(url)
+    except BrokerUnavailable as error:
+        raise BrokerUnavailable(f"{source}: {error}") from error
+    return ProvidedBroker(url, "url", f"broker: {server} at {without_password(url)} ({source})")
+
+
+def _in_container(run: RunFolder) -> Iterator[ProvidedBroker]:
+    with ExitStack() as stack:
+        try:
+            url = stack.enter_context(rabbitmq_container(run))
+        except ImageUnavailable as error:
+            yield _simulated(f"no AMQP_URL, no rabbitmq-server, and {error}")
+            return
+        line = f"broker: {knock(url)}, a container of {image_name()}"
+        yield ProvidedBroker(url, "container", line)
+
+
+def _simulated(reason: str) -> ProvidedBroker:
+    return ProvidedBroker(None, "simulated", f"broker: simulated, because there is {reason}")

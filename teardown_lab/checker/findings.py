@@ -1,0 +1,139 @@
+"""What a judgement is made of: the closed sets of names and the frozen results.
+
+The names are the labels in JSON, metrics and reports; nothing here decides anything.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """The answer; violated beats inconclusive beats safe."""
+
+    SAFE = "safe"
+    VIOLATED = "violated"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Invariant(StrEnum):
+    """What no teardown may do."""
+
+    USE_AFTER_FREE = "use-after-free"
+    DOUBLE_FREE = "double-free"
+    VISIBLE_AFTER_ERASE = "visible-after-erase"
+    PINNED_ROOT_FREED = "pinned-root-freed"
+    ROOT_FREED_TWICE = "root-freed-twice"
+    LEAK = "leak"
+    VM_STATE_USED_AFTER_FREE = "vm-state-used-after-free"
+    STALE_TLB = "stale-tlb"
+    LOST_REQUEST = "lost-request"
+    STUCK = "stuck"
+
+
+class HazardName(StrEnum):
+    """What went well this time only."""
+
+    VISIBLE_WHILE_FREED = "visible-while-freed"
+    FLUSH_TO_NOBODY = "flush-to-nobody"
+
+
+class VacuityReason(StrEnum):
+    """Why no unload raised a flush that reached anybody."""
+
+    TDP = "tdp"
+    NO_ZAP = "no-zap"
+    NO_ROOT = "no-root"
+    NOBODY_VISIBLE = "nobody-visible"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken invariant.
+
+    `message_id` is the message that broke it, or whose handling did; None where no message had a
+    part in it.
+    """
+
+    invariant: Invariant
+    vcpu: int | None
+    message_id: str | None
+    explain: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A violation and its place in the causal order, by which results are sorted."""
+
+    position: int
+    violation: Violation
+
+
+@dataclass(frozen=True, slots=True)
+class Hazard:
+    """One window that stood open and that nobody went through."""
+
+    hazard: HazardName
+    vcpu: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """One dead letter, with the invariant that the checker derives from it."""
+
+    reason: str
+    queue: str
+    vcpu: int | None
+    invariant: Invariant | None
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """The counts of the contract; `flush_*` are TLB flushes only, per distinct (message, vCPU)."""
+
+    commands: int = 0
+    flush_broadcasts: int = 0
+    flush_deliveries: int = 0
+    flush_acks: int = 0
+    unload_flush_requests: int = 0
+    dead_letters: int = 0
+    unaccounted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Vacuity:
+    """The unloads raised no flush that reached anybody, and why."""
+
+    why: VacuityReason
+    flushes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Seconds:
+    """How long the two halves of a run took; None when the history does not say."""
+
+    create: float | None = None
+    teardown: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Everything that the checker says about one VM's history.
+
+    `notes` are the reasons why the history cannot prove safety; with any of them the verdict is
+    `inconclusive`, unless a violation was found. `scenario` is what the run said of itself.
+    """
+
+    vm: str
+    verdict: Verdict
+    violations: tuple[Violation, ...]
+    hazards: tuple[Hazard, ...]
+    dead_letters: tuple[DeadLetter, ...]
+    counts: Counts
+    vacuity: Vacuity | None
+    notes: tuple[str, ...]
+    ordering: str
+    scenario: Mapping[str, object]
+    broker: str
+    source: str
+    seconds: Seconds

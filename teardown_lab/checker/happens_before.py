@@ -1,0 +1,150 @@
+"""Causal order: program order of each actor, plus sent -> received, as vector clocks.
+
+A clock is kept as what an actor has seen of the others; it changes at receives only, so records
+between two of them share one tuple. Nothing here compares pairs of records.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vm_protocol.observations import Event
+from vm_protocol.wire import Record
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moment:
+    """A record in causal order.
+
+    `index` counts the actor's records from 1, `seen[a]` is the newest index of actor `a` that
+    this record can know of, `position` is a place in one total order that respects causality.
+    """
+
+    record: Record
+    actor: int
+    index: int
+    seen: tuple[int, ...]
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """All moments, sorted; and what does not fit.
+
+    `restarted` are actors whose numbers repeat with other content, `contradictions` the messages
+    that were received before they can have been sent.
+    """
+
+    moments: tuple[Moment, ...]
+    restarted: tuple[str, ...]
+    contradictions: tuple[str, ...]
+
+
+def before(first: Moment, second: Moment) -> bool:
+    """Return whether `first` happens before `second`; False for concurrent ones."""
+    if first.actor == second.actor:
+        return first.index < second.index
+    return second.seen[first.actor] >= first.index
+
+
+def order(records: Sequence[Record]) -> Timeline:
+    """Return the records in causal order, ties by Lamport time, actor and number."""
+    queues, restarted = _queues(records)
+    return _Sorter(queues).run(restarted)
+
+
+def _queues(records: Sequence[Record]) -> tuple[dict[str, list[Record]], tuple[str, ...]]:
+    """Return each actor's records by number; repeated ones once."""
+    found: dict[tuple[str, int], Record] = {}
+    queues: dict[str, list[Record]] = {}
+    restarted: set[str] = set()
+    for record in records:
+        earlier = found.setdefault((record.actor, record.seq), record)
+        if earlier is not record:
+            if earlier == record:
+                continue
+            restarted.add(record.actor)
+        queues.setdefault(record.actor, []).append(record)
+    for actor, queue in queues.items():
+        if actor not in restarted:
+            queue.sort(key=lambda record: record.seq)
+    return queues, tuple(sorted(restarted))
+
+
+class _Sorter:
+    """Merges the actors' queues; a receive waits until its message is sent."""
+
+    def __init__(self, queues: dict[str, list[Record]]) -> None:
+        self._names = sorted(queues)
+        self._queues = [queues[name] for name in self._names]
+        self._next = [0] * len(self._names)
+        self._known: list[tuple[int, ...]] = [(0,) * len(self._names)] * len(self._names)
+        self._is_sent = {
+            record.message_id
+            for queue in self._queues
+            for record in queue
+            if record.event is Event.MESSAGE_SENT
+        }
+        self._sent: dict[str | None, Moment] = {}
+        self._waiting: dict[str | None, list[int]] = {}
+        self._ready: list[tuple[int, int, int]] = []
+        self._moments: list[Moment] = []
+
+    def run(self, restarted: tuple[str, ...]) -> Timeline:
+        contradictions: list[str] = []
+        for actor in range(len(self._names)):
+            self._offer(actor)
+        while self._ready or self._waiting:
+            if not self._ready:
+                contradictions.append(self._force())
+            _, actor, _ = heapq.heappop(self._ready)
+            self._emit(actor)
+            self._offer(actor)
+        return Timeline(tuple(self._moments), restarted, tuple(contradictions))
+
+    def _offer(self, actor: int) -> None:
+        """Make an actor's next record ready, or let it wait for its message."""
+        if self._next[actor] == len(self._queues[actor]):
+            return
+        record = self._queues[actor][self._next[actor]]
+        message = record.message_id
+        if (
+            record.event is Event.MESSAGE_RECEIVED
+            and message in self._is_sent
+            and message not in self._sent
+        ):
+            self._waiting.setdefault(message, []).append(actor)
+        else:
+            self._push(actor)
+
+    def _push(self, actor: int) -> None:
+        place = self._next[actor]
+        heapq.heappush(self._ready, (self._queues[actor][place].lamport, actor, place))
+
+    def _force(self) -> str:
+        """Break a cycle: release one receive whose message can only be sent later."""
+        message = min(self._waiting, key=str)
+        self._release(message)
+        return str(message)
+
+    def _release(self, message: str | None) -> None:
+        for actor in self._waiting.pop(message, ()):
+            self._push(actor)
+
+    def _emit(self, actor: int) -> None:
+        record = self._queues[actor][self._next[actor]]
+        self._next[actor] += 1
+        if record.event is Event.MESSAGE_RECEIVED:
+            self._learn(actor, self._sent.get(record.message_id))
+        moment = Moment(record, actor, self._next[actor], self._known[actor], len(self._moments))
+        self._moments.append(moment)
+        if record.event is Event.MESSAGE_SENT and record.message_id not in self._sent:
+            self._sent[record.message_id] = moment
+            self._release(record.message_id)
+
+    def _learn(self, actor: int, sent: Moment | None) -> None:
+        if sent is None or self._known[actor][sent.actor] >= sent.index:
+            return
+        known = list(map(max, self._known[actor], sent.seen))
+        known[sent.actor] = sent.index
+        self._known[actor] = tuple(known)

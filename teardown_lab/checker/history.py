@@ -1,0 +1,148 @@
+"""A history: the records of a file, or of a simulator's run; reading it, and its VMs.
+
+Order is not this file's matter (happens_before.py), and neither is what is missing
+(completeness.py), but for the one thing that only the file shows: a last line cut off.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+from vm_protocol import limits
+from vm_protocol.observations import Event
+from vm_protocol.wire import Record
+
+from teardown_lab.checker import shapes
+
+_OF_A_VM: Final = frozenset(
+    {
+        Event.VM_CREATED,
+        Event.VM_FREED,
+        Event.VCPU_VISIBLE,
+        Event.VCPU_CREATED,
+        Event.VCPU_FREED,
+        Event.TEARDOWN_STARTED,
+    }
+)
+"""Events that only a VM's own life brings forth; a stray message may name any VM."""
+
+
+class HistoryError(Exception):
+    """The file is no history that can be judged; the text begins with its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Records in the order of the file; `cut_off` tells that the last line was not whole."""
+
+    records: tuple[Record, ...]
+    cut_off: bool = False
+    path: str = "-"
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> "History":
+        """Return the history of records that are at hand.
+
+        Raises:
+            HistoryError: There is no record, or one lacks what its event needs.
+        """
+        found = tuple(records)
+        for number, record in enumerate(found, start=1):
+            lacking = shapes.problem(record)
+            if lacking is not None:
+                raise HistoryError(f"record {number}: {lacking}")
+        if not found:
+            raise HistoryError("the history is empty")
+        return cls(found)
+
+    def vms(self) -> tuple[str, ...]:
+        """Return the names of the VMs that lived in this history, sorted."""
+        lived = {record.vm for record in self.records if record.event in _OF_A_VM}
+        named = {record.vm for record in self.records}
+        return tuple(sorted(name for name in lived or named if name is not None))
+
+    def the_vm(self, vm: str | None = None) -> str:
+        """Return the VM to judge: the one asked for, or the only one.
+
+        Raises:
+            HistoryError: It is not in the history, or there are several to choose from.
+        """
+        names = self.vms()
+        if not names:
+            raise HistoryError(f"{self.path}: no record belongs to a VM")
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        if vm is not None and vm not in names:
+            raise HistoryError(f"{self.path}: there is no VM {vm!r} (it holds: {shown})")
+        if vm is None and len(names) > 1:
+            raise HistoryError(
+                f"{self.path}: {len(names)} VMs ({shown}); name the one to judge with --vm"
+            )
+        return names[0] if vm is None else vm
+
+
+def load_history(path: str | Path) -> History:
+    """Return the history in a file of JSON Lines.
+
+    A last line without its newline that is no JSON was cut off by a crash: it is left out and
+    remembered.
+
+    Raises:
+        HistoryError: With file and line, for everything else that is no record.
+        OSError: The file cannot be read.
+    """
+    lines = Path(path).read_bytes().split(b"\n")
+    records: list[Record] = []
+    cut_off = False
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        if number == len(lines) and not _is_json(line):
+            cut_off = True
+            continue
+        records.append(_parse(line, f"{path}:{number}"))
+    if not records:
+        raise HistoryError(f"{path}:1: the history is empty")
+    return History(tuple(records), cut_off, str(path))
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse(line: bytes, place: str) -> Record:
+    try:
+        record = Record.model_validate_json(line)
+    except ValidationError as error:
+        raise HistoryError(f"{place}: {_diagnosis(line, error)}") from None
+    if record.schema_version != limits.SCHEMA_VERSION:
+        raise HistoryError(f"{place}: {_other_schema(record.schema_version)}")
+    lacking = shapes.problem(record)
+    if lacking is not None:
+        raise HistoryError(f"{place}: {lacking}")
+    return record
+
+
+def _diagnosis(line: bytes, error: ValidationError) -> str:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return "not JSON"
+    if not isinstance(value, dict):
+        return "not a JSON object"
+    schema = value.get("schema", limits.SCHEMA_VERSION)
+    if schema != limits.SCHEMA_VERSION:
+        return _other_schema(schema)
+    first = error.errors(include_url=False, include_context=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"not a record: {where}: {first['msg']}"
+
+
+def _other_schema(schema: object) -> str:
+    return f"schema {schema!r}; this program reads schema {limits.SCHEMA_VERSION}"

@@ -1,0 +1,327 @@
+"""What a run leaves behind when it is killed, and how that is removed.
+
+Each run has a folder of its own, which says who owns it and what the run started; it is written
+before or right after a thing is started, and removed when the run ends. `teardown cleanup` reads
+the folders whose owners are gone. Which broker a run uses is not decided here.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from teardown_lab.broker.processes import ProcessIdentity, boot_id, identify, is_alive
+from teardown_lab.run_record import (
+    RUN_VARIABLE,
+    Record,
+    RecordedProcess,
+    RecordedQueues,
+    read_record,
+    remove_recorded,
+    write_record,
+)
+
+_NAME = re.compile(r"(?P<pid>[0-9]+)-(?P<start>[0-9]+)-(?P<count>[0-9]+)")
+_UNREADABLE_SECONDS_MIN = 5.0
+_CLAIM_SECONDS = 0.5
+
+Output = int | IO[bytes] | None
+
+
+class RunFolderError(Exception):
+    """The folder of a run cannot be made or used; the text names it and the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """The folder of a run whose owner is gone."""
+
+    run_id: str
+    folder: Path
+    owner: ProcessIdentity
+
+
+class RunFolder:
+    """The folder of one run, as a context manager: made on entry, removed on exit.
+
+    On exit, whatever was recorded and still exists is removed too: processes are ended, containers
+    removed and queues deleted. If a broker does not answer then, the folder stays for
+    `teardown cleanup`.
+    """
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._lock_descriptor = -1
+        self._record = Record()
+        self._guard = threading.Lock()
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._owner_pid = -1
+
+    @property
+    def path(self) -> Path:
+        """The folder, for the run's own files; only this user can read it."""
+        if self._folder is None:
+            raise RunFolderError("the run's folder is not open: use `with RunFolder() as run:`")
+        return self._folder
+
+    @property
+    def run_id(self) -> str:
+        """The run's name: unique on this machine since it was started."""
+        return self.path.name
+
+    def open(self) -> Self:
+        """Make the folder; `with` does it too.
+
+        Raises:
+            RunFolderError: The folder for all runs is somebody else's, or not writable.
+        """
+        if self._folder is not None:
+            raise RunFolderError(f"the run's folder {self._folder} is open already")
+        owner = identify(os.getpid())
+        assert owner is not None, "this process runs"
+        self._folder = _make_folder(owner)
+        self._owner_pid = owner.pid
+        self._lock_descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._lock_descriptor, fcntl.LOCK_EX)
+        self._record = Record(boot=boot_id())
+        self._write()
+        return self
+
+    def close(self) -> None:
+        """Remove what was recorded and the folder; a second call does nothing."""
+        # A forked child has a copy of this object; the run is not the child's to end.
+        if self._folder is None or os.getpid() != self._owner_pid:
+            return
+        folder, self._folder = self._folder, None
+        try:
+            lines_left = remove_recorded(self._record, folder.name)[1]
+            if not lines_left:
+                _remove_folder(folder)
+        finally:
+            for child in self._children:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(timeout=1)
+            self._children.clear()
+            os.close(self._lock_descriptor)
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def spawn(
+        self,
+        argv: Sequence[str | Path],
+        role: str,
+        *,
+        env: Mapping[str, str] | None = None,
+        stdout: Output = None,
+        stderr: Output = None,
+    ) -> subprocess.Popen[bytes]:
+        """Start a process that dies with the run, and record it.
+
+        It gets a session of its own, so that Ctrl-C reaches only us, who end children in order.
+
+        Raises:
+            OSError: The program cannot be started.
+            RunFolderError: The process could not be recorded; it was ended.
+        """
+        # Killed between the start and the record, we still leave a mark: the run's id.
+        environment = {**(os.environ if env is None else env), RUN_VARIABLE: self.run_id}
+        child = subprocess.Popen(
+            [str(part) for part in argv],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+        )
+        try:
+            self.add_process(child, role)
+        except BaseException:
+            child.kill()
+            child.wait()
+            raise
+        return child
+
+    def add_process(self, process: subprocess.Popen[bytes] | int, role: str) -> None:
+        """Record a process of this run; one that has ended already is not recorded."""
+        pid = process if isinstance(process, int) else process.pid
+        identity = identify(pid)
+        with self._guard:
+            if not isinstance(process, int):
+                self._children = [child for child in self._children if child.poll() is None]
+                self._children.append(process)
+            if identity is not None:
+                recorded = RecordedProcess(identity.pid, identity.start, role)
+                self._record.processes.append(recorded)
+                self._write()
+
+    def add_container(self, name_or_id: str) -> None:
+        """Record a container of this run; its name may be recorded before it is made."""
+        with self._guard:
+            self._record.containers.append(name_or_id)
+            self._write()
+
+    def add_queues(self, url: str, names: Sequence[str], exchanges: Sequence[str] = ()) -> None:
+        """Record queues (and exchanges) that the run makes on a broker that is not its own."""
+        with self._guard:
+            self._record.queues.append(RecordedQueues(url, tuple(names), tuple(exchanges)))
+            self._write()
+
+    def forget_queues(self) -> None:
+        """Forget the recorded queues: the run deleted them itself, or the user keeps them."""
+        with self._guard:
+            self._record.queues.clear()
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            write_record(self.path, self._record)
+        except OSError as error:
+            raise RunFolderError(f"the record in {self.path} cannot be written: {error}") from error
+
+
+def find_leftovers() -> list[Leftover]:
+    """Return the runs of this user whose owner is gone, oldest first; living runs are left out."""
+    return [leftover for leftover in _run_folders() if _is_left(leftover)]
+
+
+def remove(leftover: Leftover) -> list[str]:
+    """Remove what a killed run left behind, and its folder.
+
+    A process is ended only if its start time is the recorded one. A folder that another call
+    removes at the same time, or whose owner turns out to live, is left alone.
+
+    Returns:
+        One line for a human for each thing that was removed, or that could not be.
+    """
+    with _claimed(leftover.folder, fcntl.LOCK_EX) as is_ours:
+        if not is_ours or is_alive(leftover.owner):
+            return []
+        record = read_record(leftover.folder) or Record()
+        removed, left = remove_recorded(record, leftover.run_id)
+        if not left:
+            _remove_folder(leftover.folder)
+            return [*removed, f"folder {leftover.folder}"]
+    return [
+        *removed,
+        *left,
+        f"kept {leftover.folder}, to try again; delete it to forget what is named above",
+    ]
+
+
+def _base() -> Path:
+    return Path(tempfile.gettempdir()) / f"teardown-lab-{os.getuid()}"
+
+
+def _make_folder(owner: ProcessIdentity) -> Path:
+    base = _base()
+    for count in range(1, 10_000):
+        folder = base / f"{owner.pid}-{owner.start}-{count}"
+        try:
+            _make_base(base)
+            folder.mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        except FileNotFoundError:  # another run, ending, took the empty base away
+            continue
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot make the folder {folder}: {error}; set TMPDIR to a folder that is writable"
+            ) from error
+        return folder
+    raise RunFolderError(f"{base} is full of this process's folders: run `teardown cleanup`")
+
+
+def _make_base(base: Path) -> None:
+    base.mkdir(mode=0o700, exist_ok=True)
+    found = base.lstat()
+    # A folder that somebody else put there could be used to read or swap what we write.
+    if base.is_symlink() or found.st_uid != os.getuid():
+        raise RunFolderError(
+            f"{base} belongs to somebody else: remove it, or set TMPDIR to another folder"
+        )
+    if found.st_mode & 0o077:
+        base.chmod(0o700)
+
+
+def _run_folders() -> Iterator[Leftover]:
+    base = _base()
+    try:
+        if base.is_symlink() or base.lstat().st_uid != os.getuid():
+            return
+        folders = sorted(base.iterdir(), key=lambda folder: folder.lstat().st_mtime)
+    except FileNotFoundError:
+        return
+    for folder in folders:
+        match = _NAME.fullmatch(folder.name)
+        if match:
+            owner = ProcessIdentity(int(match["pid"]), int(match["start"]))
+            yield Leftover(folder.name, folder, owner)
+
+
+def _is_left(leftover: Leftover) -> bool:
+    with _claimed(leftover.folder, fcntl.LOCK_SH) as is_ours:
+        if not is_ours or is_alive(leftover.owner):
+            return False
+        if read_record(leftover.folder) is not None:
+            return True
+        # Half made: the name says who made it, unless he is in a pid namespace that hides him.
+        with contextlib.suppress(FileNotFoundError):
+            return time.time() - leftover.folder.stat().st_mtime > _UNREADABLE_SECONDS_MIN
+    return False
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path, lock: int) -> Iterator[bool]:
+    """Lock a run's folder; False if its owner, who holds a lock while he lives, or another has it.
+
+    The kernel drops a killed owner's lock, and it works where pids of other containers are hidden.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        yield False
+        return
+    try:
+        yield _lock(descriptor, lock) and folder.exists()
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, lock: int) -> bool:
+    deadline = time.monotonic() + _CLAIM_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # One who only looks has it for a moment; owner and remover keep it.
+            if lock == fcntl.LOCK_SH or time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
+
+
+def _remove_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    # The folder for all runs goes with the last of them.
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()

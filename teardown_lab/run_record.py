@@ -1,0 +1,112 @@
+"""What a run started, as run.json says it, and how each of these things is removed.
+
+Whose a record is, and whether its owner lives, is judged in `leftovers`.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from teardown_lab.broker.address import delete_queues, without_password
+from teardown_lab.broker.container import remove_container
+from teardown_lab.broker.errors import BrokerUnavailable
+from teardown_lab.broker.processes import ProcessIdentity, boot_id, carrying, end
+
+RUN_VARIABLE = "TEARDOWN_LAB_RUN"
+_FILE = "run.json"
+_GRACE_SECONDS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedProcess:
+    """A process that a run started, and what for."""
+
+    pid: int
+    start: int
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedQueues:
+    """What a run made on a broker that is not its own. The URL may hold a password."""
+
+    url: str
+    names: tuple[str, ...]
+    exchanges: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Record:
+    """The text of run.json."""
+
+    boot: str = ""
+    processes: list[RecordedProcess] = field(default_factory=list)
+    containers: list[str] = field(default_factory=list)
+    queues: list[RecordedQueues] = field(default_factory=list)
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write the record of a run, so that a reader finds the old one or the new one.
+
+    Raises:
+        OSError: The folder is not writable.
+    """
+    target = folder / _FILE
+    part = target.with_suffix(".part")
+    # The folder is readable by its owner only; the file says so too: it may hold a password.
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        json.dump(asdict(record), file)
+    part.replace(target)
+
+
+def read_record(folder: Path) -> Record | None:
+    """Return the record of a run; None if there is none that can be read."""
+    try:
+        data = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        return Record(
+            boot=data["boot"],
+            processes=[RecordedProcess(**entry) for entry in data["processes"]],
+            containers=[str(name) for name in data["containers"]],
+            queues=[
+                RecordedQueues(entry["url"], tuple(entry["names"]), tuple(entry["exchanges"]))
+                for entry in data["queues"]
+            ],
+        )
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def remove_recorded(record: Record, run_id: str) -> tuple[list[str], list[str]]:
+    """Remove processes, containers and queues; return lines of what went and what could not."""
+    removed = _end_processes(record, run_id)
+    left: list[str] = []
+    for container in record.containers:
+        try:
+            if remove_container(container):
+                removed.append(f"container {container}")
+        except BrokerUnavailable as error:
+            left.append(f"container {container} is left: {error}")
+    for queues in record.queues:
+        shown = without_password(queues.url)
+        try:
+            deleted, refused = delete_queues(queues.url, queues.names, queues.exchanges)
+        except BrokerUnavailable as error:
+            left.append(f"{len(queues.names)} queues are left: {error}")
+        else:
+            removed.append(f"{len(deleted)} queues and exchanges at {shown}")
+            left += [f"left at {shown}: {line}" for line in refused]
+    return removed, left
+
+
+def _end_processes(record: Record, run_id: str) -> list[str]:
+    roles: dict[ProcessIdentity, str] = {}
+    if record.boot == boot_id():  # pids and start times begin anew with each boot
+        # The last started goes first in the list; all are asked to end at once.
+        for entry in reversed(record.processes):
+            roles[ProcessIdentity(entry.pid, entry.start)] = entry.role
+    for process in carrying(RUN_VARIABLE, run_id):
+        roles.setdefault(process, "started by the run")
+    ended = end(roles, grace_seconds=_GRACE_SECONDS)
+    return [f"process {process.pid} ({roles[process]})" for process in ended]

@@ -53,8 +53,21 @@ apt_install() { # PACKAGE...
 policy=/usr/sbin/policy-rc.d
 policy_aside=$policy.before-teardown-lab
 policy_mark='# by teardown-lab, while it installs rabbitmq-server'
+epmd_mark='# epmd is new here'
 
+lock_policy() {
+  mkdir -p /run/lock
+  exec 7>/run/lock/teardown-lab-setup
+  flock 7
+}
+
+# Takes our policy away and gives back the one before it; keeps the broker (and Erlang's epmd, if it
+# came with it) from being started at the next boot.
 restore_policy() {
+  if grep -qsxF "$policy_mark" "$policy" && has_rabbitmq && command -v systemctl >/dev/null; then
+    systemctl disable rabbitmq-server.service || true
+    ! grep -qsxF "$epmd_mark" "$policy" || systemctl disable epmd.socket epmd.service || true
+  fi
   if [ -e "$policy_aside" ] || [ -L "$policy_aside" ]; then
     mv -f "$policy_aside" "$policy"
   elif grep -qsxF "$policy_mark" "$policy"; then
@@ -62,27 +75,28 @@ restore_policy() {
   fi
 }
 
+# After a setup that was killed in the middle; its apt-get, should it still run, holds the lock.
+repair_policy() (
+  lock_policy
+  restore_policy
+)
+
 # Installs rabbitmq-server without letting Debian start its broker, now or at the next boot: the
 # private nodes need only the program, and port 5672 is not ours to take.
 install_rabbitmq() (
-  mkdir -p /run/lock
-  exec 7>/run/lock/teardown-lab-setup
-  flock 7 # another clone's setup must not find our policy in place and keep it
-  restore_policy # of a setup that was killed here
-  local had_erlang=no
-  [ -e /usr/bin/epmd ] && had_erlang=yes
+  lock_policy # another clone's setup must not take our policy for the one to give back
+  restore_policy
   trap restore_policy EXIT
   trap 'exit 129' HUP
   trap 'exit 130' INT
   trap 'exit 143' TERM
+  marks=$policy_mark
+  [ -e /usr/bin/epmd ] || marks+=$'\n'$epmd_mark
+  printf '#!/bin/sh\n%s\nexit 101\n' "$marks" >"$policy.new-teardown-lab"
+  chmod 755 "$policy.new-teardown-lab"
   if [ -e "$policy" ] || [ -L "$policy" ]; then mv "$policy" "$policy_aside"; fi
-  printf '#!/bin/sh\n%s\nexit 101\n' "$policy_mark" >"$policy"
-  chmod 755 "$policy"
-  apt_install rabbitmq-server 7>&-
-  if command -v systemctl >/dev/null; then
-    systemctl disable rabbitmq-server.service || true
-    [ "$had_erlang" = yes ] || systemctl disable epmd.socket epmd.service || true
-  fi
+  mv "$policy.new-teardown-lab" "$policy"
+  apt_install rabbitmq-server
 )
 
 # --- Python and .venv -----------------------------------------------------------------------------
@@ -175,6 +189,9 @@ engine_answers() {
 # Says which broker `--broker auto` will use; the order is the one in teardown_lab/broker/choice.py.
 setup_broker() {
   local why="none is installed and no container engine answers"
+  if may_apt && { [ -e "$policy_aside" ] || grep -qsxF "$policy_mark" "$policy"; }; then
+    quietly "give $policy back" repair_policy || true
+  fi
   if [ -n "${AMQP_URL:-}" ]; then
     say "broker: the one that AMQP_URL names"
   elif has_rabbitmq; then

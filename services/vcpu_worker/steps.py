@@ -22,8 +22,16 @@ class Stepped:
     effects: tuple[Effect, ...] = ()
 
 
-Step = Callable[[Vcpu, Running, str], Stepped]
-"""(vCPU, its running command, the worker's commands queue) -> the vCPU after the step."""
+@dataclass(frozen=True, slots=True)
+class Queues:
+    """The names of a worker's own queues."""
+
+    commands: str
+    replies: str
+
+
+Step = Callable[[Vcpu, Running, Queues], Stepped]
+"""(vCPU, its running command, the worker's queues) -> the vCPU after the step."""
 
 
 def fence_timer(vcpu: Vcpu) -> str:
@@ -31,13 +39,14 @@ def fence_timer(vcpu: Vcpu) -> str:
     return f"fence/{vcpu.mailbox.name}"
 
 
-def to_manager(running: Running, message: messages.Message) -> Publish:
-    """Return the publish of a reply to the manager that sent the command."""
+def to_manager(running: Running, message: messages.Message, reply_to: str | None = None) -> Publish:
+    """Return the publish of a message to the manager that sent the command."""
     return Publish(
         topology.REPLIES.name,
         running.reply_to,
         message,
         mandatory=True,
+        reply_to=reply_to,
         correlation_id=running.message_id,
     )
 
@@ -62,19 +71,19 @@ def _read_vm_state(running: Running, state: Literal["irqchip", "vendor"]) -> Pub
     return to_manager(running, message)
 
 
-def leave_nested(vcpu: Vcpu, running: Running, _queue: str) -> Stepped:
+def leave_nested(vcpu: Vcpu, running: Running, _queues: Queues) -> Stepped:
     """Leave the nested guest, which reads the irqchip and the MSR filter (svm_leave_nested)."""
     if not vcpu.nested:
         return Stepped(vcpu)
     return Stepped(replace(vcpu, nested=False), (_read_vm_state(running, "irqchip"),))
 
 
-def touch_vendor_state(vcpu: Vcpu, running: Running, _queue: str) -> Stepped:
+def touch_vendor_state(vcpu: Vcpu, running: Running, _queues: Queues) -> Stepped:
     """Load or put the vCPU; with AVIC that writes the VM's physical id table (avic_vcpu_load)."""
     return Stepped(vcpu, (_read_vm_state(running, "vendor"),) if vcpu.avic else ())
 
 
-def clear_async_pf(vcpu: Vcpu, _running: Running, _queue: str) -> Stepped:
+def clear_async_pf(vcpu: Vcpu, _running: Running, _queues: Queues) -> Stepped:
     """Cancel or wait for pending faults (kvm_clear_async_pf_completion_queue)."""
     mailbox = vcpu.mailbox
     cleared = tuple(
@@ -84,7 +93,7 @@ def clear_async_pf(vcpu: Vcpu, _running: Running, _queue: str) -> Stepped:
     return Stepped(replace(vcpu, async_pf=0), cleared)
 
 
-def unload_mmu(vcpu: Vcpu, running: Running, _queue: str) -> Stepped:
+def unload_mmu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
     """Forget all roots and have the manager drop their pins (kvm_mmu_unload).
 
     With no root left this is KVM's early return: nothing is sent, nothing is waited for.
@@ -93,24 +102,26 @@ def unload_mmu(vcpu: Vcpu, running: Running, _queue: str) -> Stepped:
         return Stepped(vcpu)
     message = messages.RootsReleased.model_validate({**_place(running), "contexts": vcpu.contexts})
     unloaded = replace(vcpu, contexts=NO_ROOTS)
-    return Stepped(_wait(unloaded, running, "unload"), (to_manager(running, message),))
+    released = to_manager(running, message, queues.replies)
+    return Stepped(_wait(unloaded, running, "unload"), (released,))
 
 
-def zap_all_until_empty(vcpu: Vcpu, running: Running, _queue: str) -> Stepped:
+def zap_all_until_empty(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
     """Unpin the own roots and have all roots of the VM zapped (free_mmu_pages, until 2007)."""
     message = messages.ZapRequested.model_validate(
         {**_place(running), "attempt": running.attempt, "contexts": vcpu.contexts}
     )
     unpinned = replace(vcpu, contexts=NO_ROOTS)
-    return Stepped(_wait(unpinned, running, "zap"), (to_manager(running, message),))
+    requested = to_manager(running, message, queues.replies)
+    return Stepped(_wait(unpinned, running, "zap"), (requested,))
 
 
-def free_vcpu(vcpu: Vcpu, running: Running, queue: str) -> Stepped:
+def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
     """Free the vCPU once its mailbox is consumed up to the fence (kvm_vcpu_destroy).
 
     Leaves a nested guest first; pending async faults complete right after, into freed memory.
     """
-    left = leave_nested(vcpu, running, queue)
+    left = leave_nested(vcpu, running, queues)
     fence = max(running.command.generation, running.fence)
     if running.command.fence and left.vcpu.consumed < fence:
         waited = observed(
@@ -128,7 +139,7 @@ def free_vcpu(vcpu: Vcpu, running: Running, queue: str) -> Stepped:
     completions = tuple(
         Publish(
             topology.COMMANDS.name,
-            queue,
+            queues.commands,
             messages.AsyncPfCompleted(
                 vm=mailbox.vm, incarnation=mailbox.incarnation, vcpu=mailbox.vcpu, fault=fault
             ),

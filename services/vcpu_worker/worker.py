@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from immutables import Map
 
 from vcpu_worker import commands
-from vcpu_worker.steps import Stepped
+from vcpu_worker.steps import Queues, Stepped
 from vcpu_worker.vcpu import Running, Vcpu, place
 from vm_protocol import limits, messages, topology
 from vm_protocol.effects import (
@@ -64,6 +64,11 @@ class VcpuWorker:
     def commands_queue(self) -> str:
         """Return the name of the queue that this worker's commands arrive on."""
         return topology.worker_commands(self.name).name
+
+    @property
+    def queues(self) -> Queues:
+        """Return the names of this worker's queues."""
+        return Queues(self.commands_queue, topology.worker_replies(self.name).name)
 
     def initial(self) -> WorkerState:
         """Return the state of a worker that owns nothing."""
@@ -182,11 +187,11 @@ class VcpuWorker:
             again = (commands.answer(running, outcome), Ack(event.queue, event.message_id))
             return state, again
         if vcpu.running is None:
-            return self._with(state, commands.begin(vcpu, running, self.commands_queue))
+            return self._with(state, commands.begin(vcpu, running, self.queues))
         if vcpu.running.message_id != event.message_id:
             return self._reject(state, event, RejectReason.UNEXPECTED)
         if vcpu.running.waiting == "requeued":
-            return self._with(state, commands.resume(vcpu, self.commands_queue))
+            return self._with(state, commands.resume(vcpu, self.queues))
         return state, ()  # delivered again while it runs: settled together with the first
 
     def _answered(
@@ -197,11 +202,11 @@ class VcpuWorker:
         if vcpu is None or vcpu.running is None or not _awaits(vcpu.running, answer):
             return state, (ack,)
         if isinstance(answer, messages.ZapDone) and answer.roots_left:
-            stepped = commands.retry_later(vcpu, self.commands_queue)
+            stepped = commands.retry_later(vcpu, self.queues)
         else:
             fence = getattr(answer, "generation", 0)
             running = replace(vcpu.running, fence=max(vcpu.running.fence, fence))
-            stepped = commands.complete_step(replace(vcpu, running=running), self.commands_queue)
+            stepped = commands.complete_step(replace(vcpu, running=running), self.queues)
         after, effects = self._with(state, stepped)
         return after, (*effects, ack)
 
@@ -258,7 +263,7 @@ class VcpuWorker:
         )
         if vcpu.freed:
             return state, (delivered, Reject(event.queue, event.message_id, RejectReason.FREED))
-        stepped = commands.after_consuming(vcpu.consume(generation, kind), self.commands_queue)
+        stepped = commands.after_consuming(vcpu.consume(generation, kind), self.queues)
         after, effects = self._with(state, stepped)
         return after, (delivered, ack, *effects)
 

@@ -6,7 +6,7 @@ records included, is confirmed.
 """
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from vm_protocol.errors import LocalProtocolError, RejectReason
 from vm_protocol.messages import Message
@@ -102,10 +102,14 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Consume:
-    """Declare a queue with its bindings, and consume it with at most `prefetch` unsettled."""
+    """Declare a queue with its bindings, and consume it with at most `prefetch` unsettled.
+
+    A stream's reader begins at its first record, or at the next one (RabbitMQ: streams).
+    """
 
     queue: Queue
     prefetch: int
+    begin: Literal["first", "next"] = "first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,13 @@ class DeleteMailbox:
     """Delete a mailbox with all that is in it; nothing of it is dead-lettered."""
 
     mailbox: Mailbox
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteQueue:
+    """Delete a queue that is this actor's own."""
+
+    queue: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +230,7 @@ Effect = (
     | DeclareMailbox
     | ConsumeMailbox
     | DeleteMailbox
+    | DeleteQueue
     | Bind
     | Unbind
     | Ack

@@ -1,12 +1,12 @@
 """The ordering of a teardown, as data: which step comes when (design, section 4).
 
-The wire form is the YAML form. What a step does stands in the services; how text becomes an
+What a step does stands in the services; how text becomes an
 ordering, with line numbers in its errors, stands in `vm_manager.catalogue`.
 """
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from vm_protocol import limits
 
@@ -52,14 +52,10 @@ class Loop(_Frozen):
     steps: Annotated[tuple[VcpuStep, ...], Field(min_length=1, max_length=limits.STEPS_MAX)]
 
 
-def _loop_from_list(value: Any) -> Any:
-    return {"steps": value} if isinstance(value, list | tuple) else value
-
-
 class ForEachVcpu(_Frozen):
-    """`for_each_vcpu`: a list of vCPU steps, or a `Loop` spelled out."""
+    """`for_each_vcpu`, always spelled out; in YAML a bare list of steps means the default loop."""
 
-    for_each_vcpu: Annotated[Loop, BeforeValidator(_loop_from_list)]
+    for_each_vcpu: Loop
 
 
 class Kernel(_Frozen):

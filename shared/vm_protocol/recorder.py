@@ -1,27 +1,15 @@
-"""One actor, two drivers: runs a core's step and writes down what it did.
+"""Stamps one actor's messages and numbers its records; the envelope's side of an actor.
 
-Pure but for its own counters: `seq` and Lamport time live here, never in a core's state. Both
-drivers call `Actor.handle` and then perform the plan; clocks are arguments.
+Pure but for its own counters: `seq` and Lamport time live here, never in a core's state, and
+clocks are arguments.
 """
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Generic
+from typing import Any
 
 from vm_protocol import codec
-from vm_protocol.effects import (
-    Ack,
-    Core,
-    Effect,
-    Input,
-    Observed,
-    Publish,
-    Received,
-    Reject,
-    Returned,
-    State,
-)
-from vm_protocol.messages import REQUEST_TYPES
+from vm_protocol.effects import Ack, Observed, Publish, Reject
 from vm_protocol.observations import Event
 from vm_protocol.topology import parse_mailbox
 from vm_protocol.wire import Envelope, Record
@@ -29,7 +17,7 @@ from vm_protocol.wire import Envelope, Record
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """The message whose handling is going on: its id, trace and the sender's Lamport time."""
+    """The message whose handling is going on: its id, trace, Lamport time and type."""
 
     message_id: str | None = None
     traceparent: str | None = None
@@ -46,17 +34,6 @@ class Send:
 
     publish: Publish
     envelope: Envelope
-
-
-Action = Send | Effect
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What one handler asks for: records first, then actions, in order."""
-
-    records: tuple[Record, ...]
-    actions: tuple[Action, ...]
 
 
 def cause_of(envelope: Envelope, message_type: str) -> Cause:
@@ -138,6 +115,19 @@ class Recorder:
             event, at_ns, cause, vm=vm, vcpu=vcpu, message_id=settle.message_id, details=details
         )
 
+    def observed(self, effect: Observed, at_ns: int, cause: Cause) -> Record:
+        """Return the record of what a core observed."""
+        return self.record(
+            effect.event,
+            at_ns,
+            cause,
+            vm=effect.vm,
+            vcpu=effect.vcpu,
+            step=effect.step,
+            message_id=effect.message_id,
+            details=dict(effect.details),
+        )
+
 
 def _owner(queue: str, message_id: str) -> tuple[str | None, int | None]:
     """Return the VM and vCPU that a settled delivery belongs to, as far as names tell."""
@@ -156,87 +146,3 @@ def _traceparent(scope: str, message_id: str, parent: str | None) -> str:
     """Return a W3C traceparent; trace and span ids are derived, so a simulated run repeats them."""
     trace_id = parent.split("-")[1] if parent else _digest(scope, 16)
     return f"00-{trace_id}-{_digest(message_id, 8)}-01"
-
-
-class Actor(Generic[State]):
-    """A core with its state and its recorder."""
-
-    def __init__(self, core: Core[State], epoch: int = 0) -> None:
-        self.core = core
-        self.state = core.initial()
-        self.recorder = Recorder(core.actor, epoch)
-
-    def handle(self, event: Input, cause: Cause, at_ns: int) -> Plan:
-        """Step the core and return the plan of records and actions.
-
-        A `Received` is written down before what it leads to; journal batches and dead letters
-        are not, as the monitor writes down what it makes of them.
-        """
-        records: list[Record] = []
-        if isinstance(event, Received):
-            self.recorder.witness(cause.lamport)
-            records.append(self._received(event, at_ns, cause))
-        elif isinstance(event, Returned):
-            records.append(self._returned(event, at_ns, cause))
-        self.state, effects = self.core.step(self.state, event)
-        actions: list[Action] = []
-        for effect in effects:
-            action, record = self._plan(effect, at_ns, cause)
-            if action is not None:
-                actions.append(action)
-            if record is not None:
-                records.append(record)
-        return Plan(tuple(records), tuple(actions))
-
-    def _plan(
-        self, effect: Effect, at_ns: int, cause: Cause
-    ) -> tuple[Action | None, Record | None]:
-        if isinstance(effect, Publish):
-            return self.recorder.send(effect, at_ns, cause)
-        if isinstance(effect, Ack | Reject):
-            return effect, self._settled(effect, at_ns, cause)
-        if isinstance(effect, Observed):
-            fields = {"vm": effect.vm, "vcpu": effect.vcpu, "step": effect.step}
-            if effect.message_id is not None:
-                fields["message_id"] = effect.message_id
-            details = dict(effect.details)
-            return None, self.recorder.record(effect.event, at_ns, cause, **fields, details=details)
-        return effect, None
-
-    def _settled(self, settle: Ack | Reject, at_ns: int, cause: Cause) -> Record | None:
-        held_by_monitor = settle.message_id.startswith(LETTER_PREFIX)
-        return None if held_by_monitor else self.recorder.settled(settle, at_ns, cause)
-
-    def _received(self, event: Received, at_ns: int, cause: Cause) -> Record:
-        mailbox = parse_mailbox(event.queue)
-        vcpu = mailbox.vcpu if mailbox else getattr(event.message, "vcpu", None)
-        details: dict[str, Any] = {
-            "type": event.message.type,
-            "queue": event.queue,
-            "redelivered": event.redelivered,
-        }
-        if isinstance(event.message, REQUEST_TYPES):
-            details["generation"] = event.message.generation
-        return self.recorder.record(
-            Event.MESSAGE_RECEIVED,
-            at_ns,
-            cause,
-            vm=mailbox.vm if mailbox else event.message.vm,
-            vcpu=vcpu,
-            message_id=event.message_id,
-            details=details,
-        )
-
-    def _returned(self, event: Returned, at_ns: int, cause: Cause) -> Record:
-        return self.recorder.record(
-            Event.MESSAGE_RETURNED,
-            at_ns,
-            cause,
-            vm=event.message.vm,
-            message_id=event.message.identity(),
-            details={"type": event.message.type},
-        )
-
-
-LETTER_PREFIX = "letter:"
-"""Ids of deliveries of the dead-letter queue: they have none of their own to be trusted."""

@@ -1,5 +1,5 @@
 """What can go wrong between the lab and a broker: one exception, whose text is the whole report."""
 
 
-class BrokerUnavailable(Exception):  # noqa: N818 - the name says what is the matter
+class BrokerUnavailable(Exception):
     """No broker could be used or started; the text names the place and the way out."""

@@ -302,7 +302,7 @@ class PrivateNode:
                 else:
                     # A cluster has the name of its first node, so this tells our node from one
                     # that was quicker to take the port.
-                    if server.get("cluster_name") == f"{self._name}@localhost":
+                    if str(server.get("cluster_name")).startswith(f"{self._name}@"):
                         return
                     reason = f"another broker answers on port {self.port}, which is already in use"
             time.sleep(_POLL_SECONDS)

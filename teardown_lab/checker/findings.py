@@ -3,7 +3,6 @@
 The names are the labels in JSON, metrics and reports; nothing here decides anything.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -114,26 +113,3 @@ class Seconds:
 
     create: float | None = None
     teardown: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """Everything that the checker says about one VM's history.
-
-    `notes` are the reasons why the history cannot prove safety; with any of them the verdict is
-    `inconclusive`, unless a violation was found. `scenario` is what the run said of itself.
-    """
-
-    vm: str
-    verdict: Verdict
-    violations: tuple[Violation, ...]
-    hazards: tuple[Hazard, ...]
-    dead_letters: tuple[DeadLetter, ...]
-    counts: Counts
-    vacuity: Vacuity | None
-    notes: tuple[str, ...]
-    ordering: str
-    scenario: Mapping[str, object]
-    broker: str
-    source: str
-    seconds: Seconds

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
+
+from teardown_lab.checker import shapes
 from vm_protocol import limits
 from vm_protocol.observations import Event
 from vm_protocol.wire import Record
-
-from teardown_lab.checker import shapes
 
 _OF_A_VM: Final = frozenset(
     {

@@ -52,9 +52,9 @@ NEED_MESSAGE: Final = frozenset(
         Event.MESSAGE_SENT,
         Event.MESSAGE_RECEIVED,
         Event.MESSAGE_ACKED,
-        Event.MESSAGE_REJECTED,
     }
 )
+"""A reject may lack an id: what is no message of this protocol has none to be trusted."""
 
 
 def _is(value: object, kind: str) -> bool:

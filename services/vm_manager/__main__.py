@@ -1,0 +1,24 @@
+"""`vm-manager`: the manager and the dead-letter monitor in one process."""
+
+import sys
+
+from service_runtime.run import serve
+from vm_manager.manager import VmManager
+from vm_manager.monitor import DeadLetterMonitor
+from vm_protocol import limits
+from vm_protocol.actor import Actor
+
+
+def main() -> None:
+    """Run the service until it is told to end."""
+    epoch = limits.MANAGER_EPOCH
+    sys.exit(
+        serve(
+            "vm-manager",
+            lambda _: (Actor(VmManager(), epoch), Actor(DeadLetterMonitor(), epoch)),
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Orderings as files: reading one, with line and column in its errors, and the shipped catalogue.
+
+The language is the contract of the design's section 4; `docs/orderings.md` tells it to users.
+"""
+
+import json
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import resources
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vm_manager.yaml_text import Located, OrderingError, Path, load
+from vm_protocol.ordering import LOOP, VCPU_STEPS, VM_STEPS, Ordering
+from vm_protocol.scenario import Scenario
+
+Model = TypeVar("Model", bound=BaseModel)
+VerdictName = Literal["safe", "violated", "inconclusive"]
+_OUTER_WORDS = (*VM_STEPS, LOOP)
+_ENTRY_KEYS = ("expect", "show", "explain", "racy")
+
+
+class Expectation(BaseModel):
+    """The verdicts that a scenario may have: of runs, and of the exploration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    when: dict[str, Any] = Field(default_factory=dict)
+    run: Annotated[tuple[VerdictName, ...], Field(min_length=1)]
+    explore: VerdictName
+
+
+class _Extras(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    expect: tuple[Expectation, ...] = ()
+    show: dict[str, Any] = Field(default_factory=dict)
+    explain: str = ""
+    racy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An ordering's file: the ordering itself, what to expect of it, how to show its point."""
+
+    ordering: Ordering
+    expect: tuple[Expectation, ...]
+    show: Scenario
+    explain: str
+    racy: bool
+    source: str
+    text: str
+
+    def expected(self, scenario: Scenario) -> Expectation | None:
+        """Return what is expected in a scenario: the first match, None when nothing matches."""
+        fields = scenario.model_dump(mode="json")
+        for expectation in self.expect:
+            if all(_matches(fields[name], value) for name, value in expectation.when.items()):
+                return expectation
+        return None
+
+
+def _matches(actual: Any, wanted: Any) -> bool:
+    """Compare a scenario's field; `any` stands for a list or number that is not empty or zero."""
+    return bool(actual) if wanted == "any" else bool(actual == wanted)
+
+
+def read_ordering(text: str, source: str) -> Entry:
+    """Return the entry that a file's text describes.
+
+    Raises:
+        OrderingError: Names file, line, column, and the valid words.
+    """
+    located = load(text, source)
+    if not isinstance(located.data, dict):
+        raise located.error((), "an ordering is a mapping with `name` and `steps`")
+    data = dict(located.data)
+    extras = _validate(_Extras, {k: data.pop(k) for k in _ENTRY_KEYS if k in data}, located)
+    steps = _steps(located, data.get("steps"))
+    ordering = _validate(Ordering, {**data, "steps": steps}, located)
+    show = _validate(Scenario, extras.show, located, ("show",))
+    _check_expectations(located, extras.expect)
+    return Entry(ordering, extras.expect, show, extras.explain.strip(), extras.racy, source, text)
+
+
+def read_scenario(text: str, source: str) -> Scenario:
+    """Return the scenario that a file's text describes.
+
+    Raises:
+        OrderingError: Names file, line, column, and the valid words.
+    """
+    located = load(text, source)
+    if not isinstance(located.data, dict):
+        raise located.error((), "a scenario is a mapping, such as `vcpus: 4`")
+    return _validate(Scenario, located.data, located)
+
+
+def catalogue_names() -> tuple[str, ...]:
+    """Return the names of the shipped orderings, in the order of kernel history."""
+    text = _folder().joinpath("index.txt").read_text(encoding="utf-8")
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def catalogue_entry(name: str) -> Entry:
+    """Return a shipped entry.
+
+    Raises:
+        KeyError: There is none of that name.
+    """
+    if name not in catalogue_names():
+        raise KeyError(name)
+    file = _folder().joinpath(f"{name}.yaml")
+    return read_ordering(file.read_text(encoding="utf-8"), f"{name}.yaml")
+
+
+def _folder() -> Any:
+    return resources.files("vm_manager").joinpath("orderings")
+
+
+def _steps(located: Located, steps: Any) -> list[Any]:
+    """Return the steps with every loop spelled out; check each word by its place."""
+    if not isinstance(steps, list) or not steps:
+        raise located.error(("steps",), f"`steps` is a list of {_words(_OUTER_WORDS)}")
+    spelled: list[Any] = []
+    for index, step in enumerate(steps):
+        path: Path = ("steps", index)
+        if isinstance(step, dict) and set(step) == {LOOP}:
+            spelled.append({LOOP: _loop(located, (*path, LOOP), step[LOOP])})
+        elif isinstance(step, str):
+            _check_word(located, path, step, _OUTER_WORDS, "VM step", VCPU_STEPS)
+            if step == LOOP:
+                raise located.error(path, f"`{LOOP}` needs its steps: `{LOOP}: [free_vcpu]`")
+            spelled.append(step)
+        else:
+            raise located.error(path, f"a step is one of {_words(_OUTER_WORDS)}")
+    return spelled
+
+
+def _loop(located: Located, path: Path, loop: Any) -> dict[str, Any]:
+    spelled = {"steps": loop} if isinstance(loop, list) else loop
+    where = path if isinstance(loop, list) else (*path, "steps")
+    if not isinstance(spelled, dict) or not isinstance(spelled.get("steps"), list):
+        raise located.error(path, f"`{LOOP}` is a list of steps, or {{order, parallel, steps}}")
+    if not spelled["steps"]:
+        raise located.error(where, f"`{LOOP}` has no step; valid are {_words(VCPU_STEPS)}")
+    for index, step in enumerate(spelled["steps"]):
+        if not isinstance(step, str):
+            raise located.error((*where, index), f"a vCPU step is one of {_words(VCPU_STEPS)}")
+        _check_word(located, (*where, index), step, VCPU_STEPS, "vCPU step", VM_STEPS)
+    return spelled
+
+
+def _check_word(
+    located: Located,
+    path: Path,
+    word: str,
+    valid: tuple[str, ...],
+    kind: str,
+    other: tuple[str, ...],
+) -> None:
+    if word in valid:
+        return
+    if word in other:
+        side = "outside" if kind == "vCPU step" else "inside"
+        raise located.error(path, f"`{word}` belongs {side} {LOOP}; here valid: {_words(valid)}")
+    close = get_close_matches(word, valid, n=1)
+    hint = f"did you mean `{close[0]}`? " if close else ""
+    raise located.error(path, f"unknown {kind} `{word}`: {hint}valid are {_words(valid)}")
+
+
+def _words(words: tuple[str, ...]) -> str:
+    return ", ".join(words)
+
+
+def _check_expectations(located: Located, expect: tuple[Expectation, ...]) -> None:
+    for index, expectation in enumerate(expect):
+        for name in expectation.when:
+            if name not in Scenario.model_fields:
+                valid = _words(tuple(Scenario.model_fields))
+                path: Path = ("expect", index, "when", name)
+                raise located.error(path, f"unknown scenario field `{name}`: valid are {valid}")
+
+
+def _validate(model: type[Model], data: Any, located: Located, prefix: Path = ()) -> Model:
+    """Validate as JSON, where strictness means what a YAML writer expects."""
+    try:
+        return model.model_validate_json(json.dumps(data, default=str))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path: Path = (*prefix, *first["loc"])
+        raise located.error(path, _explain(model, first, path)) from None
+
+
+def _explain(model: type[BaseModel], first: Any, path: Path) -> str:
+    name = str(path[-1]) if path else ""
+    if first["type"] == "extra_forbidden":
+        valid = _words((*model.model_fields, *(_ENTRY_KEYS if model is Ordering else ())))
+        return f"unknown key `{name}`: valid are {valid}"
+    if first["type"] == "missing":
+        return f"`{name}` is missing"
+    if first["type"] == "string_pattern_mismatch" and name == "name":
+        return f"`name` is kebab-case, such as unload-in-destroy (it is {first['input']!r})"
+    return f"`{name}`: {first['msg']} (it is {first['input']!r})"
+
+
+__all__ = [
+    "Entry",
+    "Expectation",
+    "OrderingError",
+    "catalogue_entry",
+    "catalogue_names",
+    "read_ordering",
+    "read_scenario",
+]

@@ -1,0 +1,89 @@
+"""structlog set-up: JSON lines on stderr, one for each observation; pretty only on a terminal."""
+
+import logging
+import sys
+from typing import Final
+
+import structlog
+
+from vm_protocol.observations import Event
+from vm_protocol.wire import Record
+
+_WARNINGS: Final = frozenset(
+    {
+        Event.MESSAGE_RETURNED,
+        Event.MESSAGE_SKIPPED,
+        Event.TEARDOWN_STUCK,
+        Event.DEAD_LETTER_CLASSIFIED,
+        Event.DEAD_LETTER_REPUBLISHED,
+    }
+)
+_STATES: Final = frozenset(
+    {
+        Event.VM_CREATED,
+        Event.VM_FREED,
+        Event.VM_REMOVED,
+        Event.TEARDOWN_STARTED,
+        Event.VCPU_FREED,
+        Event.RUN_STARTED,
+        Event.RUN_FINISHED,
+    }
+)
+_NOT_LOGGED: Final = ("body", "ordering")
+"""Details that are payloads; the history has them."""
+
+
+def configure(level: str) -> None:
+    """Configure structlog once, before the first line.
+
+    Args:
+        level: A name of logging's levels, e.g. "info".
+
+    Raises:
+        ValueError: The level is none of logging's.
+    """
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise ValueError(f"LOG_LEVEL: {level!r} is none of debug, info, warning, error")
+    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
+    if sys.stderr.isatty():
+        renderer = structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr)
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # the driver says what became of it
+
+
+def level_of(record: Record) -> str:
+    """Return the level of an observation: steps are debug, states info, oddities warnings."""
+    if record.event in _WARNINGS:
+        return "warning"
+    if record.event == Event.MESSAGE_REJECTED and not record.details.get("requeue"):
+        return "warning"
+    return "info" if record.event in _STATES else "debug"
+
+
+def log(record: Record) -> None:
+    """Write an observation as one line."""
+    fields = {
+        "actor": record.actor,
+        "vm": record.vm,
+        "vcpu": record.vcpu,
+        "step": record.step,
+        "message_id": record.message_id,
+        "caused_by": record.caused_by,
+        "traceparent": record.traceparent,
+    }
+    details = {key: value for key, value in record.details.items() if key not in _NOT_LOGGED}
+    said = {key: value for key, value in {**fields, **details}.items() if value is not None}
+    logger = structlog.get_logger()
+    getattr(logger, level_of(record))(str(record.event), **said)

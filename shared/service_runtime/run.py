@@ -1,0 +1,96 @@
+"""What a service's `__main__` calls: settings, logs, metrics, drivers, signals, exit code."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from service_runtime import logs
+from service_runtime.amqp_session import TopologyMismatch
+from service_runtime.http_server import serve_http
+from service_runtime.metrics import Metrics
+from service_runtime.rabbit_driver import RabbitDriver
+from service_runtime.settings import Settings, SettingsError, read_settings
+from vm_protocol.actor import Actor
+from vm_protocol.wire import Record
+
+EXIT_USAGE = 2
+EXIT_INFRASTRUCTURE = 4
+
+MakeActors = Callable[[Settings], Sequence[Actor[Any]]]
+
+
+def serve(service: str, make_actors: MakeActors) -> int:
+    """Run a service's actors until SIGTERM or SIGINT; return the process's exit code.
+
+    Args:
+        service: The service's name in log lines.
+        make_actors: Makes the actors from the settings; each gets a connection of its own.
+    """
+    try:
+        settings = read_settings(os.environ)
+        logs.configure(settings.log_level)
+    except (SettingsError, ValueError) as error:
+        sys.stderr.write(f"{service}: {error}\n")
+        return EXIT_USAGE
+    structlog.contextvars.bind_contextvars(service=service, pid=os.getpid())
+    try:
+        asyncio.run(_serve(settings, make_actors(settings)))
+    except TopologyMismatch as mismatch:
+        structlog.get_logger().error(
+            "broker.topology_mismatch",
+            why=str(mismatch),
+            way_out="delete the queue or exchange that it names, or use another virtual host",
+        )
+        return EXIT_INFRASTRUCTURE
+    except OSError as error:
+        structlog.get_logger().error("service.failed", why=str(error))
+        return EXIT_INFRASTRUCTURE
+    return 0
+
+
+async def _serve(settings: Settings, actors: Sequence[Actor[Any]]) -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+
+    def observe(record: Record) -> None:
+        logs.log(record)
+        metrics.observe(record)
+
+    drivers = [RabbitDriver(actor, settings.amqp_url, observe) for actor in actors]
+
+    def stop() -> None:
+        for driver in drivers:
+            driver.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    log = structlog.get_logger()
+    with serve_http(registry, settings.metrics_host, settings.metrics_port) as port:
+        async with asyncio.TaskGroup() as group:
+            for driver in drivers:
+                group.create_task(_run(driver, stop))
+            group.create_task(_say_ready(drivers, port))
+    log.info("service.stopped")
+
+
+async def _run(driver: RabbitDriver, stop_all: Callable[[], None]) -> None:
+    """Run one driver; when it ends, for whatever reason, the others end as well."""
+    try:
+        await driver.run()
+    finally:
+        stop_all()
+
+
+async def _say_ready(drivers: Sequence[RabbitDriver], port: int) -> None:
+    for driver in drivers:
+        if not await driver.wait_ready():
+            return
+    structlog.get_logger().info(
+        "service.ready", broker=drivers[0].broker_version, metrics_port=port
+    )

@@ -1,0 +1,102 @@
+"""Deliveries to inputs: what a packet from each kind of queue means to a core; pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vm_protocol import codec, topology
+from vm_protocol.codec import Packet
+from vm_protocol.effects import DeadLettered, JournalRead, Received
+from vm_protocol.errors import RejectReason, RemoteProtocolError
+from vm_protocol.messages import Message
+from vm_protocol.wire import Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One delivery: `number` tells deliveries of one consumer apart, and nothing else."""
+
+    queue: str
+    packet: Packet
+    redelivered: bool
+    number: int
+
+
+def read_message(delivery: Delivery) -> tuple[Received, Envelope]:
+    """Return the input that a message on an ordinary queue is.
+
+    Raises:
+        RemoteProtocolError: It is no message of this protocol; reject it.
+    """
+    message, envelope = codec.decode(delivery.packet)
+    received = Received(
+        queue=delivery.queue,
+        message=message,
+        message_id=envelope.message_id,
+        epoch=envelope.epoch,
+        reply_to=envelope.reply_to,
+        redelivered=delivery.redelivered,
+    )
+    return received, envelope
+
+
+def read_journal(delivery: Delivery) -> JournalRead:
+    """Return the input that a journal batch is.
+
+    Raises:
+        RemoteProtocolError: It is no batch of records; skip it.
+    """
+    return JournalRead(codec.decode_records(delivery.packet.body))
+
+
+def read_dead_letter(delivery: Delivery, letter: str) -> DeadLettered:
+    """Return the input that a dead letter is, told by its newest death (RabbitMQ: dlx).
+
+    `x-death` is an array compressed by queue and reason, newest first. The message inside may be
+    anything; what is wrong with it then stands in `wrong`.
+
+    Raises:
+        RemoteProtocolError: There is no `x-death`: nothing has died here; skip it.
+    """
+    death = _newest_death(delivery.packet.headers)
+    message, envelope, wrong = _try_decode(delivery.packet)
+    message_id = delivery.packet.properties.get("message_id")
+    keys = death.get("routing-keys")
+    return DeadLettered(
+        letter=letter,
+        reason=str(death["reason"]),
+        queue=str(death["queue"]),
+        exchange=str(death.get("exchange", "")),
+        routing_key=str(keys[0]) if isinstance(keys, list) and keys else "",
+        message_id=message_id if isinstance(message_id, str) else "",
+        epoch=envelope.epoch if envelope else 0,
+        message=message,
+        reply_to=envelope.reply_to if envelope else None,
+        wrong=wrong,
+    )
+
+
+def _newest_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    deaths = headers.get("x-death")
+    newest = deaths[0] if isinstance(deaths, list) and deaths else None
+    if isinstance(newest, dict) and {"reason", "queue"} <= newest.keys():
+        return newest
+    raise RemoteProtocolError(RejectReason.MALFORMED, "header: x-death")
+
+
+def _try_decode(packet: Packet) -> tuple[Message | None, Envelope | None, str | None]:
+    try:
+        message, envelope = codec.decode(packet)
+    except RemoteProtocolError as error:
+        return None, None, str(error.reason)
+    return message, envelope, None
+
+
+def is_journal(queue: str) -> bool:
+    """Tell whether a queue carries records instead of messages."""
+    return queue == topology.JOURNAL_QUEUE.name
+
+
+def is_dead_letters(queue: str) -> bool:
+    """Tell whether a queue carries dead letters."""
+    return queue == topology.DEAD_LETTERS_QUEUE.name

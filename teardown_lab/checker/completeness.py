@@ -1,0 +1,201 @@
+"""What keeps a history from proving safety: each reason as one sentence, a note.
+
+Gaps in an actor's numbers are evidence only where the file says that it holds whole actors
+(`run.started` with the detail `whole: true`): a file of one VM leaves out what the same services
+did for others. Elsewhere missing records show by what refers to them: a message received but
+never sent, settled but never received, posted but never sent.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from teardown_lab.checker import shapes
+from teardown_lab.checker.counts import unaccounted
+from teardown_lab.checker.facts import SERVED_ONCE, Facts, is_request
+from teardown_lab.checker.findings import Violation
+from teardown_lab.checker.happens_before import before
+from teardown_lab.checker.invariants_mmu import RootLife
+from teardown_lab.checker.invariants_requests import UNREAD, was_alive
+from teardown_lab.checker.invariants_vcpu import ACCESS_REASONS
+from vm_protocol.observations import Event
+
+_FROM_CLIENTS: Final = ("CreateVm", "DestroyVm", "RemoveVm")
+"""Messages of clients, which need not write a history."""
+
+_ENDINGS: Final = {
+    "timed-out": "the run ran out of time and not all services answered",
+    "interrupted": "the run was interrupted",
+}
+
+
+def notes(
+    facts: Facts, lives: dict[str, RootLife], violations: tuple[Violation, ...]
+) -> Iterator[str]:
+    """Yield why this history cannot prove safety; nothing when it can."""
+    yield from _ending(facts)
+    yield from _order(facts)
+    yield from _gaps(facts)
+    yield from _beginning(facts)
+    yield from _dangling(facts)
+    yield from _unsettled(facts)
+    yield from _service_differs(facts, lives, violations)
+    yield from _unread(facts)
+
+
+def _ending(facts: Facts) -> Iterator[str]:
+    if facts.history.cut_off:
+        yield "the last line of the history is cut off"
+    outcome = facts.outcome()
+    if outcome in _ENDINGS:
+        yield _ENDINGS[outcome]
+    ended = facts.vm_freed is not None or facts.stuck or outcome == "timed-out-alive"
+    if not ended:
+        yield "the history ends before the VM was freed and before a step was stuck"
+
+
+def _order(facts: Facts) -> Iterator[str]:
+    for actor in facts.timeline.restarted:
+        yield f"two records of {actor} carry one number: it was restarted, or the file is mixed"
+    if facts.timeline.contradictions:
+        yield _some("{} received before they can have been sent", facts.timeline.contradictions)
+
+
+def _gaps(facts: Facts) -> Iterator[str]:
+    if facts.run_started is None or facts.run_started.details.get("whole") is not True:
+        return
+    numbers: dict[str, set[int]] = {}
+    for record in facts.history.records:
+        numbers.setdefault(record.actor, set()).add(record.seq)
+    for actor, found in sorted(numbers.items()):
+        missing = max(found) + 1 - len(found)
+        if missing:
+            yield f"{missing} record{'s' * (missing > 1)} of {actor} missing from the history"
+
+
+def _beginning(facts: Facts) -> Iterator[str]:
+    said = facts.scenario().get("vcpus")
+    known = len(facts.vcpus())
+    if isinstance(said, int) and said != known:
+        yield f"the scenario has {said} vCPUs, the history shows the creation of {known}"
+    if len(facts.created_vm) > 1:
+        yield "the VM was created more than once; its lives are judged as one"
+
+
+def _dangling(facts: Facts) -> Iterator[str]:
+    received = {message_id for message_id, _ in facts.mailbox_arrivals}
+    received |= {message_id for message_id, _ in facts.arrivals}
+    never_sent = [
+        message_id
+        for message_id in sorted(received)
+        if message_id not in facts.sent
+        and facts.types.get(message_id) not in _FROM_CLIENTS
+        and _has_messages(facts)
+    ]
+    if never_sent:
+        yield _some("{} received, but their sending is not in the history", never_sent)
+    settled = {moment.record.message_id or "" for moment in facts.unknown_settles}
+    if settled:
+        yield _some("{} settled, but their arrival is not in the history", sorted(settled))
+    if not _has_messages(facts):
+        return
+    unsent = [
+        message_id
+        for message_id, post in facts.post_of.items()
+        if message_id not in facts.sent and shapes.numbers(post.record, "recipients")
+    ]
+    if unsent:
+        yield _some("{} posted, but their sending is not in the history", unsent)
+    unposted = [
+        message_id
+        for message_id in facts.sent
+        if is_request(facts, message_id) and message_id not in facts.post_of
+    ]
+    if unposted:
+        yield _some("{} sent, but their request.posted is not in the history", unposted)
+
+
+def _has_messages(facts: Facts) -> bool:
+    """Return whether the history is one of messages; a recorded kernel has none."""
+    return any(
+        moment.record.event in (Event.MESSAGE_SENT, Event.MESSAGE_RECEIVED)
+        for moment in facts.moments
+    )
+
+
+def _unsettled(facts: Facts) -> Iterator[str]:
+    open_requests = [f"{message_id} to vCPU {vcpu}" for message_id, vcpu in unaccounted(facts)]
+    if open_requests:
+        yield _some("{} neither acknowledged nor dead-lettered", open_requests, "request")
+    lettered = {facts.delivery(letter.record) for letter in facts.letters}
+    settled = facts.acked.keys() | lettered
+    open_once = [
+        message_id
+        for message_id in facts.sent
+        if facts.types.get(message_id) in SERVED_ONCE
+        and (message_id, facts.vcpu_of.get(message_id)) not in settled
+    ]
+    if open_once:
+        yield _some("{} neither acknowledged nor dead-lettered", open_once)
+    unlettered = [
+        delivery[0]
+        for delivery in facts.rejected
+        if delivery not in lettered
+        and delivery[0] not in open_once
+        and not is_request(facts, delivery[0])
+    ]
+    if unlettered:
+        yield _some("{} rejected, but the dead letter was not seen by the monitor", unlettered)
+    strangers = [
+        f"{message_id} at vCPU {vcpu}"
+        for message_id, vcpu in facts.mailbox_arrivals
+        if vcpu is not None and _is_stranger(facts, message_id, vcpu)
+    ]
+    if strangers:
+        yield _some("{} delivered to a vCPU that is not among the recipients", strangers)
+
+
+def _is_stranger(facts: Facts, message_id: str, vcpu: int) -> bool:
+    sent = facts.sent.get(message_id)
+    if sent is None or not is_request(facts, message_id):
+        return False
+    erased = facts.erased.get(vcpu)
+    is_erased = erased is not None and before(erased, sent)
+    return vcpu not in facts.recipients(message_id) and not is_erased
+
+
+def _service_differs(
+    facts: Facts, lives: dict[str, RootLife], violations: tuple[Violation, ...]
+) -> Iterator[str]:
+    found = {(violation.message_id, violation.vcpu) for violation in violations}
+    for delivery, moment in facts.rejected.items():
+        reason = shapes.text(moment.record, "reason")
+        if reason in ACCESS_REASONS and delivery not in found:
+            yield (
+                f"{moment.record.actor} rejected {delivery[0]} as {reason}, but the history "
+                f"shows no free before it"
+            )
+    for life in lives.values():
+        if life.disagree:
+            yield f"the manager's pins of {life.root} at its free are not those that it recorded"
+
+
+def _unread(facts: Facts) -> Iterator[str]:
+    for letter in facts.letters:
+        message_id, vcpu = facts.delivery(letter.record)
+        reason = shapes.text(letter.record, "reason")
+        if reason not in UNREAD or vcpu is None or was_alive(facts, message_id, vcpu):
+            continue
+        sent = facts.sent.get(message_id)
+        if sent is None or not before(facts.freed[vcpu][0].moment, sent):
+            yield f"{message_id} left the mailbox of vCPU {vcpu} ({reason}), freed or not"
+
+
+def _some(text: str, what: Iterable[str], noun: str = "message") -> str:
+    """Return a note about several things, naming the first."""
+    items = list(what)
+    plural = len(items) > 1
+    subject = f"{len(items)} {noun}{'s' * plural} {'were' if plural else 'was'}"
+    clause = text.format(subject)
+    if not plural:
+        clause = clause.replace("before they can", "before it can").replace("their", "its")
+    return f"{clause} (first: {items[0]})" if plural else f"{clause}: {items[0]}"

@@ -1,0 +1,230 @@
+"""Violations in words: one or two sentences, in kernel terms and in messages; decides nothing."""
+
+from teardown_lab.checker import shapes
+from teardown_lab.checker.facts import KIND_OF_TYPE, Facts, Freeing, WorkerStep
+from teardown_lab.checker.happens_before import Moment, before
+from teardown_lab.checker.kernel_names import (
+    MESSAGE_FUNCTIONS,
+    RAISERS,
+    REQUEST_CALLS,
+    STATE_FREERS,
+    STATE_READERS,
+    STEP_FUNCTIONS,
+)
+from vm_protocol.topology import parse_mailbox
+
+
+def call(facts: Facts, message_id: str | None, post: Moment | None = None) -> str:
+    """Return the call that a request stands for, and who raised it."""
+    if post is None and message_id is not None:
+        post = facts.post_of.get(message_id)
+    if post is None:
+        kind = KIND_OF_TYPE.get(facts.types.get(message_id or "", ""), "")
+        return REQUEST_CALLS.get(kind, "kvm_make_all_cpus_request()")
+    kind = shapes.text(post.record, "kind")
+    by = shapes.text(post.record, "by")
+    name = REQUEST_CALLS.get(kind, f"kvm_make_all_cpus_request({kind})")
+    raiser = RAISERS.get(by, by)
+    if not raiser or raiser == name:
+        return name
+    of_vcpu = f" of vCPU {post.record.vcpu}" if post.record.vcpu is not None else ""
+    return f"{name}, raised by {raiser}{of_vcpu},"
+
+
+def function_of(facts: Facts, message_id: str) -> str:
+    """Return the kernel function that a message stands for."""
+    name = facts.types.get(message_id, "")
+    if name == "VmStateRead":
+        state = facts.body(message_id).text("state")
+        return STATE_READERS.get(state, MESSAGE_FUNCTIONS[name])
+    return MESSAGE_FUNCTIONS.get(name, "?")
+
+
+def request_after_free(facts: Facts, message_id: str, arrival: Moment, free: Freeing) -> str:
+    """Explain a request that reached a freed vCPU."""
+    vcpu = free.moment.record.vcpu
+    kind = facts.types.get(message_id, "request")
+    queue = shapes.text(arrival.record, "queue") or f"of vCPU {vcpu}"
+    erased = facts.erased.get(vcpu) if vcpu is not None else None
+    sent = facts.post_of.get(message_id) or facts.sent.get(message_id)
+    still = ""
+    if erased is not None and sent is not None and before(erased, sent):
+        still = " Its xa_erase() came before the post, yet the array still showed it."
+    return (
+        f"{call(facts, message_id)} wrote to vCPU {vcpu}, which kvm_vcpu_destroy() had freed: "
+        f"{kind} {message_id} arrived in mailbox {queue} after {free.command or 'the free'}.{still}"
+    )
+
+
+def expired_after_free(facts: Facts, message_id: str, letter: Moment, free: Freeing) -> str:
+    """Explain a request that was posted to a freed vCPU and that nobody consumed."""
+    vcpu = free.moment.record.vcpu
+    return (
+        f"{call(facts, message_id)} wrote to vCPU {vcpu}, which kvm_vcpu_destroy() had freed: "
+        f"{facts.types.get(message_id, 'request')} {message_id} was sent to mailbox "
+        f"{shapes.text(letter.record, 'queue')} after {free.command or 'the free'} and left it "
+        f"as a dead letter ({shapes.text(letter.record, 'reason')})."
+    )
+
+
+def completion_after_free(facts: Facts, message_id: str, free: Freeing) -> str:
+    """Explain an async page fault that completed into a freed vCPU."""
+    vcpu = free.moment.record.vcpu
+    fault = facts.body(message_id).number("fault")
+    return (
+        f"async_pf_execute() completed fault {fault} of vCPU {vcpu}, which kvm_vcpu_destroy() had "
+        f"freed; kvm_clear_async_pf_completion_queue() had not waited for it: AsyncPfCompleted "
+        f"{message_id} arrived after {free.command or 'the free'}."
+    )
+
+
+def step_after_free(name: str, command: str | None, free: Freeing) -> str:
+    """Explain a step that began on a freed vCPU."""
+    vcpu = free.moment.record.vcpu
+    function = STEP_FUNCTIONS.get(name, name or "kvm_vcpu_destroy")
+    where = f"DestroyVcpu {command}" if command else "a command"
+    return (
+        f"{function}() ran on vCPU {vcpu}, which kvm_vcpu_destroy() had freed: {where} began "
+        f"{name or 'a step'} after {free.command or 'the free'}."
+    )
+
+
+def double_free(vcpu: int | None, command: str | None, first: str | None) -> str:
+    """Explain a second free of one vCPU."""
+    where = f"DestroyVcpu {command}" if command else "a command"
+    return (
+        f"kmem_cache_free() ran a second time for vCPU {vcpu}: {where} began free_vcpu after "
+        f"{first or 'another free'} had freed it."
+    )
+
+
+def visible_after_erase(facts: Facts, message_id: str | None, vcpu: int, how: str) -> str:
+    """Explain a vCPU that the array still shows after its erase."""
+    what = f"{facts.types.get(message_id or '', 'request')} {message_id}"
+    if how == "shown":
+        return (
+            f"vCPU {vcpu} entered kvm->vcpu_array again after its xa_erase(): its mailbox was "
+            f"bound to vm.requests once more."
+        )
+    verb = "counted vCPU {} as a recipient" if how == "recipient" else "reached vCPU {}"
+    return (
+        f"{call(facts, message_id)} {verb.format(vcpu)} after its xa_erase(): {what} was sent "
+        f"after the mailbox had been unbound from vm.requests."
+    )
+
+
+def lost_post(facts: Facts, post: Moment, vcpu: int) -> str:
+    """Explain a request that missed a vCPU."""
+    record = post.record
+    what = facts.types.get(record.message_id or "", shapes.text(record, "kind"))
+    sent = f"{what} {record.message_id}" if record.message_id else f"the {what} was not published:"
+    hidden = facts.hidden.get(vcpu)
+    why = f"vCPU {vcpu} is not among its recipients"
+    if hidden is not None and before(hidden, post):
+        hole = shapes.number(hidden.record, "hole")
+        why = f"the hole at {hole} in the array hides vCPU {vcpu}, which is"
+        why += " neither freed nor erased"
+    return (
+        f"{call(facts, None, post)} missed vCPU {vcpu}: {sent} {_because(record.message_id, why)}."
+    )
+
+
+def _because(message_id: str | None, why: str) -> str:
+    return f"was not routed to it, as {why}" if message_id else why
+
+
+def lost_letter(facts: Facts, message_id: str, vcpu: int, letter: Moment) -> str:
+    """Explain a request that a live vCPU never took."""
+    reason = shapes.text(letter.record, "reason")
+    how = {"expired": "it expired", "maxlen": "the mailbox was full"}.get(reason, reason)
+    return (
+        f"{call(facts, message_id)} never reached vCPU {vcpu}, which was alive: "
+        f"{facts.types.get(message_id, 'request')} {message_id} left mailbox "
+        f"{shapes.text(letter.record, 'queue')} as a dead letter, as {how}."
+    )
+
+
+def pinned_root_freed(root: str, by: str, pins: tuple[str, ...]) -> str:
+    """Explain a root that was freed under its holders."""
+    held = ", ".join(pins[:4]) + (", ..." if len(pins) > 4 else "")
+    function = {
+        "zap-all": "kvm_mmu_zap_all",
+        "unload": "kvm_mmu_free_roots",
+        "uninit": "kvm_mmu_uninit_vm",
+        "zap-until-empty": "free_mmu_pages",
+    }.get(by, by or "a step")
+    return (
+        f"{function}() freed {root} while it was still a root of a vCPU: the manager freed it "
+        f"with pins {held} (vCPU.context.slot) that no unload had released."
+    )
+
+
+def root_freed_twice(root: str, by: str) -> str:
+    """Explain a second free of one root."""
+    return (
+        f"kvm_mmu_free_shadow_page() ran a second time for {root}: the manager freed it again"
+        f"{f' ({by})' if by else ''}."
+    )
+
+
+def leaked_root(root: str, zapped: bool) -> str:
+    """Explain a root that outlived its VM."""
+    why = (
+        "no vCPU's unload released its last pin"
+        if zapped
+        else "kvm_mmu_zap_all() never made it invalid, so no unload could free it"
+    )
+    return (
+        f"{root} was still on the VM's list when kvm_destroy_vm() freed the VM: {why}; the "
+        f"manager recorded vm.freed without freeing it."
+    )
+
+
+def leaked_fault(vcpu: int, fault: int) -> str:
+    """Explain an async page fault that nobody completed."""
+    return (
+        f"async page fault {fault} of vCPU {vcpu} was still queued when kvm_destroy_vm() freed the "
+        f"VM: no kvm_clear_async_pf_completion_queue() ran and no AsyncPfCompleted was sent."
+    )
+
+
+def leaked_vcpu(vcpu: int) -> str:
+    """Explain a vCPU that outlived its VM."""
+    return (
+        f"kvm_vcpu_destroy() never freed vCPU {vcpu}: kvm_destroy_vm() freed the VM while the "
+        f"vCPU's worker still held it and its mailbox."
+    )
+
+
+def vm_state(state: str, message_id: str | None, vcpu: int | None) -> str:
+    """Explain VM-level state that was used after its free."""
+    reader = STATE_READERS.get(state, "a vCPU's step")
+    freer = STATE_FREERS.get(state, "the VM")
+    message = f"VmStateRead {message_id}" if message_id else "the read"
+    return (
+        f"{reader}() of vCPU {vcpu} touched the VM's {state} after {freer}() had freed it: "
+        f"{message} reached the manager after vm_state.freed."
+    )
+
+
+def stale_tlb(root: str, vcpu: int) -> str:
+    """Explain a page that was freed under a TLB."""
+    return (
+        f"kvm_mmu_zap_all() freed the page of {root} while vCPU {vcpu}, IN_GUEST_MODE, could still "
+        f"translate to it: no request reached the vCPU's mailbox before."
+    )
+
+
+def stuck_step(step: WorkerStep | None, vcpu: int | None, command: str | None, why: str) -> str:
+    """Explain a teardown that cannot end."""
+    name = step.name if step else ""
+    function = f"{STEP_FUNCTIONS[name]}()" if name in STEP_FUNCTIONS else "a step"
+    of_vcpu = f" of vCPU {vcpu}" if vcpu is not None else ""
+    message = f"DestroyVcpu {command}" if command else "the teardown"
+    return f"{function}{of_vcpu} cannot end, so kvm_destroy_vm() hangs: {message}: {why}."
+
+
+def mailbox_vcpu(queue: str) -> int | None:
+    """Return the vCPU whose mailbox a queue is, None for other queues."""
+    mailbox = parse_mailbox(queue)
+    return mailbox.vcpu if mailbox else None

@@ -1,0 +1,53 @@
+"""What went well this time only: visible-while-freed, flush-to-nobody."""
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterator
+
+from teardown_lab.checker import shapes
+from teardown_lab.checker.facts import TLB_FLUSH, Facts
+from teardown_lab.checker.findings import Hazard, HazardName
+from teardown_lab.checker.happens_before import Moment, before
+
+
+def visible_while_freed(facts: Facts, used: Collection[int | None]) -> Iterator[Hazard]:
+    """Yield vCPUs that stood freed in the array while a step other than their erase ran.
+
+    A step counts unless causality puts it before the free or after the window, so a step that
+    ran concurrently counts. `used` are the vCPUs whose window somebody went through.
+    """
+    for vcpu in facts.vcpus():
+        frees = facts.freed.get(vcpu)
+        if vcpu in used or not frees or vcpu not in facts.visible:
+            continue
+        start = frees[0].moment
+        ends = [end for end in (facts.erased.get(vcpu), facts.hidden.get(vcpu)) if end]
+        if any(before(end, start) for end in ends):
+            continue
+        if any(_step_within(steps, vcpu, start, ends) for steps in facts.steps.values()):
+            yield Hazard(HazardName.VISIBLE_WHILE_FREED, vcpu)
+
+
+def _step_within(steps: list[Moment], vcpu: int, start: Moment, ends: list[Moment]) -> bool:
+    """Return whether one actor began a step between a vCPU's free and its erase."""
+    actor = steps[0].actor
+    known = start.index if actor == start.actor else start.seen[actor]
+    first = bisect_right(steps, known, key=lambda step: step.index)
+    for place in range(first, len(steps)):
+        step = steps[place]
+        if any(before(end, step) for end in ends):
+            return False
+        if not _is_own_erase(step, vcpu):
+            return True
+    return False
+
+
+def _is_own_erase(step: Moment, vcpu: int) -> bool:
+    return step.record.vcpu == vcpu and shapes.text(step.record, "name") == "erase_vcpu"
+
+
+def flushes_to_nobody(facts: Facts, lost: Collection[Moment]) -> Iterator[Hazard]:
+    """Yield TLB flushes that had no recipient although no vCPU missed them."""
+    for post in facts.posts:
+        flush = shapes.text(post.record, "kind") == TLB_FLUSH
+        if flush and not shapes.numbers(post.record, "recipients") and post not in lost:
+            yield Hazard(HazardName.FLUSH_TO_NOBODY, post.record.vcpu)

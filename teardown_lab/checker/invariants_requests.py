@@ -1,0 +1,89 @@
+"""What may not happen to a request: lost-request, and the letters that leave a mailbox unread.
+
+A request is lost for a vCPU that was visible before, is neither freed (by happens-before) nor
+erased at the post, and is not among the recipients; or that let it expire while alive.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from teardown_lab.checker import explain, shapes
+from teardown_lab.checker.facts import Facts, is_request
+from teardown_lab.checker.findings import Found, Invariant, Violation
+from teardown_lab.checker.happens_before import Moment, before
+
+UNREAD: Final = ("expired", "maxlen")
+"""Reasons of dead letters that no consumer decided."""
+
+
+def lost_posts(facts: Facts) -> Iterator[tuple[Moment, Found]]:
+    """Yield, with its post, each vCPU that a request missed.
+
+    The id is the request's; if it was not published, that of the message whose handling raised
+    it.
+    """
+    for post in facts.posts:
+        reached = frozenset(shapes.numbers(post.record, "recipients"))
+        for vcpu in sorted((facts.visible.keys() | facts.created.keys()) - reached):
+            if _should_get(facts, post, vcpu):
+                message_id = post.record.message_id or post.record.caused_by
+                text = explain.lost_post(facts, post, vcpu)
+                violation = Violation(Invariant.LOST_REQUEST, vcpu, message_id, text)
+                yield post, Found(post.position, violation)
+
+
+def _should_get(facts: Facts, post: Moment, vcpu: int) -> bool:
+    shown = facts.visible.get(vcpu) or facts.created[vcpu]
+    if not before(shown, post):
+        return False
+    erased = facts.erased.get(vcpu)
+    if erased is not None and before(erased, post):
+        return False
+    return facts.freed_before(vcpu, post) is None
+
+
+def unread_letter(facts: Facts, letter: Moment) -> Found | None:
+    """Return what a request that expired, or found the mailbox full, is for its vCPU.
+
+    A freed vCPU's worker may have gone before: if the free happened before the sending, the post
+    itself was the use-after-free.
+    """
+    message_id, vcpu = facts.delivery(letter.record)
+    unread = shapes.text(letter.record, "reason") in UNREAD
+    if not unread or vcpu is None or not is_request(facts, message_id):
+        return None
+    if explain.mailbox_vcpu(shapes.text(letter.record, "queue")) is None:
+        return None
+    frees = facts.freed.get(vcpu, ())
+    sent = facts.sent.get(message_id)
+    if frees and sent is not None and before(frees[0].moment, sent):
+        text = explain.expired_after_free(facts, message_id, letter, frees[0])
+        violation = Violation(Invariant.USE_AFTER_FREE, vcpu, message_id, text)
+        return Found(sent.position, violation)
+    if was_alive(facts, message_id, vcpu):
+        text = explain.lost_letter(facts, message_id, vcpu, letter)
+        violation = Violation(Invariant.LOST_REQUEST, vcpu, message_id, text)
+        return Found(sent.position if sent else letter.position, violation)
+    return None
+
+
+def was_alive(facts: Facts, message_id: str, vcpu: int) -> bool:
+    """Return whether a vCPU certainly lived when a request left its mailbox unread.
+
+    Either it was never freed, or a later request arrived before its free: a mailbox is a queue,
+    so the unread one had left by then.
+    """
+    frees = facts.freed.get(vcpu)
+    if not frees:
+        return True
+    generation = facts.body(message_id).number("generation")
+    return generation is not None and any(
+        before(arrival, frees[0].moment) and _is_later(facts, later, generation)
+        for (later, owner), arrival in facts.mailbox_arrivals.items()
+        if owner == vcpu
+    )
+
+
+def _is_later(facts: Facts, message_id: str, generation: int) -> bool:
+    other = facts.body(message_id).number("generation")
+    return other is not None and other > generation

@@ -1,0 +1,138 @@
+"""What may not happen to the VM: leak, vm-state-used-after-free, stuck."""
+
+from collections.abc import Iterator
+
+from teardown_lab.checker import explain, shapes
+from teardown_lab.checker.facts import Facts
+from teardown_lab.checker.findings import Found, Invariant, Violation
+from teardown_lab.checker.happens_before import Moment, before
+from teardown_lab.checker.invariants_mmu import RootLife
+from teardown_lab.checker.invariants_vcpu import refused_otherwise
+from vm_protocol.errors import RejectReason
+
+
+def leaks(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
+    """Yield what a freed VM left behind: roots, pending async faults, vCPUs with mailboxes.
+
+    A tombstone's mailbox is in quarantine and no leak; a stuck teardown frees no VM, so nothing
+    is judged.
+    """
+    end = facts.vm_freed
+    if end is None or facts.stuck:
+        return
+    for life in lives.values():
+        freed = any(not before(end, free.moment) for free in life.frees)
+        if life.allocated is not None and not freed:
+            text = explain.leaked_root(life.root, life.invalidated is not None)
+            yield _found(end, Invariant.LEAK, life.holder, text)
+    for vcpu, fault in _pending_faults(facts):
+        if (vcpu, fault) not in facts.faults_done:
+            yield _found(end, Invariant.LEAK, vcpu, explain.leaked_fault(vcpu, fault))
+    for vcpu in facts.vcpus():
+        frees = facts.freed.get(vcpu)
+        if not frees or before(end, frees[0].moment):
+            yield _found(end, Invariant.LEAK, vcpu, explain.leaked_vcpu(vcpu))
+
+
+def _pending_faults(facts: Facts) -> Iterator[tuple[int, int]]:
+    placed = {
+        facts.vcpu_of[message_id]: facts.body(message_id).number("async_pf")
+        for message_id, name in facts.types.items()
+        if name == "PlaceVcpu"
+    }
+    default = facts.scenario().get("async_pf", 0)
+    for vcpu in facts.vcpus():
+        count = placed.get(vcpu)
+        if count is None:
+            count = default if isinstance(default, int) else 0
+        yield from ((vcpu, fault) for fault in range(count))
+
+
+def state_uses(facts: Facts) -> Iterator[Found]:
+    """Yield touches of VM-level state that the manager had freed, one per message and vCPU."""
+    seen: set[tuple[str | None, int | None]] = set()
+    for delivery, arrival in facts.arrivals.items():
+        message_id, vcpu = delivery
+        if facts.types.get(message_id) != "VmStateRead" or refused_otherwise(facts, delivery):
+            continue
+        seen.add(delivery)
+        state = facts.body(message_id).text("state") or message_id.rpartition("/")[2]
+        if _is_freed(facts, state, arrival):
+            yield _state_use(arrival, state, message_id, vcpu)
+    for read in facts.state_reads:
+        message = read.record.message_id or read.record.caused_by
+        key = (message, read.record.vcpu)
+        state = shapes.text(read.record, "state")
+        if (message is None or key not in seen) and _is_freed(facts, state, read):
+            seen.add(key)
+            yield _state_use(read, state, message, read.record.vcpu)
+
+
+def _is_freed(facts: Facts, state: str, moment: Moment) -> bool:
+    freed = facts.state_freed.get(state)
+    return freed is not None and before(freed, moment)
+
+
+def _state_use(moment: Moment, state: str, message_id: str | None, vcpu: int | None) -> Found:
+    text = explain.vm_state(state, message_id, vcpu)
+    violation = Violation(Invariant.VM_STATE_USED_AFTER_FREE, vcpu, message_id, text)
+    return Found(moment.position, violation)
+
+
+def stuck_steps(facts: Facts) -> Iterator[Found]:
+    """Yield steps that cannot end: one per command, and one for a teardown that names none."""
+    vcpus: set[int | None] = set()
+    for found in _stuck_commands(facts):
+        vcpus.add(found.violation.vcpu)
+        yield found
+    for stuck in facts.stuck:
+        vcpu = stuck.record.vcpu
+        if vcpu in vcpus or (vcpu is None and vcpus):
+            continue
+        vcpus.add(vcpu)
+        command = _last_command(facts, vcpu)
+        why = shapes.text(stuck.record, "why") or "the manager recorded teardown.stuck"
+        yield _stuck(facts, stuck, vcpu, command or stuck.record.caused_by, why)
+    if facts.outcome() == "timed-out-alive" and not vcpus:
+        why = "the run ran out of time while all services answered"
+        yield _stuck(facts, facts.moments[-1], None, None, why)
+
+
+def _stuck_commands(facts: Facts) -> Iterator[Found]:
+    for (message_id, vcpu), rejected in facts.rejected.items():
+        if shapes.text(rejected.record, "reason") == RejectReason.FENCE_NOT_REACHED:
+            why = "its mailbox was not consumed up to the free's generation within fence_ms"
+            yield _stuck(facts, rejected, vcpu, message_id, why)
+    for letter in facts.letters:
+        delivery = facts.delivery(letter.record)
+        if at_delivery_limit(facts, letter) and delivery not in facts.rejected:
+            why = "the worker rejected it, as roots are still pinned, up to the delivery limit"
+            yield _stuck(facts, facts.requeued[delivery], delivery[1], delivery[0], why)
+
+
+def at_delivery_limit(facts: Facts, letter: Moment) -> bool:
+    """Return whether a dead letter is a command that its worker gave back again and again.
+
+    Lost connections count towards a broker's delivery limit too; only recorded rejects tell.
+    """
+    reached = shapes.text(letter.record, "reason") == "delivery_limit"
+    return reached and facts.delivery(letter.record) in facts.requeued
+
+
+def _last_command(facts: Facts, vcpu: int | None) -> str | None:
+    commands = (
+        message_id
+        for message_id, name in facts.types.items()
+        if name == "DestroyVcpu" and vcpu is not None and facts.vcpu_of.get(message_id) == vcpu
+    )
+    return next(iter(reversed(tuple(commands))), None)
+
+
+def _stuck(facts: Facts, moment: Moment, vcpu: int | None, command: str | None, why: str) -> Found:
+    steps = (each for each in reversed(facts.worker_steps) if each.vcpu == vcpu)
+    text = explain.stuck_step(next(steps, None), vcpu, command, why)
+    return Found(moment.position, Violation(Invariant.STUCK, vcpu, command, text))
+
+
+def _found(moment: Moment, invariant: Invariant, vcpu: int | None, text: str) -> Found:
+    return Found(moment.position, Violation(invariant, vcpu, moment.record.caused_by, text))

@@ -1,0 +1,104 @@
+"""Tells, record by record, when a run's history is complete enough to be judged.
+
+Fed from the journal's stream while the run goes on. What one service says may arrive before what
+caused it at another, so every pair is matched in either order.
+"""
+
+from teardown_lab.checker import shapes
+from teardown_lab.checker.facts import SERVED_ONCE
+from vm_protocol.messages import REQUEST_TYPE_NAMES
+from vm_protocol.observations import Event
+from vm_protocol.topology import parse_mailbox
+from vm_protocol.wire import Record
+
+
+class _Pairs:
+    """Things owed and things done, matched in either order; `open` counts what is still owed."""
+
+    def __init__(self) -> None:
+        self._owed: set[tuple[str, object]] = set()
+        self._done: set[tuple[str, object]] = set()
+
+    @property
+    def open(self) -> int:
+        return len(self._owed)
+
+    def owe(self, key: tuple[str, object]) -> None:
+        if key not in self._done:
+            self._owed.add(key)
+
+    def do(self, key: tuple[str, object]) -> None:
+        self._done.add(key)
+        self._owed.discard(key)
+
+
+class Settlement:
+    """Follows one VM; `settled` once its teardown ended and every delivery is accounted for."""
+
+    def __init__(self, vm: str) -> None:
+        self._vm = vm
+        self._ended = False
+        self._answered = False
+        self._deliveries = _Pairs()
+        self._letters = _Pairs()
+
+    @property
+    def settled(self) -> bool:
+        """Return whether nothing that the verdict needs is still under way."""
+        done = self._ended and self._answered
+        return done and not self._deliveries.open and not self._letters.open
+
+    @property
+    def open_deliveries(self) -> int:
+        """Return how many deliveries are neither acknowledged nor finally rejected."""
+        return self._deliveries.open
+
+    @property
+    def open_letters(self) -> int:
+        """Return how many final rejects the monitor has not classified yet."""
+        return self._letters.open
+
+    def feed(self, record: Record) -> None:
+        """Take the next record of the journal; those of other VMs are ignored."""
+        if record.vm != self._vm:
+            return
+        match record.event:
+            case Event.VM_FREED | Event.TEARDOWN_STUCK:
+                self._ended = True
+            case Event.MESSAGE_SENT:
+                self._sent(record)
+            case Event.MESSAGE_ACKED:
+                self._deliveries.do(_key(record))
+            case Event.MESSAGE_REJECTED if _is_final(record):
+                self._deliveries.do(_key(record))
+                self._letters.owe(_letter(record))
+            case Event.DEAD_LETTER_CLASSIFIED:
+                self._deliveries.do(_key(record))
+                self._letters.do(_letter(record))
+            case _:
+                pass
+
+    def _sent(self, record: Record) -> None:
+        name = shapes.text(record, "type")
+        message_id = record.message_id or ""
+        if name == "VmDestroyed":
+            self._answered = True
+        elif name in SERVED_ONCE:
+            self._deliveries.owe((message_id, None))
+        elif name in REQUEST_TYPE_NAMES:
+            for vcpu in shapes.body(record).numbers("recipients"):
+                self._deliveries.owe((message_id, vcpu))
+
+
+def _is_final(record: Record) -> bool:
+    """Return whether a reject ends a delivery of ours; what is no message has no id."""
+    return record.message_id is not None and not record.details.get("requeue", False)
+
+
+def _key(record: Record) -> tuple[str, object]:
+    mailbox = parse_mailbox(shapes.text(record, "queue"))
+    return (record.message_id or "", mailbox.vcpu if mailbox else None)
+
+
+def _letter(record: Record) -> tuple[str, object]:
+    return (record.message_id or "", shapes.text(record, "queue"))

@@ -1,0 +1,135 @@
+"""The judgement of one VM's history; every other file here finds one part of it."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from teardown_lab.checker import shapes
+from teardown_lab.checker.completeness import notes
+from teardown_lab.checker.counts import count, vacuity
+from teardown_lab.checker.dead_letters import classify
+from teardown_lab.checker.facts import Facts, gather
+from teardown_lab.checker.findings import (
+    Found,
+    Invariant,
+    Seconds,
+    Verdict,
+    Violation,
+)
+from teardown_lab.checker.hazards import flushes_to_nobody, visible_while_freed
+from teardown_lab.checker.history import History
+from teardown_lab.checker.invariants_mmu import (
+    RootLife,
+    root_frees,
+    root_lives,
+    stale_translations,
+)
+from teardown_lab.checker.invariants_requests import lost_posts, unread_letter
+from teardown_lab.checker.invariants_vcpu import vcpu_accesses
+from teardown_lab.checker.invariants_vm import leaks, state_uses, stuck_steps
+from teardown_lab.checker.judgement import Judgement
+
+EXIT_SAFE: Final = 0
+EXIT_VIOLATED: Final = 1
+EXIT_INCONCLUSIVE: Final = 3
+
+
+def judge(history: History, vm: str | None = None) -> Judgement:
+    """Return the judgement of one VM's history.
+
+    Args:
+        history: What `load_history` read, or `History.of` took.
+        vm: The VM to judge; may be left out when the history holds only one.
+
+    Raises:
+        HistoryError: The VM is not in the history, or is not named and not the only one.
+    """
+    facts = gather(history, vm)
+    lives = root_lives(facts)
+    lost = list(lost_posts(facts))
+    violations = _violations(facts, lives, [found for _, found in lost])
+    used = {each.vcpu for each in violations if each.invariant is Invariant.USE_AFTER_FREE}
+    hazards = (
+        *visible_while_freed(facts, used),
+        *flushes_to_nobody(facts, {post for post, _ in lost}),
+    )
+    letters, disagreements = classify(facts, violations)
+    reasons = (*notes(facts, lives, violations), *disagreements)
+    return Judgement(
+        vm=facts.vm,
+        verdict=_verdict(violations, reasons),
+        violations=violations,
+        hazards=hazards,
+        dead_letters=letters,
+        counts=count(facts),
+        vacuity=vacuity(facts, lives),
+        notes=reasons,
+        ordering=_ordering(facts),
+        scenario=facts.scenario(),
+        broker=shapes.text(facts.run_started, "broker") if facts.run_started else "",
+        source=shapes.text(facts.run_started, "source") if facts.run_started else "",
+        seconds=_seconds(facts),
+    )
+
+
+def exit_code(judgement: Judgement, strict: bool = False) -> int:
+    """Return the exit code of a verdict; `strict` lets hazards fail a run."""
+    if judgement.verdict is Verdict.VIOLATED or (strict and judgement.hazards):
+        return EXIT_VIOLATED
+    return EXIT_SAFE if judgement.verdict is Verdict.SAFE else EXIT_INCONCLUSIVE
+
+
+def _violations(
+    facts: Facts, lives: dict[str, RootLife], lost: list[Found]
+) -> tuple[Violation, ...]:
+    """Return all violations in causal order, one per invariant, message and vCPU."""
+    found = [*_found(facts, lives), *lost]
+    known = {(each.violation.message_id, each.violation.vcpu) for each in found}
+    unread = (unread_letter(facts, letter) for letter in facts.letters)
+    for each in unread:
+        key = each and (each.violation.message_id, each.violation.vcpu)
+        if each is not None and key not in known:
+            known.add((each.violation.message_id, each.violation.vcpu))
+            found.append(each)
+    found.sort(key=_place)
+    return tuple(each.violation for each in found)
+
+
+def _found(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
+    yield from vcpu_accesses(facts)
+    yield from root_frees(facts, lives)
+    yield from stale_translations(facts, lives)
+    yield from leaks(facts, lives)
+    yield from state_uses(facts)
+    yield from stuck_steps(facts)
+
+
+def _place(found: Found) -> tuple[int, str, int, str]:
+    violation = found.violation
+    vcpu = -1 if violation.vcpu is None else violation.vcpu
+    return found.position, violation.invariant, vcpu, violation.explain
+
+
+def _verdict(violations: tuple[Violation, ...], reasons: tuple[str, ...]) -> Verdict:
+    if violations:
+        return Verdict.VIOLATED
+    return Verdict.INCONCLUSIVE if reasons else Verdict.SAFE
+
+
+def _ordering(facts: Facts) -> str:
+    if facts.run_started is not None and shapes.text(facts.run_started, "ordering"):
+        return shapes.text(facts.run_started, "ordering")
+    if facts.teardown_started is None:
+        return ""
+    name = shapes.mapping(facts.teardown_started.record, "ordering").get("name", "")
+    return str(name)
+
+
+def _seconds(facts: Facts) -> Seconds:
+    if facts.run_finished is None:
+        return Seconds()
+    create = shapes.number(facts.run_finished, "create_ns")
+    teardown = shapes.number(facts.run_finished, "teardown_ns")
+    return Seconds(
+        create / 1e9 if create is not None else None,
+        teardown / 1e9 if teardown is not None else None,
+    )

@@ -1,0 +1,201 @@
+"""The client of one run, as a core: creates a VM, destroys it, waits until all is accounted for.
+
+It runs under either driver beside the services. What it reads of the journal goes to a Collector,
+which is no part of its state: the history is evidence, not a decision.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from teardown_lab.checker.settlement import Settlement
+from vm_protocol import limits, messages, topology
+from vm_protocol.effects import (
+    Ack,
+    CancelTimer,
+    Consume,
+    DeleteQueue,
+    Effect,
+    Input,
+    JournalRead,
+    Publish,
+    Received,
+    SetTimer,
+    Started,
+    TimerFired,
+    observed,
+)
+from vm_protocol.observations import Event
+from vm_protocol.ordering import Ordering
+from vm_protocol.scenario import Scenario
+from vm_protocol.wire import Record
+
+Outcome = Literal["settled", "timed-out-alive", "timed-out", "interrupted", "refused"]
+Phase = Literal["creating", "destroying", "settling", "closing", "removing", "done"]
+
+TIMEOUT_TIMER = "run-timeout"
+REMOVAL_TIMER = "run-removal"
+REMOVAL_MS = 5_000
+"""How long a removed VM's answer is waited for before the run ends without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """What a run does; `timeout_ms` bounds it, `remove` clears the VM away at the end."""
+
+    vm: str
+    ordering: Ordering
+    scenario: Scenario
+    broker: str
+    source: str
+    timeout_ms: int
+    remove: bool = True
+
+
+class Collector:
+    """The history of one VM, as the journal gives it, and whether it is complete."""
+
+    def __init__(self, vm: str, on_record: Callable[[Record], None] = lambda _: None) -> None:
+        self._vm = vm
+        self._settlement = Settlement(vm)
+        self._on_record = on_record
+        self.records: list[Record] = []
+
+    def read(self, records: tuple[Record, ...]) -> None:
+        """Keep the records of this VM."""
+        for record in records:
+            if record.vm == self._vm:
+                self.records.append(record)
+                self._settlement.feed(record)
+                self._on_record(record)
+
+    @property
+    def settled(self) -> bool:
+        """Tell whether nothing that the verdict needs is still under way."""
+        return self._settlement.settled
+
+    def has_finished(self) -> bool:
+        """Tell whether the run's own last record has come back."""
+        return any(record.event == Event.RUN_FINISHED for record in self.records[-8:])
+
+
+@dataclass(frozen=True, slots=True)
+class ClientState:
+    """Where the run stands, and how it ended; `refusal` is the manager's code, if it refused."""
+
+    phase: Phase = "creating"
+    outcome: Outcome | None = None
+    refusal: str | None = None
+
+
+Result = tuple[ClientState, tuple[Effect, ...]]
+
+
+@dataclass(frozen=True)
+class Client:
+    """The core. `services_answer` is asked once, when the time is up: is that stuck, or broken?"""
+
+    experiment: Experiment
+    collector: Collector
+    services_answer: Callable[[], bool] = field(default=lambda: True)
+
+    @property
+    def actor(self) -> str:
+        """Return the actor's name in the history."""
+        return "lab"
+
+    @property
+    def replies(self) -> topology.Queue:
+        """Return the queue that this run gets its answers on."""
+        return topology.client_replies(self.experiment.vm)
+
+    def initial(self) -> ClientState:
+        """Return the state before anything was sent."""
+        return ClientState()
+
+    def step(self, state: ClientState, event: Input) -> Result:
+        """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
+        match event:
+            case Started():
+                return state, self._begin()
+            case Received():
+                after, effects = self._received(state, event.message)
+                return after, (*effects, Ack(event.queue, event.message_id))
+            case JournalRead():
+                self.collector.read(event.records)
+                return self._look(state)
+            case TimerFired(name=name) if name == TIMEOUT_TIMER:
+                outcome: Outcome = "timed-out-alive" if self.services_answer() else "timed-out"
+                return self._finish(state, outcome)
+            case TimerFired(name=name) if name == REMOVAL_TIMER:
+                return self._done(state)
+            case _:
+                return state, ()
+
+    def _begin(self) -> tuple[Effect, ...]:
+        experiment = self.experiment
+        create = messages.CreateVm(vm=experiment.vm, scenario=experiment.scenario)
+        return (
+            Consume(self.replies, limits.REPLIES_PREFETCH),
+            Consume(topology.JOURNAL_QUEUE, limits.STREAM_PREFETCH, "next"),
+            observed(
+                Event.RUN_STARTED,
+                experiment.vm,
+                broker=experiment.broker,
+                source=experiment.source,
+                ordering=experiment.ordering.name,
+                scenario=experiment.scenario.model_dump(mode="json"),
+            ),
+            SetTimer(TIMEOUT_TIMER, experiment.timeout_ms),
+            self._command(create),
+        )
+
+    def _command(self, message: messages.Message) -> Effect:
+        return Publish(
+            topology.COMMANDS.name,
+            topology.MANAGER_COMMANDS_QUEUE.name,
+            message,
+            mandatory=True,
+            reply_to=self.replies.name,
+        )
+
+    def _received(self, state: ClientState, message: messages.Message) -> Result:
+        experiment = self.experiment
+        match message:
+            case messages.VmCreated() if state.phase == "creating":
+                destroy = messages.DestroyVm(vm=experiment.vm, ordering=experiment.ordering)
+                return replace(state, phase="destroying"), (self._command(destroy),)
+            case messages.VmDestroyed() if state.phase == "destroying":
+                return self._look(replace(state, phase="settling"))
+            case messages.Refused():
+                return self._finish(replace(state, refusal=message.code), "refused")
+            case messages.VmRemoved() if state.phase == "removing":
+                return self._done(state)
+            case _:
+                return state, ()
+
+    def _look(self, state: ClientState) -> Result:
+        """Go on when the history has what the present phase waits for."""
+        if state.phase == "settling" and self.collector.settled:
+            return self._finish(state, "settled")
+        if state.phase == "closing" and self.collector.has_finished():
+            return self._remove(state)
+        return state, ()
+
+    def _finish(self, state: ClientState, outcome: Outcome) -> Result:
+        if state.outcome is not None:
+            return state, ()
+        finished = observed(Event.RUN_FINISHED, self.experiment.vm, outcome=outcome)
+        after = replace(state, phase="closing", outcome=outcome)
+        return after, (CancelTimer(TIMEOUT_TIMER), finished)
+
+    def _remove(self, state: ClientState) -> Result:
+        if not self.experiment.remove:
+            return self._done(state)
+        remove = messages.RemoveVm(vm=self.experiment.vm)
+        timer = SetTimer(REMOVAL_TIMER, REMOVAL_MS)
+        return replace(state, phase="removing"), (self._command(remove), timer)
+
+    def _done(self, state: ClientState) -> Result:
+        closed = (CancelTimer(REMOVAL_TIMER), DeleteQueue(self.replies.name))
+        return replace(state, phase="done"), closed

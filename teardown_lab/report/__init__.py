@@ -1,0 +1,1 @@
+"""Reports for people: what a judged history looks like on a terminal and on a page."""

@@ -1,0 +1,1 @@
+"""The second driver: actors on a broker in memory, in virtual time."""

@@ -1,0 +1,153 @@
+"""The in-memory driver: actors, a simulated broker and virtual time, in one thread.
+
+Deliveries happen in the order of publishing, each taking HANDLING_NS; timers fire when due. The
+same actors give the same history every time.
+"""
+
+import heapq
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Final
+
+from teardown_lab.simulator.broker import SimulatedBroker
+from vm_protocol import codec, effects, limits, topology
+from vm_protocol.actor import Action, Actor, Plan
+from vm_protocol.codec import Packet
+from vm_protocol.intake import Delivery
+from vm_protocol.recorder import NO_CAUSE, Cause, Send
+from vm_protocol.topology import Mailbox
+from vm_protocol.wire import Record
+
+HANDLING_NS: Final = 200_000
+"""Virtual time that one delivery takes."""
+
+EPOCH_NS: Final = 1_700_000_000_000_000_000
+"""Virtual time at which a world begins."""
+
+Observe = Callable[[Record], None]
+
+
+class World:
+    """Runs actors until somebody has what they want, or nothing can happen any more."""
+
+    def __init__(self, observe: Observe = lambda _: None) -> None:
+        self.broker = SimulatedBroker()
+        self.now_ns = EPOCH_NS
+        self._observe = observe
+        self._actors: dict[str, Actor[Any]] = {}
+        self._held: dict[tuple[str, str, str], list[int]] = {}
+        self._timers: dict[tuple[str, str], int] = {}
+        self._due: list[tuple[int, int, str, str, Cause]] = []
+        self._timer_ids = count()
+
+    def add(self, actor: Actor[Any]) -> None:
+        """Start an actor: give it `Started`, and perform what it asks for."""
+        self._actors[actor.core.actor] = actor
+        self._handle(actor, effects.Started(), NO_CAUSE)
+
+    def run(self, until: Callable[[], bool]) -> bool:
+        """Run until `until` holds; return False when nothing can happen before that."""
+        while not until():
+            if not self.step():
+                return False
+        return True
+
+    def step(self) -> bool:
+        """Let the next thing happen: a timer that is due, else a delivery, else the next timer."""
+        while self._due and self._timers.get(self._due[0][2:4]) != self._due[0][1]:
+            heapq.heappop(self._due)
+        if self._due and self._due[0][0] <= self.now_ns:
+            self._fire()
+            return True
+        handed = self.broker.next_delivery()
+        if handed is not None:
+            self.now_ns += HANDLING_NS
+            actor = self._actors[handed.actor]
+            message = handed.message
+            delivery = Delivery(handed.queue, message.packet, message.redelivered, handed.number)
+            plan = actor.deliver(delivery, self.now_ns)
+            held = self._held.setdefault((handed.actor, handed.queue, plan.key), [])
+            held.append(handed.number)
+            self._perform(actor, plan)
+            return True
+        if self._due:
+            self._fire()
+            return True
+        return False
+
+    def _fire(self) -> None:
+        due_ns, _, owner, name, cause = heapq.heappop(self._due)
+        del self._timers[owner, name]
+        self.now_ns = max(self.now_ns, due_ns)
+        self._handle(self._actors[owner], effects.TimerFired(name), cause)
+
+    def _handle(self, actor: Actor[Any], event: effects.Input, cause: Cause) -> None:
+        self._perform(actor, actor.handle(event, cause, self.now_ns))
+
+    def _perform(self, actor: Actor[Any], plan: Plan) -> None:
+        """Publish the records first, then perform the actions in order."""
+        for record in plan.records:
+            self._observe(record)
+        if plan.records:
+            exchange, key = topology.JOURNAL_QUEUE.bindings[0]
+            body = codec.encode_records(plan.records)
+            self.broker.publish(exchange, key, Packet(body, {"type": "Records"}, {}))
+        for action in plan.actions:
+            self._act(actor, action, plan.cause)
+
+    def _act(self, actor: Actor[Any], action: Action, cause: Cause) -> None:
+        name = actor.core.actor
+        match action:
+            case Send():
+                self._send(actor, action, cause)
+            case effects.Consume(queue, prefetch, begin):
+                self.broker.declare(queue)
+                self.broker.consume(name, queue.name, prefetch, begin)
+            case effects.StopConsuming(queue_name):
+                self.broker.cancel(name, queue_name)
+            case effects.ConsumeMailbox(mailbox):
+                self._consume_mailbox(actor, mailbox)
+            case effects.DeclareMailbox(mailbox):
+                self.broker.declare(mailbox.queue())
+            case effects.DeleteMailbox(mailbox):
+                for consumer in self.broker.delete(mailbox.name):
+                    gone = effects.MailboxGone(mailbox)
+                    self._handle(self._actors[consumer], gone, NO_CAUSE)
+            case effects.DeleteQueue(queue_name):
+                self.broker.delete(queue_name)
+            case effects.Bind(mailbox):
+                self.broker.bind(mailbox.name, topology.REQUESTS.name, mailbox.vm)
+            case effects.Unbind(mailbox):
+                self.broker.unbind(mailbox.name, topology.REQUESTS.name, mailbox.vm)
+            case effects.Ack() | effects.Reject():
+                self._settle(name, action)
+            case effects.SetTimer(timer, delay_ms):
+                self._set_timer(name, timer, delay_ms, cause)
+            case effects.CancelTimer(timer):
+                self._timers.pop((name, timer), None)
+
+    def _send(self, actor: Actor[Any], send: Send, cause: Cause) -> None:
+        publish = send.publish
+        packet = codec.encode(publish.message, send.envelope)
+        reached = self.broker.publish(publish.exchange, publish.routing_key, packet)
+        if publish.mandatory and not reached:
+            self._handle(actor, effects.Returned(publish.message), cause)
+
+    def _consume_mailbox(self, actor: Actor[Any], mailbox: Mailbox) -> None:
+        if self.broker.has_queue(mailbox.name):
+            self.broker.consume(actor.core.actor, mailbox.name, limits.MAILBOX_PREFETCH)
+        else:
+            self._handle(actor, effects.MailboxGone(mailbox), NO_CAUSE)
+
+    def _settle(self, name: str, settle: effects.Ack | effects.Reject) -> None:
+        for number in self._held.pop((name, settle.queue, settle.message_id), ()):
+            if isinstance(settle, effects.Ack):
+                self.broker.ack(number)
+            else:
+                self.broker.reject(number, requeue=settle.requeue)
+
+    def _set_timer(self, owner: str, name: str, delay_ms: int, cause: Cause) -> None:
+        identity = next(self._timer_ids)
+        self._timers[owner, name] = identity
+        due_ns = self.now_ns + delay_ms * 1_000_000
+        heapq.heappush(self._due, (due_ns, identity, owner, name, cause))

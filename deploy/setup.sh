@@ -24,11 +24,12 @@ fi
 
 # Runs a command with its output in the log; shows the log's end only if the command fails.
 quietly() { # WHAT COMMAND...
-  local what=$1
+  local what=$1 begin
   shift
+  begin=$(cat "$log" 2>/dev/null | wc -l) # python -m venv --clear takes the log away
   { printf '\n## %s\n' "$*"; "$@"; } >>"$log" 2>&1 8<&- && return
   printf 'setup: could not %s; the end of %s:\n' "$what" "$log" >&2
-  tail -n 25 "$log" | sed 's/^/  | /' >&2
+  tail -n "+$((begin + 1))" "$log" | tail -n 25 | sed 's/^/  | /' >&2
   return 1
 }
 
@@ -81,10 +82,18 @@ repair_policy() (
   restore_policy
 )
 
+put_policy() {
+  printf '#!/bin/sh\n%s\nexit 101\n' "$marks" >"$policy.new-teardown-lab" || return
+  chmod 755 "$policy.new-teardown-lab" || return
+  if [ -e "$policy" ] || [ -L "$policy" ]; then mv "$policy" "$policy_aside" || return; fi
+  mv "$policy.new-teardown-lab" "$policy"
+}
+
 # Installs rabbitmq-server without letting Debian start its broker, now or at the next boot: the
 # private nodes need only the program, and port 5672 is not ours to take.
 install_rabbitmq() (
-  lock_policy # another clone's setup must not take our policy for the one to give back
+  local marks
+  lock_policy || exit 1 # another clone's setup must not take our policy for the one to give back
   restore_policy
   trap restore_policy EXIT
   trap 'exit 129' HUP
@@ -92,10 +101,7 @@ install_rabbitmq() (
   trap 'exit 143' TERM
   marks=$policy_mark
   [ -e /usr/bin/epmd ] || marks+=$'\n'$epmd_mark
-  printf '#!/bin/sh\n%s\nexit 101\n' "$marks" >"$policy.new-teardown-lab"
-  chmod 755 "$policy.new-teardown-lab"
-  if [ -e "$policy" ] || [ -L "$policy" ]; then mv "$policy" "$policy_aside"; fi
-  mv "$policy.new-teardown-lab" "$policy"
+  put_policy || exit 1 # without it Debian would start its broker
   apt_install rabbitmq-server
 )
 

@@ -1,0 +1,1 @@
+"""The lab around the services: run, explore and judge the orderings of a teardown."""

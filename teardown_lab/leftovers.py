@@ -66,6 +66,7 @@ class RunFolder:
         self._guard = threading.Lock()
         self._children: list[subprocess.Popen[bytes]] = []
         self._owner_pid = -1
+        self._own_brokers: set[str] = set()
 
     @property
     def path(self) -> Path:
@@ -180,10 +181,20 @@ class RunFolder:
             self._write()
 
     def add_queues(self, url: str, names: Sequence[str], exchanges: Sequence[str] = ()) -> None:
-        """Record queues (and exchanges) that the run makes on a broker that is not its own."""
+        """Record queues (and exchanges) that the run makes on a broker that is not its own.
+
+        Those on a broker of its own go with that broker, so they are not recorded.
+        """
         with self._guard:
+            if url in self._own_brokers:
+                return
             self._record.queues.append(RecordedQueues(url, tuple(names), tuple(exchanges)))
             self._write()
+
+    def own_broker(self, url: str) -> None:
+        """Tell that a broker is the run's own, and goes with it."""
+        with self._guard:
+            self._own_brokers.add(url)
 
     def forget_queues(self) -> None:
         """Forget the recorded queues: the run deleted them itself, or the user keeps them."""

@@ -216,7 +216,7 @@ class VcpuWorker:
         if vcpu is None or vcpu.running is None or vcpu.running.waiting != "fence":
             return state, ()
         reason = RejectReason.FENCE_NOT_REACHED
-        return self._with(state, commands.fail(vcpu, self.commands_queue, reason))
+        return self._with(state, commands.fail(vcpu, self.queues, reason))
 
     def _complete_fault(
         self, state: WorkerState, event: Received, message: messages.AsyncPfCompleted

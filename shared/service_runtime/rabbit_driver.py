@@ -67,10 +67,17 @@ class Consumption:
 
 
 class RabbitDriver:
-    """Drives one actor over connections to one broker."""
+    """Drives one actor over connections to one broker, until told to stop or `is_done`."""
 
-    def __init__(self, actor: Actor[Any], url: str, observe: Observe) -> None:
+    def __init__(
+        self,
+        actor: Actor[Any],
+        url: str,
+        observe: Observe,
+        is_done: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._actor = actor
+        self._is_done = is_done
         self._url = url
         self._observe = observe
         self._log = structlog.get_logger(actor=actor.core.actor)
@@ -157,6 +164,9 @@ class RabbitDriver:
             await self._perform_work(session)
             if self._consumptions:
                 self._ready.set()
+            if self._is_done():
+                self.stop()
+                break
             if not self._inbox:
                 await self._wake.wait()
             self._wake.clear()

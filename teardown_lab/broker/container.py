@@ -40,6 +40,10 @@ class RunWithContainers(Protocol):
         """Record a container of the run."""
         ...
 
+    def own_broker(self, url: str) -> None:
+        """Tell that a broker is the run's own."""
+        ...
+
 
 def image_name() -> str:
     """Return the image to use: TEARDOWN_RABBITMQ_IMAGE, else the default one."""
@@ -76,7 +80,9 @@ def rabbitmq_container(run: RunWithContainers) -> Iterator[str]:
             *("--publish", "127.0.0.1::5672", image),
             failure=f"the container of {image} does not start",
         )
-        yield _wait_ready(name, image)
+        url = _wait_ready(name, image)
+        run.own_broker(url)
+        yield url
     finally:
         remove_container(name)
 

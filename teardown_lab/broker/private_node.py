@@ -303,6 +303,7 @@ class PrivateNode:
                     # A cluster has the name of its first node, so this tells our node from one
                     # that was quicker to take the port.
                     if str(server.get("cluster_name")).startswith(f"{self._name}@"):
+                        self._run().own_broker(self.url)
                         return
                     reason = f"another broker answers on port {self.port}, which is already in use"
             time.sleep(_POLL_SECONDS)

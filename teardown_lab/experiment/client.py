@@ -33,6 +33,7 @@ from vm_protocol.wire import Record
 Outcome = Literal["settled", "timed-out-alive", "timed-out", "interrupted", "refused"]
 Phase = Literal["creating", "destroying", "settling", "closing", "removing", "done"]
 
+BEGIN_TIMER = "run-begin"
 TIMEOUT_TIMER = "run-timeout"
 REMOVAL_TIMER = "run-removal"
 REMOVAL_MS = 5_000
@@ -60,23 +61,21 @@ class Collector:
         self._settlement = Settlement(vm)
         self._on_record = on_record
         self.records: list[Record] = []
+        self.has_finished = False
 
     def read(self, records: tuple[Record, ...]) -> None:
-        """Keep the records of this VM."""
+        """Keep the records of this VM, up to the last of the run itself."""
         for record in records:
-            if record.vm == self._vm:
+            if record.vm == self._vm and not self.has_finished:
                 self.records.append(record)
                 self._settlement.feed(record)
                 self._on_record(record)
+                self.has_finished = record.event == Event.RUN_FINISHED
 
     @property
     def settled(self) -> bool:
         """Tell whether nothing that the verdict needs is still under way."""
         return self._settlement.settled
-
-    def has_finished(self) -> bool:
-        """Tell whether the run's own last record has come back."""
-        return any(record.event == Event.RUN_FINISHED for record in self.records[-8:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +123,8 @@ class Client:
             case JournalRead():
                 self.collector.read(event.records)
                 return self._look(state)
+            case TimerFired(name=name) if name == BEGIN_TIMER:
+                return state, self._create()
             case TimerFired(name=name) if name == TIMEOUT_TIMER:
                 outcome: Outcome = "timed-out-alive" if self.services_answer() else "timed-out"
                 return self._finish(state, outcome)
@@ -133,11 +134,18 @@ class Client:
                 return state, ()
 
     def _begin(self) -> tuple[Effect, ...]:
-        experiment = self.experiment
-        create = messages.CreateVm(vm=experiment.vm, scenario=experiment.scenario)
+        """Read the journal from its next record on; only then is there anything to read."""
         return (
             Consume(self.replies, limits.REPLIES_PREFETCH),
             Consume(topology.JOURNAL_QUEUE, limits.STREAM_PREFETCH, "next"),
+            SetTimer(TIMEOUT_TIMER, self.experiment.timeout_ms),
+            SetTimer(BEGIN_TIMER, 0),
+        )
+
+    def _create(self) -> tuple[Effect, ...]:
+        experiment = self.experiment
+        create = messages.CreateVm(vm=experiment.vm, scenario=experiment.scenario)
+        return (
             observed(
                 Event.RUN_STARTED,
                 experiment.vm,
@@ -146,7 +154,6 @@ class Client:
                 ordering=experiment.ordering.name,
                 scenario=experiment.scenario.model_dump(mode="json"),
             ),
-            SetTimer(TIMEOUT_TIMER, experiment.timeout_ms),
             self._command(create),
         )
 
@@ -178,7 +185,7 @@ class Client:
         """Go on when the history has what the present phase waits for."""
         if state.phase == "settling" and self.collector.settled:
             return self._finish(state, "settled")
-        if state.phase == "closing" and self.collector.has_finished():
+        if state.phase == "closing" and self.collector.has_finished:
             return self._remove(state)
         return state, ()
 

@@ -178,13 +178,16 @@ def test_auto_takes_a_private_node_and_takes_it_away_again(
     monkeypatch.delenv("AMQP_URL", raising=False)
 
     with RunFolder() as run:
+        run_folder = run.path
         with provide_broker("auto", run) as broker:
             assert broker.kind == "private-node"
             assert broker.url is not None
             assert "a private node" in broker.line
             assert knock(broker.url) in broker.line
+            run.add_queues(broker.url, ["a-queue"])  # goes with the node: nobody is asked then
         assert carrying(RUN_VARIABLE, run.run_id) == []
         assert [path.name for path in run.path.iterdir()] == ["run.json"]
+    assert not run_folder.exists()
 
 
 def test_a_url_is_used_as_it_is_and_its_password_is_not_told(

@@ -1,0 +1,60 @@
+"""What several commands take: an ordering by name or file, a scenario by file and flags."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from vm_manager.catalogue import (
+    Entry,
+    OrderingError,
+    catalogue_entry,
+    catalogue_names,
+    read_ordering,
+    read_scenario,
+)
+from vm_protocol.scenario import Scenario
+
+
+def find_ordering(name: str) -> Entry:
+    """Return a shipped ordering by its name, or a user's by the path of its file.
+
+    Raises:
+        OrderingError: The file is wrong; names line and column.
+        click.BadParameter: There is neither a name nor a file like that.
+    """
+    if name in catalogue_names():
+        return catalogue_entry(name)
+    path = Path(name)
+    if path.is_file():
+        return read_ordering(_read(path), name)
+    if path.suffix in (".yaml", ".yml") or "/" in name:
+        raise click.BadParameter(f"there is no file {name}")
+    known = ", ".join(catalogue_names())
+    raise click.BadParameter(f"there is no ordering {name!r}; shipped are {known}, or give a FILE")
+
+
+def make_scenario(file: str | None, flags: dict[str, Any]) -> Scenario:
+    """Return the scenario of a file, with the flags that were given put over it.
+
+    Raises:
+        OrderingError: The file is wrong; names line and column.
+        click.BadParameter: A flag's value is wrong.
+    """
+    base = read_scenario(_read(Path(file)), file) if file else Scenario()
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Scenario.model_validate({**base.model_dump(), **given})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise click.BadParameter(f"{name}: {first['msg']}".removeprefix(": ")) from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        place = (1, 1)
+        raise OrderingError(str(path), place, f"not UTF-8 text: {error.reason}") from None

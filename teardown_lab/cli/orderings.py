@@ -1,0 +1,48 @@
+"""`teardown orderings`: list, show and validate."""
+
+import sys
+
+import click
+
+from teardown_lab.cli.choices import find_ordering
+from teardown_lab.cli.exits import USAGE, exit_codes
+from vm_manager.catalogue import OrderingError, catalogue_entry, catalogue_names
+
+
+@click.group()
+def orderings() -> None:
+    """Show and check orderings."""
+
+
+@orderings.command("list")
+def list_orderings() -> None:
+    """List the shipped orderings with their kernels."""
+    entries = [catalogue_entry(name).ordering for name in catalogue_names()]
+    width = max(len(entry.name) for entry in entries)
+    for entry in entries:
+        versions = entry.kernel.versions if entry.kernel else ""
+        click.echo(f"{entry.name:{width}}  {versions:28}  {entry.title}")
+
+
+@orderings.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Print the YAML of an ordering."""
+    with exit_codes():
+        click.echo(find_ordering(name).text, nl=False)
+
+
+@orderings.command()
+@click.argument("files", nargs=-1, required=True)
+def validate(files: tuple[str, ...]) -> None:
+    """Check ordering FILES; errors name file, line, column and the valid words."""
+    failed = False
+    for file in files:
+        try:
+            entry = find_ordering(file)
+        except OrderingError as error:
+            click.echo(str(error), err=True)
+            failed = True
+        else:
+            click.echo(f"{file}: {entry.ordering.name} is valid")
+    sys.exit(USAGE if failed else 0)

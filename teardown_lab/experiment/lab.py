@@ -1,0 +1,192 @@
+"""A lab: one broker and one stack of services, on which any number of experiments run.
+
+Services are started once; each experiment gets a VM of its own, a history file and a judgement
+that the checker makes from that file alone.
+"""
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from teardown_lab.broker.address import knock
+from teardown_lab.broker.choice import BrokerUnavailable, ProvidedBroker, provide_broker
+from teardown_lab.checker.history import load_history
+from teardown_lab.checker.judgement import Judgement
+from teardown_lab.checker.verdict import judge
+from teardown_lab.experiment.client import ClientState, Experiment
+from teardown_lab.experiment.in_memory import run_in_memory
+from teardown_lab.experiment.on_broker import run_on_broker
+from teardown_lab.experiment.stack import Stack, StackOptions, started
+from teardown_lab.leftovers import RunFolder
+from vm_protocol import topology
+from vm_protocol.ordering import Ordering
+from vm_protocol.scenario import Scenario
+from vm_protocol.topology import Mailbox
+from vm_protocol.wire import Record
+
+RESULTS = Path("results")
+"""Where histories go unless told otherwise; nothing in it is ever overwritten."""
+
+Say = Callable[[str], None]
+
+
+class RunRefused(Exception):
+    """The manager refuses the run; the text has its code and the way out."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabOptions:
+    """What a lab stands on.
+
+    `broker` is "auto", "simulated" or a URL; `attach` uses services that run already; `vcpus` is
+    the largest VM that the workers together must hold.
+    """
+
+    broker: str = "auto"
+    workers: int = 2
+    vcpus: int = 4
+    attach: bool = False
+    log_level: str = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """One run: its bound in seconds, where its history goes, whether what it made stays."""
+
+    timeout_s: float = 60.0
+    history: Path | None = None
+    keep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A run's judgement, and the file that it was made from."""
+
+    judgement: Judgement
+    history: Path
+
+
+class Lab:
+    """See the module; made by `open_lab`."""
+
+    def __init__(self, provided: ProvidedBroker, stack: Stack | None, run: RunFolder) -> None:
+        self.provided = provided
+        self.stack = stack
+        self._run = run
+
+    @property
+    def is_simulated(self) -> bool:
+        """Tell whether there is no real broker."""
+        return self.provided.url is None
+
+    def run(
+        self,
+        ordering: Ordering,
+        scenario: Scenario,
+        workers: int,
+        options: RunOptions,
+        on_record: Callable[[Record], None] = lambda _: None,
+    ) -> Finished:
+        """Run one experiment and judge it.
+
+        Raises:
+            RunRefused: The manager takes no such command.
+            StackFailed, SessionLost: The services or the broker broke down.
+            OSError: The history cannot be written.
+        """
+        vm = f"vm-{scenario.seed}" if self.is_simulated else f"vm-{secrets.token_hex(4)}"
+        path = options.history or _new_history(ordering.name, vm)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        experiment = Experiment(
+            vm=vm,
+            ordering=ordering,
+            scenario=scenario,
+            broker=self._broker_name(),
+            source="simulated" if self.is_simulated else "run",
+            timeout_ms=int(options.timeout_s * 1000),
+            remove=not options.keep and self.provided.kind != "simulated",
+        )
+        with path.open("w", encoding="utf-8") as file:
+
+            def write(record: Record) -> None:
+                file.write(record.to_line() + "\n")
+                on_record(record)
+
+            state = self._conduct(experiment, workers, write)
+        if state.refusal is not None:
+            raise RunRefused(_refusal(state.refusal))
+        return Finished(judge(load_history(path), vm), path)
+
+    def _conduct(
+        self, experiment: Experiment, workers: int, write: Callable[[Record], None]
+    ) -> ClientState:
+        url = self.provided.url
+        if url is None:
+            return run_in_memory(experiment, workers, write)[1]
+        if self.provided.kind == "url":
+            self._run.add_queues(url, _queues_of(experiment))
+        return run_on_broker(experiment, url, self.stack, write)[1]
+
+    def _broker_name(self) -> str:
+        if self.provided.url is None:
+            return "simulated"
+        return self.stack.broker if self.stack is not None else knock(self.provided.url)
+
+
+@contextmanager
+def open_lab(options: LabOptions, say: Say, forward: Say = lambda _: None) -> Iterator[Lab]:
+    """Provide a broker and services; take away at the end what was started.
+
+    Args:
+        options: What to stand on.
+        say: Gets one line that says which broker is used.
+        forward: Gets log lines of the services.
+
+    Raises:
+        BrokerUnavailable: The broker is not there.
+        StackFailed: The services do not come up.
+    """
+    with ExitStack() as stack:
+        run = stack.enter_context(RunFolder())
+        provided = stack.enter_context(provide_broker(options.broker, run))
+        say(provided.line)
+        if options.attach and provided.kind != "url":
+            raise BrokerUnavailable(
+                "--attach needs the broker of the running services: --broker amqp://... or AMQP_URL"
+            )
+        services: Stack | None = None
+        if provided.url is not None and not options.attach:
+            wanted = StackOptions(
+                provided.url,
+                options.workers,
+                options.vcpus,
+                f"worker-{secrets.token_hex(3)}",
+                options.log_level,
+                provided.kind == "url",
+            )
+            services = stack.enter_context(started(wanted, run, forward))
+        yield Lab(provided, services, run)
+
+
+def _new_history(ordering: str, vm: str) -> Path:
+    """Return a path in RESULTS that no earlier run has taken."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+    folder = RESULTS / f"{stamp}-{ordering}-{vm}"
+    return folder / "history.jsonl"
+
+
+def _queues_of(experiment: Experiment) -> tuple[str, ...]:
+    """Return the queues that a run has on a broker which outlives it."""
+    mailboxes = (Mailbox(experiment.vm, vcpu).name for vcpu in range(experiment.scenario.vcpus))
+    return (topology.client_replies(experiment.vm).name, *mailboxes)
+
+
+def _refusal(code: str) -> str:
+    ways = {
+        "not-supported": "`in_guest` and `flush_wait: all` are not built yet",
+        "vm-limit-reached": "the manager keeps as many VMs as it can; remove some",
+    }
+    return f"the manager refuses: {code}; {ways.get(code, 'run it again')}"

@@ -1,0 +1,63 @@
+"""A judgement as text for people: the verdict, what broke, the evidence, the way on."""
+
+from pathlib import Path
+
+from teardown_lab.checker.findings import Violation
+from teardown_lab.checker.history import History
+from teardown_lab.checker.judgement import Judgement
+from teardown_lab.report.kasan import kasan_report
+
+_SHOWN = 8
+_VACUITY = {
+    "tdp": "a TDP root never causes a flush",
+    "no-zap": "no zap-all before the unloads, so no root was invalid",
+    "no-root": "no vCPU held a root",
+    "nobody-visible": "no vCPU was visible any more",
+}
+
+
+def describe(judgement: Judgement, history: History, path: Path) -> str:
+    """Return the report of one run."""
+    lines = [_headline(judgement), ""]
+    lines += [f"  {line}" for line in _facts(judgement)]
+    lines += _violations(judgement.violations)
+    lines += [f"hazard: {each.hazard} of vCPU {each.vcpu}" for each in judgement.hazards]
+    lines += [f"note: {note}" for note in judgement.notes]
+    report = kasan_report(history, judgement)
+    if report:
+        lines += ["", report]
+    lines += ["", f"history: {path}"]
+    return "\n".join(lines)
+
+
+def _headline(judgement: Judgement) -> str:
+    scenario = judgement.scenario
+    shape = ", ".join(
+        f"{name} {scenario[name]}" for name in ("vcpus", "mmu", "roots") if name in scenario
+    )
+    return f"{judgement.ordering}: {str(judgement.verdict).upper()}  ({shape}; {judgement.broker})"
+
+
+def _facts(judgement: Judgement) -> list[str]:
+    counts = judgement.counts
+    facts = [
+        f"{counts.flush_broadcasts} TLB flushes to {counts.flush_deliveries} mailboxes: "
+        f"{counts.flush_acks} acknowledged, {counts.dead_letters} dead letters in all",
+        f"{counts.unload_flush_requests} requests posted by flushes that unloads raised",
+    ]
+    if judgement.vacuity is not None:
+        why = str(judgement.vacuity.why)
+        facts.append(f"no unload raised a flush: {_VACUITY.get(why, why)} ({why})")
+    seconds = judgement.seconds
+    if seconds.create is not None and seconds.teardown is not None:
+        facts.append(f"created in {seconds.create:.3f} s, torn down in {seconds.teardown:.3f} s")
+    return facts
+
+
+def _violations(violations: tuple[Violation, ...]) -> list[str]:
+    lines = [""] if violations else []
+    for violation in violations[:_SHOWN]:
+        lines.append(f"{violation.invariant}: {violation.explain}")
+    if len(violations) > _SHOWN:
+        lines.append(f"... and {len(violations) - _SHOWN} more; --json lists them all")
+    return lines

@@ -32,9 +32,14 @@ Vms = Map[str, Vm]
 
 @dataclass(frozen=True, slots=True)
 class ManagerState:
-    """The VMs that a manager knows, those in quarantine included."""
+    """The VMs that a manager knows, those in quarantine included.
+
+    `elected` once a command has arrived: the single active consumer of `manager.commands` is the
+    active manager, and only that one may take replies.
+    """
 
     vms: Vms = field(default_factory=Map)
+    elected: bool = False
 
 
 Result = tuple[ManagerState, tuple[Effect, ...]]
@@ -64,14 +69,11 @@ class VmManager:
         """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
         match event:
             case Started():
-                return state, (
-                    Consume(topology.manager_replies(self.epoch), limits.REPLIES_PREFETCH),
-                    Consume(topology.MANAGER_COMMANDS_QUEUE, limits.MANAGER_PREFETCH),
-                )
+                return state, (Consume(topology.MANAGER_COMMANDS_QUEUE, limits.MANAGER_PREFETCH),)
             case Received(queue=self.replies_queue):
                 return self._reply(state, event)
             case Received(queue=topology.MANAGER_COMMANDS_QUEUE.name) if event.reply_to:
-                return self._command(state, event, event.reply_to)
+                return self._elect(state, self._command(state, event, event.reply_to))
             case Received():
                 return self._reject(state, event, RejectReason.UNEXPECTED)
             case TimerFired():
@@ -80,6 +82,14 @@ class VmManager:
                 return self._stuck(state, command, "the worker's command queue is gone")
             case _:
                 return state, ()
+
+    def _elect(self, before: ManagerState, result: Result) -> Result:
+        """Take replies from the first command on, and before anything that asks for one."""
+        after, effects = result
+        if before.elected:
+            return result
+        replies = Consume(topology.manager_replies(self.epoch), limits.REPLIES_PREFETCH)
+        return replace(after, elected=True), (replies, *effects)
 
     # --- commands of clients -----------------------------------------------------------
 

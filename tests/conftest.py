@@ -1,0 +1,73 @@
+"""Brokers and labs for tests: a real one where it can be had, the simulated one always.
+
+A test that needs RabbitMQ is skipped where there is none, and fails there if
+TEARDOWN_REQUIRE_BROKER is set: CI must not pass by skipping.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from teardown_lab.broker.private_node import PrivateNode, server_script
+from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
+
+VCPUS_MAX = 8
+
+
+@pytest.fixture(scope="session")
+def amqp_url() -> Iterator[str]:
+    """A RabbitMQ of this test session: AMQP_URL, or a private node."""
+    url = os.environ.get("AMQP_URL")
+    if url:
+        yield url
+    elif server_script() is not None:
+        with PrivateNode() as node:
+            yield node.url
+    elif os.environ.get("TEARDOWN_REQUIRE_BROKER"):
+        pytest.fail("there is no RabbitMQ here, and TEARDOWN_REQUIRE_BROKER asks for one")
+    else:
+        pytest.skip("there is no RabbitMQ here: install rabbitmq-server, or set AMQP_URL")
+
+
+@pytest.fixture
+def own_node(amqp_url: str) -> Iterator[str]:
+    """A RabbitMQ of one test's own, where nobody else's services compete."""
+    if server_script() is None:
+        pytest.skip("a node of one's own needs rabbitmq-server")
+    with PrivateNode() as node:
+        yield node.url
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for histories."""
+    return tmp_path_factory.mktemp("histories")
+
+
+def _lab(broker: str, workers: int) -> Iterator[Lab]:
+    options = LabOptions(broker=broker, workers=workers, vcpus=VCPUS_MAX)
+    with open_lab(options, print) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def simulated_lab() -> Iterator[Lab]:
+    yield from _lab("simulated", 2)
+
+
+@pytest.fixture(scope="session")
+def rabbit_lab(amqp_url: str) -> Iterator[Lab]:
+    """Two workers on RabbitMQ, started once for all tests."""
+    yield from _lab(amqp_url, 2)
+
+
+@pytest.fixture(
+    scope="session", params=["simulated", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)]
+)
+def lab(request: pytest.FixtureRequest) -> Lab:
+    """Both drivers, one after the other: what one suite of tests runs on."""
+    name = "simulated_lab" if request.param == "simulated" else "rabbit_lab"
+    found: Lab = request.getfixturevalue(name)
+    return found

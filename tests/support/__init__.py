@@ -1,0 +1,1 @@
+"""What several tests share: builders, expectations, ways to run things."""

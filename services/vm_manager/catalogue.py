@@ -18,7 +18,7 @@ from vm_protocol.scenario import Scenario
 Model = TypeVar("Model", bound=BaseModel)
 VerdictName = Literal["safe", "violated", "inconclusive"]
 _OUTER_WORDS = (*VM_STEPS, LOOP)
-_ENTRY_KEYS = ("expect", "show", "explain", "racy")
+_ENTRY_KEYS = ("expect", "show", "explain", "racy", "after", "changes")
 
 
 class Expectation(BaseModel):
@@ -31,6 +31,16 @@ class Expectation(BaseModel):
     explore: VerdictName
 
 
+class Change(BaseModel):
+    """What an entry changed against the one it comes after: which steps, by which commit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    steps: Annotated[tuple[str, ...], Field(min_length=1)]
+    what: str
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{12,40}$")] | None = None
+
+
 class _Extras(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -38,18 +48,24 @@ class _Extras(BaseModel):
     show: dict[str, Any] = Field(default_factory=dict)
     explain: str = ""
     racy: bool = False
+    after: str | None = None
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An ordering's file: the ordering itself, what to expect of it, how to show its point."""
+    """An ordering's file: the ordering itself, what to expect of it, how to show its point.
+
+    `racy` runs may end either way; `after` names the entry that `changes` are told against.
+    """
 
     ordering: Ordering
     expect: tuple[Expectation, ...]
     show: Scenario
     explain: str
     racy: bool
-    source: str
+    after: str | None
+    changes: tuple[Change, ...]
     text: str
 
     def expected(self, scenario: Scenario) -> Expectation | None:
@@ -81,7 +97,16 @@ def read_ordering(text: str, source: str) -> Entry:
     ordering = _validate(Ordering, {**data, "steps": steps}, located)
     show = _validate(Scenario, extras.show, located, ("show",))
     _check_expectations(located, extras.expect)
-    return Entry(ordering, extras.expect, show, extras.explain.strip(), extras.racy, source, text)
+    return Entry(
+        ordering=ordering,
+        expect=extras.expect,
+        show=show,
+        explain=extras.explain.strip(),
+        racy=extras.racy,
+        after=extras.after,
+        changes=extras.changes,
+        text=text,
+    )
 
 
 def read_scenario(text: str, source: str) -> Scenario:

@@ -17,6 +17,7 @@ from teardown_lab.checker.happens_before import before
 from teardown_lab.checker.invariants_mmu import RootLife
 from teardown_lab.checker.invariants_requests import UNREAD, was_alive
 from teardown_lab.checker.invariants_vcpu import ACCESS_REASONS
+from teardown_lab.checker.invariants_vm import OUT_OF_TIME
 from vm_protocol.observations import Event
 
 _FROM_CLIENTS: Final = ("CreateVm", "DestroyVm", "RemoveVm")
@@ -48,7 +49,9 @@ def _ending(facts: Facts) -> Iterator[str]:
     outcome = facts.outcome()
     if outcome in _ENDINGS:
         yield _ENDINGS[outcome]
-    ended = facts.vm_freed is not None or facts.stuck or outcome == "timed-out-alive"
+    if outcome == OUT_OF_TIME and facts.vm_freed is not None:
+        yield "the run ran out of time after the VM was freed, while deliveries were open"
+    ended = facts.vm_freed is not None or facts.stuck or outcome == OUT_OF_TIME
     if not ended:
         yield "the history ends before the VM was freed and before a step was stuck"
 

@@ -61,7 +61,7 @@ def unaccounted(facts: Facts) -> Iterator[Delivery]:
     for message_id in facts.sent:
         if not is_request(facts, message_id):
             continue
-        for vcpu in facts.recipients(message_id):
+        for vcpu in sorted(facts.recipients(message_id)):
             delivery = (message_id, vcpu)
             if delivery not in facts.acked and delivery not in lettered:
                 yield delivery

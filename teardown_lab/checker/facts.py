@@ -92,6 +92,7 @@ class Facts:
     run_started: Record | None = None
     run_finished: Record | None = None
     _running: dict[int, str] = field(default_factory=dict)
+    _recipients: dict[str, frozenset[int]] = field(default_factory=dict)
 
     def vcpus(self) -> list[int]:
         """Return the vCPUs that existed, sorted."""
@@ -119,9 +120,13 @@ class Facts:
         moment = self.sent.get(message_id)
         return shapes.body(moment.record) if moment else shapes.Body({})
 
-    def recipients(self, message_id: str) -> tuple[int, ...]:
+    def recipients(self, message_id: str) -> frozenset[int]:
         """Return the expected recipients of a sent request."""
-        return tuple(dict.fromkeys(self.body(message_id).numbers("recipients")))
+        known = self._recipients.get(message_id)
+        if known is None:
+            known = frozenset(self.body(message_id).numbers("recipients"))
+            self._recipients[message_id] = known
+        return known
 
     def delivery(self, record: Record) -> Delivery:
         """Return which (message, vCPU) a settlement or a dead letter is about."""

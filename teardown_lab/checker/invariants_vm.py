@@ -1,6 +1,7 @@
 """What may not happen to the VM: leak, vm-state-used-after-free, stuck."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from teardown_lab.checker import explain, shapes
 from teardown_lab.checker.facts import Facts
@@ -9,6 +10,9 @@ from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.invariants_mmu import RootLife
 from teardown_lab.checker.invariants_vcpu import refused_otherwise
 from vm_protocol.errors import RejectReason
+
+OUT_OF_TIME: Final = "timed-out-alive"
+"""Outcome of a run that ended although all services still answered."""
 
 
 def leaks(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
@@ -93,7 +97,7 @@ def stuck_steps(facts: Facts) -> Iterator[Found]:
         command = _last_command(facts, vcpu)
         why = shapes.text(stuck.record, "why") or "the manager recorded teardown.stuck"
         yield _stuck(facts, stuck, vcpu, command or stuck.record.caused_by, why)
-    if facts.outcome() == "timed-out-alive" and not vcpus:
+    if facts.outcome() == OUT_OF_TIME and not vcpus and facts.vm_freed is None:
         why = "the run ran out of time while all services answered"
         yield _stuck(facts, facts.moments[-1], None, None, why)
 

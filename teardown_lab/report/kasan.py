@@ -27,15 +27,21 @@ _KINDS: Final = {
 }
 
 
-def kasan_report(history: History, judgement: Judgement) -> str:
-    """Return one report for each use-after-free and double free, "" when there is none."""
+def kasan_report(history: History, judgement: Judgement, reports_max: int | None = None) -> str:
+    """Return one report for each use-after-free and double free, "" when there is none.
+
+    With `reports_max`, a last line tells how many were left out.
+    """
     accesses = [each for each in judgement.violations if each.invariant in _KINDS]
     if not accesses:
         return ""
     facts = gather(history, judgement.vm)
     lines: list[str] = []
-    for violation in accesses:
+    shown = accesses if reports_max is None else accesses[:reports_max]
+    for violation in shown:
         lines += [RULE, *_report(facts, violation), RULE, ""]
+    if len(shown) < len(accesses):
+        lines.append(f"... {len(accesses) - len(shown)} more reports ...\n")
     return "\n".join(lines)
 
 

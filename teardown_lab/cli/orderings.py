@@ -1,4 +1,4 @@
-"""`teardown orderings`: list, show and validate."""
+"""`teardown orderings`: list, show, diff and validate."""
 
 import sys
 
@@ -6,12 +6,13 @@ import click
 
 from teardown_lab.cli.choices import find_ordering
 from teardown_lab.cli.exits import USAGE, exit_codes
+from teardown_lab.report import ordering_diff
 from vm_manager.catalogue import OrderingError, catalogue_entry, catalogue_names
 
 
 @click.group()
 def orderings() -> None:
-    """Show and check orderings."""
+    """Show, compare and check orderings."""
 
 
 @orderings.command("list")
@@ -30,6 +31,17 @@ def show(name: str) -> None:
     """Print the YAML of an ordering."""
     with exit_codes():
         click.echo(find_ordering(name).text, nl=False)
+
+
+@orderings.command()
+@click.argument("old")
+@click.argument("new")
+def diff(old: str, new: str) -> None:
+    """Show which lines move, come or go from OLD to NEW, and the commit that did it."""
+    with exit_codes():
+        catalogue = {name: catalogue_entry(name) for name in catalogue_names()}
+        for line in ordering_diff.diff(find_ordering(old), find_ordering(new), catalogue):
+            click.echo(line)
 
 
 @orderings.command()

@@ -129,6 +129,6 @@ EVENTS: Final[dict[Event, Meaning]] = {
     Event.RUN_STARTED: Meaning("a run begins", ("broker", "source", "ordering", "scenario")),
     Event.RUN_FINISHED: Meaning(
         "a run ends; `outcome` is settled, timed-out-alive, timed-out or interrupted",
-        ("outcome", "create_ns", "teardown_ns"),
+        ("outcome",),
     ),
 }

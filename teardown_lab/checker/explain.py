@@ -202,7 +202,7 @@ def vm_state(state: str, message_id: str | None, vcpu: int | None) -> str:
     freer = STATE_FREERS.get(state, "the VM")
     message = f"VmStateRead {message_id}" if message_id else "the read"
     return (
-        f"{reader}() of vCPU {vcpu} touched the VM's {state} after {freer}() had freed it: "
+        f"{reader}() of vCPU {vcpu} touched the VM's {state} state after {freer}() had freed it: "
         f"{message} reached the manager after vm_state.freed."
     )
 

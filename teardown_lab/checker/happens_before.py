@@ -59,11 +59,12 @@ def _queues(records: Sequence[Record]) -> tuple[dict[str, list[Record]], tuple[s
     queues: dict[str, list[Record]] = {}
     restarted: set[str] = set()
     for record in records:
-        earlier = found.setdefault((record.actor, record.seq), record)
-        if earlier is not record:
-            if earlier == record:
-                continue
+        earlier = found.get((record.actor, record.seq))
+        if earlier == record:
+            continue
+        if earlier is not None:
             restarted.add(record.actor)
+        found[record.actor, record.seq] = record
         queues.setdefault(record.actor, []).append(record)
     for actor, queue in queues.items():
         if actor not in restarted:
@@ -117,13 +118,16 @@ class _Sorter:
         else:
             self._push(actor)
 
-    def _push(self, actor: int) -> None:
+    def _place(self, actor: int) -> tuple[int, int, int]:
         place = self._next[actor]
-        heapq.heappush(self._ready, (self._queues[actor][place].lamport, actor, place))
+        return self._queues[actor][place].lamport, actor, place
+
+    def _push(self, actor: int) -> None:
+        heapq.heappush(self._ready, self._place(actor))
 
     def _force(self) -> str:
-        """Break a cycle: release one receive whose message can only be sent later."""
-        message = min(self._waiting, key=str)
+        """Break a cycle: release the earliest receive, whose message can only be sent later."""
+        message = min(self._waiting, key=lambda each: min(map(self._place, self._waiting[each])))
         self._release(message)
         return str(message)
 

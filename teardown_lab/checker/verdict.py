@@ -28,6 +28,8 @@ from teardown_lab.checker.invariants_vcpu import vcpu_accesses
 from teardown_lab.checker.invariants_vm import leaks, state_uses, stuck_steps
 from teardown_lab.checker.judgement import Judgement
 
+_USES: Final = (Invariant.USE_AFTER_FREE, Invariant.DOUBLE_FREE)
+
 EXIT_SAFE: Final = 0
 EXIT_VIOLATED: Final = 1
 EXIT_INCONCLUSIVE: Final = 3
@@ -47,7 +49,7 @@ def judge(history: History, vm: str | None = None) -> Judgement:
     lives = root_lives(facts)
     lost = list(lost_posts(facts))
     violations = _violations(facts, lives, [found for _, found in lost])
-    used = {each.vcpu for each in violations if each.invariant is Invariant.USE_AFTER_FREE}
+    used = {each.vcpu for each in violations if each.invariant in _USES}
     hazards = (
         *visible_while_freed(facts, used),
         *flushes_to_nobody(facts, {post for post, _ in lost}),
@@ -125,11 +127,17 @@ def _ordering(facts: Facts) -> str:
 
 
 def _seconds(facts: Facts) -> Seconds:
-    if facts.run_finished is None:
-        return Seconds()
-    create = shapes.number(facts.run_finished, "create_ns")
-    teardown = shapes.number(facts.run_finished, "teardown_ns")
+    """Return how long creation and teardown took, by the clock of the client that asked."""
     return Seconds(
-        create / 1e9 if create is not None else None,
-        teardown / 1e9 if teardown is not None else None,
+        _between(facts, "CreateVm", "VmCreated"), _between(facts, "DestroyVm", "VmDestroyed")
     )
+
+
+def _between(facts: Facts, command: str, answer: str) -> float | None:
+    """Return the seconds from a command's sending to its answer's arrival."""
+    ids = {name: message_id for message_id, name in facts.types.items()}
+    sent = facts.sent.get(ids.get(command, ""))
+    arrived = facts.arrivals.get((ids.get(answer, ""), None))
+    if sent is None or arrived is None:
+        return None
+    return max(0, arrived.record.at_ns - sent.record.at_ns) / 1e9

@@ -23,7 +23,7 @@ def describe(judgement: Judgement, history: History, path: Path) -> str:
     lines += _violations(judgement.violations)
     lines += [f"hazard: {each.hazard} of vCPU {each.vcpu}" for each in judgement.hazards]
     lines += [f"note: {note}" for note in judgement.notes]
-    report = kasan_report(history, judgement)
+    report = kasan_report(history, judgement, reports_max=1)
     if report:
         lines += ["", report]
     lines += ["", f"history: {path}"]

@@ -1,0 +1,64 @@
+def test_a_root_freed_under_its_holders_counts_once(new_story, summary):
+    story = new_story().begin().destroy_all()
+    story.allocate("root-all", 0, 1)
+    story.free_root("root-all", "uninit", ("0.0.0", "1.0.0"))
+
+    judgement = story.end().judge()
+
+    assert summary(judgement) == {
+        "verdict": "violated",
+        "violations": [("pinned-root-freed", None, None)],
+    }
+    assert judgement.violations[0].explain == (
+        "kvm_mmu_uninit_vm() freed root-all while it was still a root of a vCPU: the manager freed "
+        "it with pins 0.0.0, 1.0.0 (vCPU.context.slot) that no unload had released."
+    )
+
+
+def test_pins_are_counted_by_the_checker(new_story, summary):
+    story = new_story(vcpus=1).begin().destroy_all()
+    story.free_root("root-0", "uninit", pins=())
+    story.end(free_roots=False)
+
+    assert summary(story.judge()) == {
+        "verdict": "violated",
+        "violations": [("pinned-root-freed", 0, None)],
+        "notes": ["the manager's pins of root-0 at its free are not those that it recorded"],
+    }
+
+
+def test_a_root_freed_twice(new_story, summary):
+    story = new_story(vcpus=1).begin().destroy_all()
+    story.unpin("root-0", 0)
+    story.free_root("root-0", "unload")
+    story.free_root("root-0", "zap-all")
+    story.free_root("root-0", "uninit")
+
+    assert summary(story.end(free_roots=False).judge()) == {
+        "verdict": "violated",
+        "violations": [("root-freed-twice", 0, None)],
+    }
+
+
+def test_a_page_freed_under_a_vcpu_in_guest_is_a_stale_tlb(new_story, summary):
+    story = new_story(vcpus=2, in_guest=[0, 1]).begin()
+    flush = story.post([1], by="zap-all")
+    story.deliver(flush, 1)
+    answer = story.send("worker.w0", "Ack", "ack")
+    story.receive("manager", answer, "manager.1.replies")
+    story.vm_step("zap_all_roots")
+    story.destroy_all()
+
+    assert summary(story.end().judge()) == {
+        "verdict": "violated",
+        "violations": [("lost-request", 0, flush), ("stale-tlb", 0, None)],
+    }
+
+
+def test_a_vcpu_in_guest_that_got_the_flush_has_no_stale_tlb(new_story, summary):
+    story = new_story(vcpus=1, in_guest=[0]).begin()
+    story.deliver(story.post([0], by="zap-all"), 0)
+    story.vm_step("zap_all_roots")
+    story.destroy_all()
+
+    assert summary(story.end().judge()) == {"verdict": "safe"}

@@ -1,0 +1,104 @@
+import pytest
+
+from teardown_lab.checker import Settlement
+from vm_protocol.wire import Record
+
+BOX = "vcpu.vm-a.0.1"
+
+
+def settled_at(records: list[Record]) -> list[int]:
+    """Return the places after which the run counted as settled."""
+    settlement = Settlement("vm-a")
+    places = []
+    for place, record in enumerate(records):
+        settlement.feed(record)
+        if settlement.settled:
+            places.append(place)
+    return places
+
+
+def place_of(story, event: str) -> int:
+    return [record.event for record in story.records].index(event)
+
+
+def test_a_run_is_settled_once_its_vm_is_freed_and_its_client_is_answered(new_story):
+    story = new_story().begin()
+    story.deliver(story.post([0, 1]), 0, 1)
+    story.destroy_all().end()
+    answered = [record.message_id for record in story.records].index("vm-a.1/vm-destroyed")
+
+    assert settled_at(story.records)[0] == answered
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_run_waits_for_every_delivery_in_either_order(new_story, reverse):
+    story = new_story(vcpus=1).begin().destroy_all().end()
+    before = len(story.records)
+    request = story.post([0])
+    story.deliver(request, 0)
+    late = story.records[before:]
+    records = story.records[:before]
+    if reverse:
+        late = late[::-1]
+    settlement = Settlement("vm-a")
+    for record in records:
+        settlement.feed(record)
+    assert settlement.settled
+
+    for record in late:
+        settlement.feed(record)
+
+    assert settlement.settled
+    assert (settlement.open_deliveries, settlement.open_letters) == (0, 0)
+
+
+def test_a_final_reject_waits_for_its_dead_letter(new_story):
+    story = new_story(vcpus=1).begin()
+    story.free(0)
+    story.erase(0)
+    request = story.post([0], vcpu=0)
+    story.end()
+    story.refuse(request, 0)
+
+    assert settled_at(story.records) == [place_of(story, "dead_letter.classified")]
+
+
+def test_a_requeue_is_no_final_reject_and_other_vms_are_ignored(new_story):
+    story = new_story(vcpus=1).begin().destroy_all().end()
+    story.reject("vm-a.1/some", "worker.w0.commands", "roots-pinned", requeue=True)
+    other = new_story(vm="vm-b").begin()
+    other.post([0, 1])
+
+    assert settled_at(story.records)[-1] == len(story.records) - 1
+    assert settled_at([*story.records, *other.records])[-1] == (
+        len(story.records) + len(other.records) - 1
+    )
+
+
+def test_an_expired_request_is_accounted_for_by_its_dead_letter(new_story):
+    story = new_story(vcpus=1).begin()
+    request = story.post([0])
+    story.destroy_all().end()
+    story.letter(request, BOX, "expired", 0)
+
+    assert settled_at(story.records) == [len(story.records) - 1]
+
+
+def test_late_completions_and_reads_of_vm_state_are_waited_for(new_story):
+    story = new_story(vcpus=1, async_pf=1).begin()
+    read = story.reply("vm-state-read/0/1/0/irqchip", "VmStateRead", 0, state="irqchip")
+    late = story.send("worker.w0", "AsyncPfCompleted", "async-pf-completed/0/0", vcpu=0, fault=0)
+    story.destroy_all().end()
+    story.ack(read, "manager.1.replies", "manager")
+    story.receive("worker.w0", late, "worker.w0.commands", 0)
+    story.ack(late, "worker.w0.commands")
+
+    assert settled_at(story.records) == [len(story.records) - 1]
+
+
+def test_a_stuck_teardown_settles_too(new_story):
+    story = new_story().begin()
+    story.say("manager", "teardown.stuck", 0, why="no end")
+    story.send("manager", "VmDestroyed", "vm-destroyed", outcome="stuck")
+
+    assert settled_at(story.records) == [len(story.records) - 1]

@@ -2,19 +2,21 @@
 
 import sys
 
-from service_runtime.run import serve
+from service_runtime.run import Part, serve
 from service_runtime.settings import Settings
-from vcpu_worker.worker import VcpuWorker, WorkerState
+from vcpu_worker.gauges import WORKER_GAUGES
+from vcpu_worker.worker import VcpuWorker
 from vm_protocol.actor import Actor
 
 
 def main() -> None:
     """Run the service until it is told to end."""
 
-    def actors(settings: Settings) -> tuple[Actor[WorkerState], ...]:
-        return (Actor(VcpuWorker(settings.worker_id, settings.worker_capacity)),)
+    def parts(settings: Settings) -> tuple[Part, ...]:
+        worker = VcpuWorker(settings.worker_id, settings.worker_capacity)
+        return (Part(Actor(worker), WORKER_GAUGES),)
 
-    sys.exit(serve("vcpu-worker", actors))
+    sys.exit(serve("vcpu-worker", parts))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Literal
 
 from vcpu_worker.vcpu import NO_ROOTS, Running, Vcpu
 from vm_protocol import messages, topology
-from vm_protocol.effects import Effect, Publish, SetTimer, observed
+from vm_protocol.effects import Effect, Observed, Publish, SetTimer, observed
 from vm_protocol.observations import Event
 
 
@@ -135,7 +135,14 @@ def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
         return Stepped(_wait(left.vcpu, running, "fence"), (*left.effects, waited, timer))
     mailbox = vcpu.mailbox
     freed = replace(left.vcpu, freed=True, contexts=NO_ROOTS, async_pf=0)
-    said = observed(Event.VCPU_FREED, mailbox.vm, mailbox.vcpu, generation=vcpu.consumed)
+    said = Observed(
+        Event.VCPU_FREED,
+        mailbox.vm,
+        mailbox.vcpu,
+        running.command.step,
+        running.message_id,
+        (("generation", vcpu.consumed),),
+    )
     completions = tuple(
         Publish(
             topology.COMMANDS.name,

@@ -2,7 +2,8 @@
 
 import sys
 
-from service_runtime.run import serve
+from service_runtime.run import Part, serve
+from vm_manager.gauges import MANAGER_GAUGES, MONITOR_GAUGES
 from vm_manager.manager import VmManager
 from vm_manager.monitor import DeadLetterMonitor
 from vm_protocol import limits
@@ -15,7 +16,10 @@ def main() -> None:
     sys.exit(
         serve(
             "vm-manager",
-            lambda _: (Actor(VmManager(), epoch), Actor(DeadLetterMonitor(), epoch)),
+            lambda _: (
+                Part(Actor(VmManager(), epoch), MANAGER_GAUGES),
+                Part(Actor(DeadLetterMonitor(), epoch), MONITOR_GAUGES),
+            ),
         )
     )
 

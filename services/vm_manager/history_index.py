@@ -72,7 +72,8 @@ def _sent(index: VmIndex, record: Record) -> VmIndex:
 
 
 def _freed(index: VmIndex, record: Record) -> VmIndex:
-    return replace(index, freed_by=index.freed_by.set(record.vcpu or 0, record.caused_by))
+    command = record.message_id or record.caused_by
+    return replace(index, freed_by=index.freed_by.set(record.vcpu or 0, command))
 
 
 def _created(index: VmIndex, record: Record) -> VmIndex:

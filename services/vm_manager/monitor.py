@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from immutables import Map
 
 from vm_manager.history_index import HistoryIndex, VmIndex
+from vm_manager.open_requests import OpenRequests
 from vm_protocol import limits, messages, topology
 from vm_protocol.effects import (
     Ack,
@@ -39,9 +40,10 @@ _INVARIANTS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class MonitorState:
-    """The journal's index, letters that wait for their record, and what was sent once more."""
+    """The journal's index, requests on their way, letters that wait, what was sent once more."""
 
     index: HistoryIndex = field(default_factory=HistoryIndex)
+    open_requests: OpenRequests = field(default_factory=OpenRequests)
     waiting: Map[str, DeadLettered] = field(default_factory=Map)
     republished: frozenset[str] = frozenset()
 
@@ -83,12 +85,14 @@ class DeadLetterMonitor:
                 return state, ()
 
     def _read(self, state: MonitorState, event: JournalRead) -> Result:
-        index = state.index
+        index, open_requests = state.index, state.open_requests
+        effects: list[Effect] = []
         for record in event.records:
             if record.actor != self.actor:
                 index = index.read(record)
-        state = replace(state, index=index)
-        effects: list[Effect] = []
+                open_requests, completed = open_requests.read(record)
+                effects += [completed] if completed is not None else []
+        state = replace(state, index=index, open_requests=open_requests)
         for letter in tuple(state.waiting.values()):
             if _recorded(index.of(_vm_of(letter)), letter):
                 state, done = self._classify(state, letter)

@@ -97,6 +97,28 @@ class RabbitDriver:
         self.broker_version = "unknown"
         self.reconnect_count = 0
 
+    # --- what metrics and health read ------------------------------------------------------
+
+    @property
+    def actor_name(self) -> str:
+        """Return the name of the actor that is driven."""
+        return self._actor.core.actor
+
+    @property
+    def state(self) -> Any:
+        """Return the core's present state; frozen, so any thread may read it."""
+        return self._actor.state
+
+    @property
+    def unconfirmed_count(self) -> int:
+        """Return how many publishes the broker has not confirmed yet."""
+        return len(self._confirms)
+
+    @property
+    def is_connected(self) -> bool:
+        """Tell whether a session is up, with everything consumed that was asked for."""
+        return self.connected.is_set()
+
     # --- life ----------------------------------------------------------------------------
 
     async def run(self) -> None:

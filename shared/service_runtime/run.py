@@ -4,7 +4,9 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -13,24 +15,37 @@ from prometheus_client import CollectorRegistry
 from service_runtime import logs
 from service_runtime.amqp_session import TopologyMismatch
 from service_runtime.http_server import serve_http
-from service_runtime.metrics import Metrics
+from service_runtime.metrics import Metrics, StateCollector
 from service_runtime.rabbit_driver import RabbitDriver
 from service_runtime.settings import Settings, SettingsError, read_settings
 from vm_protocol.actor import Actor
+from vm_protocol.gauges import GaugeRow
 from vm_protocol.wire import Record
 
 EXIT_USAGE = 2
 EXIT_INFRASTRUCTURE = 4
 
-MakeActors = Callable[[Settings], Sequence[Actor[Any]]]
+LOOP_STALL_S = 10.0
+"""A service whose event loop has not run for this long is not healthy."""
 
 
-def serve(service: str, make_actors: MakeActors) -> int:
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One actor of a service, and the gauges that its state shows."""
+
+    actor: Actor[Any]
+    gauges: tuple[GaugeRow, ...] = ()
+
+
+MakeParts = Callable[[Settings], Sequence[Part]]
+
+
+def serve(service: str, make_parts: MakeParts) -> int:
     """Run a service's actors until SIGTERM or SIGINT; return the process's exit code.
 
     Args:
         service: The service's name in log lines.
-        make_actors: Makes the actors from the settings; each gets a connection of its own.
+        make_parts: Makes the actors from the settings; each gets a connection of its own.
     """
     try:
         settings = read_settings(os.environ)
@@ -40,7 +55,7 @@ def serve(service: str, make_actors: MakeActors) -> int:
         return EXIT_USAGE
     structlog.contextvars.bind_contextvars(service=service, pid=os.getpid())
     try:
-        asyncio.run(_serve(settings, make_actors(settings)))
+        asyncio.run(_serve(settings, make_parts(settings)))
     except TopologyMismatch as mismatch:
         structlog.get_logger().error(
             "broker.topology_mismatch",
@@ -54,7 +69,21 @@ def serve(service: str, make_actors: MakeActors) -> int:
     return 0
 
 
-async def _serve(settings: Settings, actors: Sequence[Actor[Any]]) -> None:
+class _Pulse:
+    """Shows that the event loop runs: beats once a second, read from the HTTP thread."""
+
+    def __init__(self) -> None:
+        self._last_s = time.monotonic()
+
+    def beat(self) -> None:
+        self._last_s = time.monotonic()
+        asyncio.get_running_loop().call_later(1.0, self.beat)
+
+    def is_alive(self) -> bool:
+        return time.monotonic() - self._last_s < LOOP_STALL_S
+
+
+async def _serve(settings: Settings, parts: Sequence[Part]) -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
 
@@ -62,7 +91,15 @@ async def _serve(settings: Settings, actors: Sequence[Actor[Any]]) -> None:
         logs.log(record)
         metrics.observe(record)
 
-    drivers = [RabbitDriver(actor, settings.amqp_url, observe) for actor in actors]
+    drivers = [RabbitDriver(part.actor, settings.amqp_url, observe) for part in parts]
+    gauges = [part.gauges for part in parts]
+    registry.register(StateCollector(list(zip(drivers, gauges, strict=True))))
+    pulse = _Pulse()
+    pulse.beat()
+    probes = {
+        "/healthz": pulse.is_alive,
+        "/readyz": lambda: all(driver.is_connected for driver in drivers),
+    }
 
     def stop() -> None:
         for driver in drivers:
@@ -71,7 +108,7 @@ async def _serve(settings: Settings, actors: Sequence[Actor[Any]]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     log = structlog.get_logger()
-    with serve_http(registry, settings.metrics_host, settings.metrics_port) as port:
+    with serve_http(registry, settings.metrics_host, settings.metrics_port, probes) as port:
         async with asyncio.TaskGroup() as group:
             for driver in drivers:
                 group.create_task(_run(driver, stop))

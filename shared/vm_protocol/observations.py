@@ -52,6 +52,7 @@ class Event(StrEnum):
     ASYNC_PF_COMPLETED = "async_pf.completed"
     FENCE_WAITED = "fence.waited"
     # the monitor
+    REQUEST_COMPLETED = "request.completed"
     DEAD_LETTER_CLASSIFIED = "dead_letter.classified"
     DEAD_LETTER_REPUBLISHED = "dead_letter.republished"
     # the lab
@@ -115,10 +116,15 @@ EVENTS: Final[dict[Event, Meaning]] = {
     Event.VCPU_HIDDEN: Meaning("a hole before this vCPU makes it unreachable", ("hole",)),
     Event.VCPU_ERASED: Meaning("the vCPU leaves the array; the mailbox is unbound"),
     Event.VCPU_CREATED: Meaning("a worker owns the vCPU"),
-    Event.VCPU_FREED: Meaning("the state is dropped; a tombstone stays", ("generation",)),
+    Event.VCPU_FREED: Meaning(
+        "the state is dropped by the command `message_id`; a tombstone stays", ("generation",)
+    ),
     Event.VCPU_FORGOTTEN: Meaning("the tombstone ends with its mailbox", ("freed",)),
     Event.ASYNC_PF_COMPLETED: Meaning("an async page fault is done", ("fault", "how")),
     Event.FENCE_WAITED: Meaning("a free waits for its mailbox", ("generation", "consumed")),
+    Event.REQUEST_COMPLETED: Meaning(
+        "every recipient has acknowledged or rejected a request", ("kind", "round_trip_ns")
+    ),
     Event.DEAD_LETTER_CLASSIFIED: Meaning(
         "a dead letter is told by reason, invariant and message chains",
         ("reason", "queue", "invariant", "why", "used_by", "freed_by", "allocated_by"),
@@ -126,7 +132,10 @@ EVENTS: Final[dict[Event, Meaning]] = {
     Event.DEAD_LETTER_REPUBLISHED: Meaning(
         "lost connections reached the delivery limit: sent once more", ("queue",)
     ),
-    Event.RUN_STARTED: Meaning("a run begins", ("broker", "source", "ordering", "scenario")),
+    Event.RUN_STARTED: Meaning(
+        "a run begins; `whole`: the file has every record of its actors, so a gap is a loss",
+        ("broker", "source", "ordering", "scenario", "whole"),
+    ),
     Event.RUN_FINISHED: Meaning(
         "a run ends; `outcome` is settled, timed-out-alive, timed-out or interrupted",
         ("outcome",),

@@ -26,6 +26,7 @@ _FROM_CLIENTS: Final = ("CreateVm", "DestroyVm", "RemoveVm")
 _ENDINGS: Final = {
     "timed-out": "the run ran out of time and not all services answered",
     "interrupted": "the run was interrupted",
+    "refused": "the manager refused a command of the run",
 }
 
 

@@ -42,7 +42,11 @@ REMOVAL_MS = 5_000
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """What a run does; `timeout_ms` bounds it, `remove` clears the VM away at the end."""
+    """What a run does; `timeout_ms` bounds it, `remove` clears the VM away at the end.
+
+    `whole` says that these services have served nobody else, so that a gap in an actor's records
+    is a loss.
+    """
 
     vm: str
     ordering: Ordering
@@ -51,6 +55,7 @@ class Experiment:
     source: str
     timeout_ms: int
     remove: bool = True
+    whole: bool = False
 
 
 class Collector:
@@ -153,6 +158,7 @@ class Client:
                 source=experiment.source,
                 ordering=experiment.ordering.name,
                 scenario=experiment.scenario.model_dump(mode="json"),
+                whole=experiment.whole,
             ),
             self._command(create),
         )

@@ -76,6 +76,7 @@ class Lab:
         self.provided = provided
         self.stack = stack
         self._run = run
+        self._run_count = 0
 
     @property
     def is_simulated(self) -> bool:
@@ -107,8 +108,10 @@ class Lab:
             broker=self._broker_name(),
             source="simulated" if self.is_simulated else "run",
             timeout_ms=int(options.timeout_s * 1000),
-            remove=not options.keep and self.provided.kind != "simulated",
+            remove=not options.keep and not self.is_simulated,
+            whole=self.is_simulated or (self._has_own_broker() and self._run_count == 0),
         )
+        self._run_count += 1
         with path.open("w", encoding="utf-8") as file:
 
             def write(record: Record) -> None:
@@ -129,6 +132,9 @@ class Lab:
         if self.provided.kind == "url":
             self._run.add_queues(url, _queues_of(experiment))
         return run_on_broker(experiment, url, self.stack, write)[1]
+
+    def _has_own_broker(self) -> bool:
+        return self.provided.kind in ("private-node", "container")
 
     def _broker_name(self) -> str:
         if self.provided.url is None:

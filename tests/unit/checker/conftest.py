@@ -34,6 +34,7 @@ class Story:
         self._sent: dict[str, tuple[int, str]] = {}
         self._generation = 0
         self._commands = 0
+        self._now_ns = 1_000
 
     # --- the two bricks ---------------------------------------------------------------
 
@@ -49,7 +50,7 @@ class Story:
             event=Event(event),
             vcpu=vcpu,
             lamport=self._lamport.get(actor, 0),
-            at_ns=1_000 + len(self.records),
+            at_ns=self._now_ns,
             details=fields,
             **{"vm": self.vm, **own},
         )
@@ -110,6 +111,9 @@ class Story:
             self.say(WORKER, "vcpu.created", vcpu, caused_by=place)
             self.reply(f"vcpu-placed/{vcpu}", "VcpuPlaced", vcpu)
         self.say("manager", "vm.created", scenario=self.scenario, workers=["w0"])
+        created = self.send("manager", "VmCreated", "vm-created")
+        self._now_ns += 1_500_000_000
+        self.receive("lab", created, "client.x.replies")
         destroy = self.send("lab", "DestroyVm", "destroy-vm")
         self.receive("manager", destroy, "manager.commands")
         self.say("manager", "teardown.started", ordering={"name": ordering})
@@ -122,13 +126,13 @@ class Story:
                 self.unpin(f"root-{vcpu}", vcpu)
                 self.free_root(f"root-{vcpu}")
         self.say("manager", "vm.freed", caused_by=f"{self.vm}.1/destroy-vm")
-        self.send("manager", "VmDestroyed", "vm-destroyed")
+        destroyed = self.send("manager", "VmDestroyed", "vm-destroyed")
+        self._now_ns += 250_000_000
+        self.receive("lab", destroyed, "client.x.replies")
         return self.finish(outcome)
 
     def finish(self, outcome: str = "settled") -> "Story":
-        self.say(
-            "lab", "run.finished", outcome=outcome, create_ns=1_500_000_000, teardown_ns=250_000_000
-        )
+        self.say("lab", "run.finished", outcome=outcome)
         return self
 
     # --- vCPUs ---------------------------------------------------------------------------
@@ -228,7 +232,7 @@ class Story:
     def reject(
         self, message_id: str, queue: str, reason: str,
         vcpu: int | None = None, invariant: str | None = None,
-        requeue: bool = False, actor: str = WORKER,
+        *, requeue: bool = False, actor: str = WORKER,
     ) -> None:  # fmt: skip
         """Reject a delivery; a final reject becomes a dead letter, as the monitor sees it."""
         self.say(actor, "message.rejected", vcpu, message_id=message_id, queue=queue,

@@ -70,7 +70,7 @@ def test_a_history_without_its_frame_is_judged_all_the_same(new_story, summary):
         "some-ordering",
         "",
         "history",
-        {"create": None, "teardown": None},
+        {"create": 1.5, "teardown": 0.25},
     )
     assert result["scenario"] == framed.scenario
 
@@ -117,6 +117,7 @@ def test_violated_beats_inconclusive(new_story):
     ("outcome", "note"),
     [
         ("interrupted", "the run was interrupted"),
+        ("refused", "the manager refused a command of the run"),
         ("timed-out", "the run ran out of time and not all services answered"),
     ],
 )

@@ -1,0 +1,99 @@
+"""Requests on their way, as the journal tells: posted to whom, settled by whom; pure.
+
+Gives the round trip of each request, and how far mailboxes lag behind. Times are the records' own
+`at_ns`, so hosts are expected to keep their clocks together (NTP); a negative one counts as zero.
+"""
+
+from dataclasses import dataclass, field, replace
+
+from immutables import Map
+
+from vm_protocol import limits
+from vm_protocol.effects import Observed
+from vm_protocol.messages import REQUEST_KINDS
+from vm_protocol.observations import Event
+from vm_protocol.topology import parse_mailbox
+from vm_protocol.wire import Record
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    kind: str
+    vm: str
+    sent_ns: int
+    missing: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRequests:
+    """Requests that some recipient has neither acknowledged nor rejected yet, by message id.
+
+    `early` are settlements that were read before the sending: two services write one journal.
+    """
+
+    requests: Map[str, _Open] = field(default_factory=Map)
+    early: Map[str, frozenset[int]] = field(default_factory=Map)
+
+    def read(self, record: Record) -> tuple["OpenRequests", Observed | None]:
+        """Return the requests after a record, and what is said when one is settled by all."""
+        if record.message_id is None or record.vm is None:
+            return self, None
+        if record.event == Event.MESSAGE_SENT:
+            return self._sent(record, record.message_id, record.vm)
+        if record.event in (Event.MESSAGE_ACKED, Event.MESSAGE_REJECTED):
+            return self._settled(record, record.message_id)
+        return self, None
+
+    def lag(self) -> int:
+        """Return how many open requests the vCPU with the most of them has."""
+        counts: dict[tuple[str, int], int] = {}
+        for request in self.requests.values():
+            for vcpu in request.missing:
+                counts[request.vm, vcpu] = counts.get((request.vm, vcpu), 0) + 1
+        return max(counts.values(), default=0)
+
+    def _sent(
+        self, record: Record, message_id: str, vm: str
+    ) -> tuple["OpenRequests", Observed | None]:
+        kind = REQUEST_KINDS.get(str(record.details.get("type")))
+        body = record.details.get("body")
+        if kind is None or not isinstance(body, dict) or message_id in self.requests:
+            return self, None
+        if len(self.requests) >= limits.MONITOR_MESSAGES_MAX:
+            return self, None
+        settled = self.early.get(message_id, frozenset())
+        missing = frozenset(body.get("recipients", ())) - settled
+        opened = _Open(kind, vm, record.at_ns, missing)
+        early = self.early.delete(message_id) if message_id in self.early else self.early
+        after = replace(self, requests=self.requests.set(message_id, opened), early=early)
+        return after._completed(message_id, opened, record.at_ns)
+
+    def _settled(self, record: Record, message_id: str) -> tuple["OpenRequests", Observed | None]:
+        mailbox = parse_mailbox(str(record.details.get("queue")))
+        if mailbox is None:
+            return self, None
+        known = self.requests.get(message_id)
+        if known is None:
+            if len(self.early) >= limits.MONITOR_MESSAGES_MAX:
+                return self, None
+            settled = self.early.get(message_id, frozenset()) | {mailbox.vcpu}
+            return replace(self, early=self.early.set(message_id, settled)), None
+        left = replace(known, missing=known.missing - {mailbox.vcpu})
+        after = replace(self, requests=self.requests.set(message_id, left))
+        return after._completed(message_id, left, record.at_ns)
+
+    def _completed(
+        self, message_id: str, request: _Open, at_ns: int
+    ) -> tuple["OpenRequests", Observed | None]:
+        if request.missing:
+            return self, None
+        said = Observed(
+            Event.REQUEST_COMPLETED,
+            request.vm,
+            message_id=message_id,
+            details=(
+                ("kind", request.kind),
+                ("round_trip_ns", max(0, at_ns - request.sent_ns)),
+            ),
+        )
+        return replace(self, requests=self.requests.delete(message_id)), said

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from service_runtime import logs
 from teardown_lab.broker.private_node import PrivateNode, server_script
 from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
 
 VCPUS_MAX = 8
+
+logs.configure("warning")
 
 
 @pytest.fixture(scope="session")

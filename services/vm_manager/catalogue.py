@@ -7,17 +7,21 @@ import json
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import resources
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vm_manager.yaml_text import Located, OrderingError, Path, load
-from vm_protocol.ordering import LOOP, VCPU_STEPS, VM_STEPS, Ordering
+from vm_protocol import limits
+from vm_protocol.ordering import LOOP, VCPU_STEPS, VM_STEPS, Loop, Ordering
 from vm_protocol.scenario import Scenario
 
 Model = TypeVar("Model", bound=BaseModel)
 VerdictName = Literal["safe", "violated", "inconclusive"]
 _OUTER_WORDS = (*VM_STEPS, LOOP)
+_SHOWN_CHARACTERS: Final = 80
+"""How much of a wrong value an error repeats."""
+
 _ENTRY_KEYS = ("expect", "show", "explain", "racy", "after", "changes")
 
 
@@ -173,7 +177,8 @@ def _loop(located: Located, path: Path, loop: Any) -> dict[str, Any]:
         if not isinstance(step, str):
             raise located.error((*where, index), f"a vCPU step is one of {_words(VCPU_STEPS)}")
         _check_word(located, (*where, index), step, VCPU_STEPS, "vCPU step", VM_STEPS)
-    return spelled
+    loop_model = _validate(Loop, spelled, located, path)
+    return loop_model.model_dump(mode="json")
 
 
 def _check_word(
@@ -210,23 +215,53 @@ def _check_expectations(located: Located, expect: tuple[Expectation, ...]) -> No
 def _validate(model: type[Model], data: Any, located: Located, prefix: Path = ()) -> Model:
     """Validate as JSON, where strictness means what a YAML writer expects."""
     try:
-        return model.model_validate_json(json.dumps(data, default=str))
+        return model.model_validate_json(json.dumps(data))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        path: Path = (*prefix, *first["loc"])
-        raise located.error(path, _explain(model, first, path)) from None
+        raise _explained(model, first, located, prefix) from None
 
 
-def _explain(model: type[BaseModel], first: Any, path: Path) -> str:
-    name = str(path[-1]) if path else ""
+def _explained(model: type[BaseModel], first: Any, located: Located, prefix: Path) -> OrderingError:
+    """Return pydantic's first error as one that names place, key and the valid words."""
+    path: Path = (*prefix, *first["loc"])
     if first["type"] == "extra_forbidden":
-        valid = _words((*model.model_fields, *(_ENTRY_KEYS if model is Ordering else ())))
-        return f"unknown key `{name}`: valid are {valid}"
+        valid = _words(_keys_of(model, first["loc"][:-1]))
+        return located.key_error(path, f"unknown key `{path[-1]}`: valid are {valid}")
     if first["type"] == "missing":
-        return f"`{name}` is missing"
+        return located.error(path, f"`{path[-1]}` is missing")
+    while path and path not in located.places:
+        path = path[:-1]  # pydantic adds the branch of a union to the path
+    name = next((part for part in reversed(path) if isinstance(part, str)), "")
+    text = _shortened(first["input"])
     if first["type"] == "string_pattern_mismatch" and name == "name":
-        return f"`name` is kebab-case, such as unload-in-destroy (it is {first['input']!r})"
-    return f"`{name}`: {first['msg']} (it is {first['input']!r})"
+        return located.error(
+            path, f"`name` is kebab-case, such as unload-in-destroy (it is {text})"
+        )
+    if name == "parallel":
+        return located.error(path, f"`parallel` is 1..{limits.VCPUS_MAX} or all (it is {text})")
+    if first["type"] == "value_error":
+        return located.error(path, str(first["ctx"]["error"]))
+    return located.error(path, f"`{name}`: {first['msg']} (it is {text})")
+
+
+def _keys_of(model: type[BaseModel], path: Path) -> tuple[str, ...]:
+    """Return the keys of the part of a model that a path leads to."""
+    for part in path:
+        if isinstance(part, str) and part in model.model_fields:
+            model = _model_in(model.model_fields[part].annotation) or model
+    return (*model.model_fields, *(_ENTRY_KEYS if model is Ordering else ()))
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the model that stands somewhere in a type, such as in `Kernel | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 __all__ = [

@@ -5,8 +5,10 @@ reopened: after a loss, the driver opens another one. Translates pika's errors o
 """
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, Final, Protocol, cast
 
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
@@ -18,6 +20,12 @@ from vm_protocol import limits
 from vm_protocol.codec import Packet
 from vm_protocol.topology import EXCHANGES, REQUESTS, SHARED_QUEUES, Mailbox, Queue
 
+CLOSE_S: Final = 1.0
+"""How long a broker may take to answer a close before its socket is given up."""
+
+_NOT_FOUND: Final = 404
+_PRECONDITION_FAILED: Final = 406
+
 
 class SessionLost(Exception):
     """The connection or its channel is gone; every delivery tag with it."""
@@ -25,6 +33,10 @@ class SessionLost(Exception):
 
 class TopologyMismatch(Exception):
     """The broker holds a queue or exchange of this name with other arguments (406)."""
+
+
+Offset = int | str | datetime
+"""Where a stream's reader starts: an offset, "first" or "next", or a time (RabbitMQ: streams)."""
 
 
 class Events(Protocol):
@@ -46,11 +58,27 @@ class Events(Protocol):
         """The broker blocks or unblocks publishers of this connection."""
 
 
+@contextmanager
+def _translated(is_lost: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Turn pika's errors into ours: the channel or connection does not take the call any more."""
+    try:
+        yield
+    except AMQPError as error:
+        if not is_lost():
+            raise
+        raise SessionLost(f"{type(error).__name__}: {error}") from error
+
+
 def packet_of(properties: pika.BasicProperties, body: bytes) -> Packet:
     """Return the packet that pika's properties and body are."""
     names = ("message_id", "correlation_id", "reply_to", "type")
     named = {name: getattr(properties, name) for name in names}
     return Packet(body, named, properties.headers or {})
+
+
+def _resolve(future: asyncio.Future[Any], value: Any) -> None:
+    if not future.done():
+        future.set_result(value)
 
 
 class AmqpSession:
@@ -65,6 +93,7 @@ class AmqpSession:
         self._consumers: dict[str, str] = {}
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self.lost: asyncio.Future[BaseException] = self._loop.create_future()
+        self.bug: Exception | None = None
         self.connection: AsyncioConnection | None = None
         self.channel: Channel | None = None
 
@@ -81,21 +110,25 @@ class AmqpSession:
         parameters.heartbeat = limits.HEARTBEAT_S
         parameters.blocked_connection_timeout = limits.BLOCKED_TIMEOUT_S
         parameters.client_properties = {"connection_name": self._name}
-        opened: asyncio.Future[Any] = self._future()
-        self.connection = AsyncioConnection(
-            parameters,
-            on_open_callback=lambda connection: self._done(opened, connection),
-            on_open_error_callback=self._on_closed,
-            on_close_callback=self._on_closed,
-            custom_ioloop=self._loop,
-        )
-        await opened
-        self.connection.add_on_connection_blocked_callback(lambda *_: self._events.blocked(True))
-        self.connection.add_on_connection_unblocked_callback(lambda *_: self._events.blocked(False))
+
+        def connect(opened: Callable[[Any], None]) -> None:
+            self.connection = AsyncioConnection(
+                parameters,
+                on_open_callback=opened,
+                on_open_error_callback=self._on_closed,
+                on_close_callback=self._on_closed,
+                custom_ioloop=self._loop,
+            )
+
+        await self._ask(connect)
+        assert self.connection is not None, "made by connect()"
+        tell, events = self._tell, self._events
+        self.connection.add_on_connection_blocked_callback(lambda *_: tell(events.blocked, True))
+        self.connection.add_on_connection_unblocked_callback(lambda *_: tell(events.blocked, False))
         channel = await self._open_channel()
         channel.add_on_close_callback(lambda _, error: self._lose(error))
         channel.add_on_return_callback(
-            lambda _c, _m, properties, body: self._events.returned(packet_of(properties, body))
+            lambda _c, _m, properties, body: tell(events.returned, packet_of(properties, body))
         )
         channel.add_on_cancel_callback(self._on_cancel)
         self.channel = channel
@@ -110,13 +143,20 @@ class AmqpSession:
         return f"{properties.get('product', 'unknown')} {properties.get('version', 'unknown')}"
 
     async def close(self) -> None:
-        """Close the connection; unsettled deliveries go back to their queues."""
+        """Close the connection, half-open ones too; unsettled deliveries go back to their queues.
+
+        A broker that does not answer within CLOSE_S is left; its socket closes with ours.
+        """
         connection = self.connection
-        if connection is None:
+        if connection is None or self._closed.done():
             return
-        if connection.is_open:
+        if not (connection.is_closing or connection.is_closed):
             connection.close()
-        await asyncio.wait([self._closed], timeout=limits.SHUTDOWN_MS / 1000)
+        await asyncio.wait([self._closed], timeout=CLOSE_S)
+        if not self._closed.done():
+            # pika has no public way to drop a connection whose peer is silent (1.4).
+            cast(Any, connection)._adapter_disconnect_stream()
+            await asyncio.wait([self._closed], timeout=CLOSE_S)
 
     def abandon(self, why: str) -> None:
         """Give the session up, so that the driver opens another one."""
@@ -128,16 +168,15 @@ class AmqpSession:
         self._lose(error if isinstance(error, BaseException) else SessionLost(error))
 
     async def _open_channel(self) -> Channel:
-        assert self.connection is not None, "opened first"
-        opened: asyncio.Future[Any] = self._future()
-        self.connection.channel(on_open_callback=lambda channel: self._done(opened, channel))
-        return cast(Channel, await opened)
+        connection = self.connection
+        assert connection is not None, "opened first"
+        opened = await self._ask(lambda done: connection.channel(on_open_callback=done))
+        return cast(Channel, opened)
 
     async def _declare_shared(self) -> None:
-        assert self.channel is not None, "opened first"
         for exchange in EXCHANGES:
             await self._call(
-                self.channel.exchange_declare,
+                self._used().exchange_declare,
                 exchange=exchange.name,
                 exchange_type=exchange.type,
                 durable=True,
@@ -149,23 +188,22 @@ class AmqpSession:
 
     async def declare(self, queue: Queue) -> None:
         """Declare a queue and its bindings; safe to repeat."""
-        assert self.channel is not None, "opened first"
+        channel = self._used()
         await self._call(
-            self.channel.queue_declare,
+            channel.queue_declare,
             queue=queue.name,
             durable=True,
             arguments=dict(queue.arguments),
         )
         for exchange, key in queue.bindings:
             await self._call(
-                self.channel.queue_bind, queue=queue.name, exchange=exchange, routing_key=key
+                self._used().queue_bind, queue=queue.name, exchange=exchange, routing_key=key
             )
 
     async def delete(self, queue: str) -> None:
         """Delete a queue; one that is not there is fine (RabbitMQ answers deletes of both)."""
-        assert self.channel is not None, "opened first"
         self._consumers.pop(queue, None)
-        await self._call(self.channel.queue_delete, queue=queue)
+        await self._call(self._used().queue_delete, queue=queue)
 
     async def bind(self, mailbox: Mailbox) -> None:
         """Bind a mailbox to `vm.requests` with its VM's key."""
@@ -176,9 +214,8 @@ class AmqpSession:
         await self._bind(mailbox, bound=False)
 
     async def _bind(self, mailbox: Mailbox, *, bound: bool) -> None:
-        assert self.channel is not None, "opened first"
         await self._call(
-            self.channel.queue_bind if bound else self.channel.queue_unbind,
+            self._used().queue_bind if bound else self._used().queue_unbind,
             queue=mailbox.name,
             exchange=REQUESTS.name,
             routing_key=mailbox.vm,
@@ -187,39 +224,43 @@ class AmqpSession:
     async def exists(self, queue: str) -> bool:
         """Tell whether a queue exists, on a channel of its own: a miss closes it (404)."""
         probe = await self._open_channel()
-        answered: asyncio.Future[Any] = self._future()
-        probe.add_on_close_callback(lambda _, error: self._done(answered, error))
-        probe.queue_declare(
-            queue=queue, passive=True, callback=lambda frame: self._done(answered, frame)
-        )
-        answer = await answered
-        if isinstance(answer, ChannelClosedByBroker):
+
+        def ask(done: Callable[[Any], None]) -> None:
+            probe.add_on_close_callback(lambda _, error: done(error))
+            probe.queue_declare(queue=queue, passive=True, callback=done)
+
+        answer = await self._ask(ask)
+        if isinstance(answer, ChannelClosedByBroker) and answer.reply_code == _NOT_FOUND:
             return False
-        probe.close()
+        if isinstance(answer, BaseException):
+            raise SessionLost(f"{type(answer).__name__}: {answer}")
+        with _translated():
+            probe.close()
         return True
 
-    async def consume(self, queue: str, prefetch: int, offset: int | str | None = None) -> None:
+    async def consume(self, queue: str, prefetch: int, offset: Offset | None = None) -> None:
         """Consume a queue with its own prefetch; `offset` is where a stream's reader starts."""
-        assert self.channel is not None, "opened first"
         if queue in self._consumers:
             return
-        await self._call(self.channel.basic_qos, prefetch_count=prefetch, global_qos=False)
+        channel = self._used()
+        await self._call(channel.basic_qos, prefetch_count=prefetch, global_qos=False)
         arguments = {} if offset is None else {"x-stream-offset": offset}
-        answered: asyncio.Future[Any] = self._future()
-        self._consumers[queue] = self.channel.basic_consume(
-            queue=queue,
-            on_message_callback=self._deliver(queue),
-            arguments=arguments,
-            callback=lambda frame: self._done(answered, frame),
-        )
-        await answered
+
+        def ask(done: Callable[[Any], None]) -> None:
+            self._consumers[queue] = channel.basic_consume(
+                queue=queue,
+                on_message_callback=self._deliver(queue),
+                arguments=arguments,
+                callback=done,
+            )
+
+        await self._ask(ask)
 
     async def stop_consuming(self, queue: str) -> None:
         """Cancel a queue's consumer; what it holds stays unsettled."""
-        assert self.channel is not None, "opened first"
         tag = self._consumers.pop(queue, None)
         if tag is not None:
-            await self._call(self.channel.basic_cancel, consumer_tag=tag)
+            await self._call(self._used().basic_cancel, consumer_tag=tag)
 
     def consumed_queues(self) -> tuple[str, ...]:
         """Return the names of the queues that are consumed now."""
@@ -237,27 +278,36 @@ class AmqpSession:
         properties = pika.BasicProperties(
             headers=dict(packet.headers), delivery_mode=2, **packet.properties
         )
-        try:
-            assert self.channel is not None, "opened first"
-            self.channel.basic_publish(
+        channel = self._used()
+        if not self._is_usable():
+            raise SessionLost("the channel is closed")
+        # A refusal of an open channel is our bug: swallowed, it would shift all confirms by one.
+        with _translated(lambda: not self._is_usable()):
+            channel.basic_publish(
                 outgoing.exchange,
                 outgoing.routing_key,
                 packet.body,
                 properties,
                 mandatory=outgoing.mandatory,
             )
-        except AMQPError as error:
-            raise SessionLost(str(error)) from error
 
     def ack(self, tag: int) -> None:
         """Acknowledge a delivery of this session."""
-        if self.channel is not None and self.channel.is_open:
-            self.channel.basic_ack(tag)
+        if self._is_usable():
+            self._used().basic_ack(tag)
 
     def reject(self, tag: int, *, requeue: bool) -> None:
         """Reject a delivery of this session."""
-        if self.channel is not None and self.channel.is_open:
-            self.channel.basic_reject(tag, requeue=requeue)
+        if self._is_usable():
+            self._used().basic_reject(tag, requeue=requeue)
+
+    def _is_usable(self) -> bool:
+        """Tell whether settling means anything: tags die with their channel."""
+        return not self.lost.done() and self._used().is_open and self._used().connection.is_open
+
+    def _used(self) -> Channel:
+        assert self.channel is not None, "opened first"
+        return self.channel
 
     # --- callbacks -----------------------------------------------------------------------
 
@@ -266,51 +316,63 @@ class AmqpSession:
             _channel: Channel, method: Any, properties: pika.BasicProperties, body: bytes
         ) -> None:
             packet = packet_of(properties, body)
-            self._events.delivered(queue, method.delivery_tag, packet, method.redelivered)
+            tag, redelivered = method.delivery_tag, method.redelivered
+            self._tell(self._events.delivered, queue, tag, packet, redelivered)
 
         return on_message
 
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method
-        self._events.confirmed(method.delivery_tag, method.multiple, method.NAME == "Basic.Ack")
+        ok = method.NAME == "Basic.Ack"
+        self._tell(self._events.confirmed, method.delivery_tag, method.multiple, ok)
 
     def _on_cancel(self, frame: Any) -> None:
         tag = frame.method.consumer_tag
         for queue, known in tuple(self._consumers.items()):
             if known == tag:
                 del self._consumers[queue]
-                self._events.cancelled(queue)
+                self._tell(self._events.cancelled, queue)
+
+    def _tell(self, tell: Callable[..., None], *args: Any) -> None:
+        """Tell the driver something, unless the session is over.
+
+        An exception here is our bug, and pika would take it for a broken socket and go on: it
+        ends the session, and `bug` is for the driver to raise.
+        """
+        if self.lost.done():
+            return
+        try:
+            tell(*args)
+        except Exception as bug:
+            self.bug = bug
+            self._lose(bug)
 
     # --- futures -------------------------------------------------------------------------
 
-    def _future(self) -> asyncio.Future[Any]:
+    async def _ask(self, ask: Callable[[Callable[[Any], None]], object]) -> Any:
+        """Ask the broker something and wait; `ask` is given what takes the answer."""
         if self.lost.done():
             raise SessionLost(str(self.lost.result()))
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self._pending.add(future)
-        future.add_done_callback(self._pending.discard)
-        return future
-
-    def _done(self, future: asyncio.Future[Any], value: Any) -> None:
-        if not future.done():
-            future.set_result(value)
+        answered: asyncio.Future[Any] = self._loop.create_future()
+        self._pending.add(answered)
+        try:
+            with _translated():
+                ask(lambda answer: _resolve(answered, answer))
+            return await answered
+        finally:
+            self._pending.discard(answered)
+            answered.cancel()
 
     async def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call an AMQP method and wait for its answer."""
-        answered = self._future()
-        try:
-            method(*args, **kwargs, callback=lambda frame: self._done(answered, frame))
-        except AMQPError as error:
-            answered.cancel()
-            raise SessionLost(str(error)) from error
-        return await answered
+        return await self._ask(lambda done: method(*args, **kwargs, callback=done))
 
     def _lose(self, error: BaseException) -> None:
         """End the session: fail whatever waits, and say so to the driver once."""
         if self.lost.done():
             return
         self.lost.set_result(error)
-        mismatch = isinstance(error, ChannelClosed) and error.reply_code == 406
+        mismatch = isinstance(error, ChannelClosed) and error.reply_code == _PRECONDITION_FAILED
         failure: Exception
         if mismatch and "inequivalent arg" in str(error):
             failure = TopologyMismatch(str(error))

@@ -15,10 +15,25 @@ VMS_MAX: Final = 1024
 """VMs that one manager keeps; a further CreateVm is refused."""
 
 STEPS_MAX: Final = 256
-"""Steps in one list of an ordering; the longest of the catalogue has 8."""
+"""Steps of one ordering, those of its loops included; the longest of the catalogue has 15."""
+
+ROOTS_OF_CONTEXT_MAX: Final = 4
+"""Roots of one MMU context: the current one and three previous (KVM_MMU_NUM_PREV_ROOTS)."""
+
+COUNT_MAX: Final = 2**31 - 1
+"""Incarnations, generations, attempts: keeps ids derived from them below AMQP's 255 bytes."""
 
 NAME_CHARACTERS_MAX: Final = 40
 """Length of a VM's, worker's or ordering's name; queue names are bounded at 255 by AMQP."""
+
+ORDERING_FILE_CHARACTERS_MAX: Final = 64 * 1024
+"""Text of an ordering's file: STEPS_MAX steps, each on a line with a comment, are half of it."""
+
+ORDERING_FILE_DEPTH_MAX: Final = 16
+"""Lists and mappings inside each other in an ordering's file; the language needs 5."""
+
+SCALAR_CHARACTERS_MAX: Final = 40
+"""A number, date or truth value in an ordering's file; a longer one is refused unread."""
 
 MESSAGE_BYTES_MAX: Final = 256 * 1024
 """Body of one message; an ordering of STEPS_MAX steps and 1,024 recipients stay below 64 KiB."""

@@ -10,15 +10,18 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from vm_protocol import limits
 from vm_protocol.ordering import Ordering, WorkerStep
-from vm_protocol.scenario import Scenario
+from vm_protocol.scenario import Milliseconds, Scenario
 
 VmName = Annotated[
     str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=limits.NAME_CHARACTERS_MAX)
 ]
 Index = Annotated[int, Field(ge=0, lt=limits.VCPUS_MAX)]
-Generation = Annotated[int, Field(ge=0)]
+Generation = Annotated[int, Field(ge=0, le=limits.COUNT_MAX)]
+Ordinal = Annotated[int, Field(ge=1, le=limits.COUNT_MAX)]
 RootId = Annotated[str, Field(max_length=limits.NAME_CHARACTERS_MAX)]
-StepPath = Annotated[str, Field(pattern=r"^\d+(\.\d+)?$", max_length=12)]
+Roots = Annotated[tuple[RootId, ...], Field(max_length=limits.ROOTS_OF_CONTEXT_MAX)]
+WorkerId = Annotated[str, Field(max_length=limits.NAME_CHARACTERS_MAX)]
+StepPath = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?$", max_length=12)]
 """Place of a step in its ordering: "3" is the fourth step, "3.0" the first part of its loop."""
 
 
@@ -28,7 +31,7 @@ class _Message(BaseModel):
     id_form: ClassVar[str]
 
     vm: VmName
-    incarnation: Annotated[int, Field(ge=1)] = 1
+    incarnation: Ordinal = 1
 
     def scope(self) -> str:
         """Return the part of the id that all messages about one VM share."""
@@ -55,7 +58,7 @@ class VmCreated(_Message):
 
     type: Literal["VmCreated"] = "VmCreated"
     id_form: ClassVar[str] = "{scope}/vm-created"
-    workers: tuple[str, ...]
+    workers: Annotated[tuple[WorkerId, ...], Field(max_length=limits.VCPUS_MAX)]
 
 
 class DestroyVm(_Message):
@@ -119,12 +122,12 @@ class PlaceVcpu(_VcpuMessage):
 
     type: Literal["PlaceVcpu"] = "PlaceVcpu"
     id_form: ClassVar[str] = "{scope}/place-vcpu/{vcpu}"
-    contexts: tuple[tuple[RootId, ...], tuple[RootId, ...]]
+    contexts: tuple[Roots, Roots]
     async_pf: Annotated[int, Field(ge=0, le=16)]
     nested: bool
     avic: bool
     in_guest: bool
-    fence_ms: Annotated[int, Field(ge=1)]
+    fence_ms: Milliseconds
 
 
 class VcpuPlaced(_VcpuMessage):
@@ -132,7 +135,7 @@ class VcpuPlaced(_VcpuMessage):
 
     type: Literal["VcpuPlaced"] = "VcpuPlaced"
     id_form: ClassVar[str] = "{scope}/vcpu-placed/{vcpu}/{worker}"
-    worker: Annotated[str, Field(max_length=limits.NAME_CHARACTERS_MAX)]
+    worker: WorkerId
 
 
 # --- commands to a vCPU, and what its worker answers ------------------------------------------
@@ -173,7 +176,7 @@ class RootsReleased(_VcpuMessage):
     id_form: ClassVar[str] = "{scope}/roots-released/{vcpu}/{step}/{position}"
     step: StepPath
     position: Index
-    contexts: tuple[tuple[RootId, ...], tuple[RootId, ...]]
+    contexts: tuple[Roots, Roots]
 
 
 class UnloadDone(_VcpuMessage):
@@ -196,8 +199,8 @@ class ZapRequested(_VcpuMessage):
     id_form: ClassVar[str] = "{scope}/zap-requested/{vcpu}/{step}/{position}/{attempt}"
     step: StepPath
     position: Index
-    attempt: Annotated[int, Field(ge=1)]
-    contexts: tuple[tuple[RootId, ...], tuple[RootId, ...]]
+    attempt: Ordinal
+    contexts: tuple[Roots, Roots]
 
 
 class ZapDone(_VcpuMessage):
@@ -207,8 +210,8 @@ class ZapDone(_VcpuMessage):
     id_form: ClassVar[str] = "{scope}/zap-done/{vcpu}/{step}/{position}/{attempt}"
     step: StepPath
     position: Index
-    attempt: Annotated[int, Field(ge=1)]
-    roots_left: Annotated[int, Field(ge=0)]
+    attempt: Ordinal
+    roots_left: Annotated[int, Field(ge=0, le=limits.COUNT_MAX)]
 
 
 class VmStateRead(_VcpuMessage):
@@ -245,8 +248,8 @@ class CommandStuck(_VcpuMessage):
 
 
 class _Request(_Message):
-    generation: Annotated[int, Field(ge=1)]
-    recipients: Annotated[tuple[Index, ...], Field(min_length=1)]
+    generation: Ordinal
+    recipients: Annotated[tuple[Index, ...], Field(min_length=1, max_length=limits.VCPUS_MAX)]
 
     id_form: ClassVar[str] = "{scope}/request/{generation}"
 

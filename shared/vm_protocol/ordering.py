@@ -4,9 +4,9 @@ What a step does stands in the services; how text becomes an
 ordering, with line numbers in its errors, stands in `vm_manager.catalogue`.
 """
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vm_protocol import limits
 
@@ -77,3 +77,11 @@ class Ordering(_Frozen):
     steps: Annotated[
         tuple[VmStep | ForEachVcpu, ...], Field(min_length=1, max_length=limits.STEPS_MAX)
     ]
+
+    @model_validator(mode="after")
+    def _steps_are_bounded(self) -> Self:
+        loops = [step.for_each_vcpu for step in self.steps if isinstance(step, ForEachVcpu)]
+        count = len(self.steps) + sum(len(loop.steps) for loop in loops)
+        if count > limits.STEPS_MAX:
+            raise ValueError(f"{count} steps, loops included; {limits.STEPS_MAX} are allowed")
+        return self

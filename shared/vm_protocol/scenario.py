@@ -9,6 +9,7 @@ from vm_protocol import limits
 Mmu = Literal["shadow", "tdp"]
 RootSharing = Literal["distinct", "shared", "mixed"]
 Milliseconds = Annotated[int, Field(ge=1, le=600_000)]
+VcpuIndices = Annotated[tuple[int, ...], Field(max_length=limits.VCPUS_MAX)]
 
 
 class Scenario(BaseModel):
@@ -27,9 +28,9 @@ class Scenario(BaseModel):
     async_pf: Annotated[int, Field(ge=0, le=16)] = 0
     ticker: bool = True
     avic: bool = False
-    nested: tuple[int, ...] = ()
-    in_guest: tuple[int, ...] = ()
-    seed: Annotated[int, Field(ge=0)] = 0
+    nested: VcpuIndices = ()
+    in_guest: VcpuIndices = ()
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     ticker_ms: Milliseconds = limits.TICKER_MS
     fence_ms: Milliseconds = limits.FENCE_MS
     request_ms: Milliseconds = limits.REQUEST_MS

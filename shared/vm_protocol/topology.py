@@ -127,7 +127,8 @@ class Mailbox:
         )
 
 
-_MAILBOX_NAME: Final = re.compile(r"vcpu\.([a-z0-9][a-z0-9-]*)\.(\d+)\.(\d+)")
+_NUMBER: Final = r"(0|[1-9][0-9]{0,9})"
+_MAILBOX_NAME: Final = re.compile(rf"vcpu\.([a-z0-9][a-z0-9-]*)\.{_NUMBER}\.{_NUMBER}")
 
 
 def parse_mailbox(name: str) -> Mailbox | None:

@@ -1,19 +1,14 @@
 """One suite, two drivers: the seed's bug, in exact counts."""
 
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import expectations
 from support.randomness import seeded
+from support.runs import broken, posted, tear_down
 
-from teardown_lab.checker.history import load_history
 from teardown_lab.checker.judgement import Judgement
-from teardown_lab.experiment.lab import Lab, LabOptions, RunOptions, open_lab
-from vm_manager.catalogue import catalogue_entry
-from vm_protocol.observations import Event
-from vm_protocol.scenario import Scenario
+from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
 from vm_protocol.wire import Record
 
 CELLS = {
@@ -23,35 +18,18 @@ CELLS = {
 SHAPES = [("distinct", "shadow"), ("shared", "shadow"), ("distinct", "tdp")]
 
 
-def tear_down(
-    lab: Lab, name: str, workdir: Path, workers: int = 2, **shape: Any
-) -> tuple[Judgement, list[Record]]:
-    scenario = Scenario(**shape)
-    history = workdir / f"{len(list(workdir.iterdir()))}.jsonl"
-    options = RunOptions(history=history)
-    workers = min(workers, scenario.vcpus)
-    finished = lab.run(catalogue_entry(name).ordering, scenario, workers, options)
-    return finished.judgement, list(load_history(finished.history).records)
-
-
-def requests_posted(records: list[Record], *by: str) -> int:
-    posted = [r for r in records if r.event == Event.REQUEST_POSTED and r.details["by"] in by]
-    return sum(len(record.details["recipients"]) for record in posted)
-
-
 def hold_against(judgement: Judgement, records: list[Record], cell: expectations.Cell) -> None:
     counts = judgement.counts
-    violations = Counter(str(each.invariant) for each in judgement.violations)
     wanted = {"use-after-free": cell.use_after_free} if cell.use_after_free else {}
-    assert dict(violations) == wanted
+    assert broken(judgement) == wanted
     assert str(judgement.verdict) == ("violated" if cell.use_after_free else "safe")
     assert [each.reason for each in judgement.dead_letters] == ["rejected"] * cell.use_after_free
     assert counts.dead_letters == cell.use_after_free
     assert counts.unload_flush_requests == cell.unload_flush_requests
     assert counts.unaccounted == 0
     assert counts.flush_deliveries == counts.flush_acks + cell.use_after_free
-    assert requests_posted(records, "pit", "zap-all") == cell.before_vcpus
-    assert requests_posted(records, "unload") == cell.unload_flush_requests
+    assert sum(map(len, posted(records, "pit", "zap-all"))) == cell.before_vcpus
+    assert sum(map(len, posted(records, "unload"))) == cell.unload_flush_requests
 
 
 @pytest.mark.parametrize(("roots", "mmu"), SHAPES)
@@ -80,12 +58,7 @@ def test_flush_k_reaches_exactly_k_to_the_last(lab: Lab, workdir: Path) -> None:
 
     _, records = tear_down(lab, "unload-in-destroy", workdir, vcpus=n)
 
-    flushes = [
-        record.details["recipients"]
-        for record in records
-        if record.event == Event.REQUEST_POSTED and record.details["by"] == "unload"
-    ]
-    assert flushes == expectations.recipients_of_unload_flushes(n)
+    assert posted(records, "unload") == expectations.recipients_of_unload_flushes(n)
 
 
 def test_tdp_says_why_it_shows_nothing(lab: Lab, workdir: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from service_runtime import logs
 from teardown_lab.broker.private_node import PrivateNode, server_script
@@ -17,6 +18,10 @@ from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
 VCPUS_MAX = 8
 
 logs.configure("warning")
+
+settings.register_profile("repeatable", deadline=None, print_blob=True, derandomize=True)
+settings.register_profile("wandering", deadline=None, print_blob=True, max_examples=500)
+settings.load_profile(os.environ.get("TEARDOWN_HYPOTHESIS", "repeatable"))
 
 
 @pytest.fixture(scope="session")

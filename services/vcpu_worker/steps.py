@@ -88,9 +88,9 @@ def clear_async_pf(vcpu: Vcpu, _running: Running, _queues: Queues) -> Stepped:
     mailbox = vcpu.mailbox
     cleared = tuple(
         observed(Event.ASYNC_PF_COMPLETED, mailbox.vm, mailbox.vcpu, fault=fault, how="cleared")
-        for fault in range(vcpu.async_pf)
+        for fault in vcpu.faults
     )
-    return Stepped(replace(vcpu, async_pf=0), cleared)
+    return Stepped(replace(vcpu, faults=()), cleared)
 
 
 def unload_mmu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
@@ -134,7 +134,8 @@ def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
         timer = SetTimer(fence_timer(vcpu), vcpu.fence_ms)
         return Stepped(_wait(left.vcpu, running, "fence"), (*left.effects, waited, timer))
     mailbox = vcpu.mailbox
-    freed = replace(left.vcpu, freed=True, contexts=NO_ROOTS, async_pf=0)
+    freed = replace(left.vcpu, freed=True, contexts=NO_ROOTS, faults=(), in_guest=False, tlb=())
+    out = (observed(Event.GUEST_LEFT, mailbox.vm, mailbox.vcpu),) if vcpu.in_guest else ()
     said = Observed(
         Event.VCPU_FREED,
         mailbox.vm,
@@ -152,9 +153,9 @@ def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
             ),
             mandatory=True,
         )
-        for fault in range(vcpu.async_pf)
+        for fault in vcpu.faults
     )
-    return Stepped(freed, (*left.effects, said, *completions))
+    return Stepped(freed, (*left.effects, *out, said, *completions))
 
 
 STEPS: dict[str, Step] = {

@@ -41,13 +41,15 @@ class Vcpu:
     """A vCPU, live or freed; a freed one is its own tombstone.
 
     `consumed` is the newest generation up to which every request of the mailbox was taken, `ahead`
-    those taken beyond it; `requests` are the bits that were posted and never served, as no vCPU
-    enters its guest again during teardown. `finished` maps commands to their outcomes.
+    those taken beyond it. `faults` are pending async page faults. `requests` are the bits that
+    were posted and never served, as no vCPU enters its guest again during teardown. `tlb` holds
+    the pages of the roots of a vCPU in guest until a flush arrives. `finished` maps commands to
+    their outcomes.
     """
 
     mailbox: Mailbox
     contexts: Contexts
-    async_pf: int
+    faults: tuple[int, ...]
     nested: bool
     avic: bool
     fence_ms: int
@@ -55,6 +57,8 @@ class Vcpu:
     consumed: int = 0
     ahead: frozenset[int] = frozenset()
     requests: frozenset[str] = frozenset()
+    in_guest: bool = False
+    tlb: tuple[str, ...] = ()
     running: Running | None = None
     finished: tuple[tuple[str, str], ...] = ()
 
@@ -86,8 +90,10 @@ def place(message: PlaceVcpu) -> Vcpu:
     return Vcpu(
         mailbox=Mailbox(message.vm, message.vcpu, message.incarnation),
         contexts=message.contexts,
-        async_pf=message.async_pf,
+        faults=tuple(range(message.async_pf)),
         nested=message.nested,
         avic=message.avic,
         fence_ms=message.fence_ms,
+        in_guest=message.in_guest,
+        tlb=tuple(sum(message.contexts, ())) if message.in_guest else (),
     )

@@ -1,14 +1,14 @@
 """VcpuWorker: the pure core of a worker. Takes inputs apart and hands them to the vCPU's rules.
 
-The tombstone's rule stands here: a request or command that a freed vCPU has not seen before is a
-use-after-free and is rejected; one that it has seen is a duplicate and is acknowledged.
+A command that a freed vCPU has not finished before is a use-after-free and is rejected; a finished
+one is a duplicate and is answered again. What requests meet stands in `requests`.
 """
 
 from dataclasses import dataclass, field, replace
 
 from immutables import Map
 
-from vcpu_worker import commands
+from vcpu_worker import commands, requests
 from vcpu_worker.steps import Queues, Stepped
 from vcpu_worker.vcpu import Running, Vcpu, place
 from vm_protocol import limits, messages, topology
@@ -129,7 +129,7 @@ class VcpuWorker:
                 return self._destroy(state, event, message)
             case messages.AsyncPfCompleted(), self.commands_queue:
                 return self._complete_fault(state, event, message)
-            case messages.UnloadDone() | messages.ZapDone(), _:
+            case messages.UnloadDone() | messages.ZapDone(), self.queues.replies:
                 return self._answered(state, event, message)
             case _:
                 return self._reject(state, event, RejectReason.UNEXPECTED)
@@ -158,8 +158,11 @@ class VcpuWorker:
         if vcpu.mailbox in state.vcpus:
             return state, answer
         owned = replace(state, vcpus=state.vcpus.set(vcpu.mailbox, vcpu))
-        created = observed(Event.VCPU_CREATED, message.vm, message.vcpu)
-        return owned, (ConsumeMailbox(vcpu.mailbox), created, *answer)
+        said: tuple[Effect, ...] = (observed(Event.VCPU_CREATED, message.vm, message.vcpu),)
+        if vcpu.in_guest:
+            entered = observed(Event.GUEST_ENTERED, message.vm, message.vcpu, pages=vcpu.tlb)
+            said = (*said, entered)
+        return owned, (ConsumeMailbox(vcpu.mailbox), *said, *answer)
 
     def _forget(self, state: WorkerState, mailbox: Mailbox) -> Result:
         vcpu = state.vcpus.get(mailbox)
@@ -229,7 +232,9 @@ class VcpuWorker:
         late = observed(
             Event.ASYNC_PF_COMPLETED, message.vm, message.vcpu, fault=message.fault, how="late"
         )
-        return state, (late, Ack(event.queue, event.message_id))
+        pending = tuple(fault for fault in vcpu.faults if fault != message.fault)
+        stepped = Stepped(replace(vcpu, faults=pending), (late, Ack(event.queue, event.message_id)))
+        return self._with(state, stepped)
 
     # --- requests ----------------------------------------------------------------------
 
@@ -240,32 +245,7 @@ class VcpuWorker:
         vcpu = state.vcpus.get(mailbox)
         if vcpu is None or (message.vm, message.incarnation) != (mailbox.vm, mailbox.incarnation):
             return self._reject(state, event, RejectReason.NOT_OWNED)
-        kind = messages.REQUEST_KINDS[message.type]
-        generation = message.generation
-        ack = Ack(event.queue, event.message_id)
-        if vcpu.has_consumed(generation):
-            duplicated = observed(
-                Event.REQUEST_DUPLICATED,
-                mailbox.vm,
-                mailbox.vcpu,
-                kind=kind,
-                generation=generation,
-            )
-            return state, (duplicated, ack)
-        outcome = "rejected" if vcpu.freed else "posted"
-        delivered = observed(
-            Event.REQUEST_DELIVERED,
-            mailbox.vm,
-            mailbox.vcpu,
-            kind=kind,
-            generation=generation,
-            outcome=outcome,
-        )
-        if vcpu.freed:
-            return state, (delivered, Reject(event.queue, event.message_id, RejectReason.FREED))
-        stepped = commands.after_consuming(vcpu.consume(generation, kind), self.queues)
-        after, effects = self._with(state, stepped)
-        return after, (delivered, ack, *effects)
+        return self._with(state, requests.take(vcpu, event, message, self.queues))
 
     def _with(self, state: WorkerState, stepped: Stepped) -> Result:
         vcpus = state.vcpus.set(stepped.vcpu.mailbox, stepped.vcpu)

@@ -27,7 +27,9 @@ def create(command: messages.CreateVm, reply_to: str, replies_queue: str) -> Ste
         scenario=command.scenario,
         reply_to=reply_to,
         create_id=command.identity(),
+        replies_queue=replies_queue,
         slots=(Slot(),) * command.scenario.vcpus,
+        in_guest=frozenset(command.scenario.in_guest),
     )
     listed, effects = roots.allocate(vm.name, command.scenario)
     vm = replace(vm, roots=listed)

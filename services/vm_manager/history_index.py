@@ -77,8 +77,11 @@ def _freed(index: VmIndex, record: Record) -> VmIndex:
 
 
 def _created(index: VmIndex, record: Record) -> VmIndex:
-    allocated = index.allocated_by.set(record.vcpu or 0, record.caused_by)
-    return replace(index, allocated_by=allocated)
+    """Begin a vCPU's life; an earlier one of that number, in a VM of that name, is over."""
+    vcpu = record.vcpu or 0
+    freed_by = index.freed_by.delete(vcpu) if vcpu in index.freed_by else index.freed_by
+    allocated_by = index.allocated_by.set(vcpu, record.caused_by)
+    return replace(index, freed_by=freed_by, allocated_by=allocated_by)
 
 
 def _rejected(index: VmIndex, record: Record) -> VmIndex:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import cast
 
+from vm_manager.flush_waits import flush_timer
 from vm_manager.vm import LoopProgress, Teardown, Vm
 from vm_manager.vm_steps import VM_STEPS, Stepped, erase_vcpu, tick_timer
 from vm_protocol import messages, topology
@@ -57,9 +58,28 @@ def run(vm: Vm, replies_queue: str) -> Stepped:
             effects.append(observed(Event.STEP_STARTED, vm.name, None, path, name=step))
             vm, done = VM_STEPS[step](vm)
             effects += done
-            effects.append(observed(Event.STEP_FINISHED, vm.name, None, path, name=step))
-            vm = _with_teardown(vm, replace(teardown, position=teardown.position + 1))
+            if vm.is_step_waiting():
+                break
+            vm, finished = _finish_step(vm, teardown)
+            effects += finished
     return vm, tuple(effects)
+
+
+def step_waited(vm: Vm, replies_queue: str) -> Stepped:
+    """Go on after a VM step whose flush is acknowledged by all that were waited for."""
+    if vm.teardown is None or vm.phase != "destroying":
+        return vm, ()
+    vm, finished = _finish_step(vm, vm.teardown)
+    vm, further = run(vm, replies_queue)
+    return vm, (*finished, *further)
+
+
+def _finish_step(vm: Vm, teardown: Teardown) -> Stepped:
+    step = teardown.ordering.steps[teardown.position]
+    path = str(teardown.position)
+    finished = observed(Event.STEP_FINISHED, vm.name, None, path, name=str(step))
+    vm = _with_teardown(vm, replace(teardown, position=teardown.position + 1))
+    return vm, (finished,)
 
 
 def part_done(vm: Vm, vcpu: int, path: str, replies_queue: str) -> Stepped:
@@ -90,9 +110,10 @@ def stop_stuck(vm: Vm, why: str, vcpu: int | None) -> Stepped:
     effects = (
         observed(Event.TEARDOWN_STUCK, vm.name, vcpu, str(vm.teardown.position), why=why),
         CancelTimer(tick_timer(vm)),
+        CancelTimer(flush_timer(vm)),
         *_answer(vm, vm.teardown, "stuck"),
     )
-    return replace(vm, phase="stuck"), effects
+    return replace(vm, phase="stuck", waits=()), effects
 
 
 def _position(vm: Vm) -> int:

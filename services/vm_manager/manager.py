@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from immutables import Map
 
-from vm_manager import creation, interpreter, requests, unloading
+from vm_manager import creation, flush_waits, interpreter, requests, unloading
 from vm_manager.vm import Teardown, Vm
 from vm_manager.vm_steps import tick_timer
 from vm_protocol import limits, messages, topology
@@ -108,16 +108,16 @@ class VmManager:
         self, state: ManagerState, event: Received, create: messages.CreateVm, reply_to: str
     ) -> Result:
         vm = state.vms.get(create.vm)
-        if vm is not None and vm.create_id != event.message_id:
-            return self._refuse(state, event, reply_to, "vm-already-exists")
+        known = vm and (vm.create_id, vm.scenario, vm.reply_to)
+        if vm is not None and known != (event.message_id, create.scenario, reply_to):
+            held = vm.phase == "creating" and vm.create_id == event.message_id
+            return self._refuse(state, event, reply_to, "vm-already-exists", held=held)
         if vm is not None and vm.phase == "creating":
             return state, ()  # delivered again: settled together with the first
         if vm is not None:
             return state, creation.created(vm)
         if len(state.vms) >= limits.VMS_MAX:
             return self._refuse(state, event, reply_to, "vm-limit-reached")
-        if create.scenario.in_guest:
-            return self._refuse(state, event, reply_to, "not-supported")
         vm, effects = creation.create(create, reply_to, self.replies_queue)
         return self._with(state, vm), effects
 
@@ -129,10 +129,10 @@ class VmManager:
             return self._refuse(state, event, reply_to, "vm-not-found")
         if vm.phase == "creating":
             return self._refuse(state, event, reply_to, "vm-not-ready")
-        if vm.phase == "destroying":
-            return state, ()  # delivered again: settled together with the first
-        if destroy.ordering.flush_wait == "all":
-            return self._refuse(state, event, reply_to, "not-supported")
+        if vm.phase == "destroying" and vm.teardown is not None:
+            if (vm.teardown.ordering, vm.teardown.reply_to) == (destroy.ordering, reply_to):
+                return state, ()  # delivered again: settled together with the first
+            return self._refuse(state, event, reply_to, "teardown-running", held=True)
         if vm.phase in ("freed", "stuck"):
             outcome = "freed" if vm.phase == "freed" else "stuck"
             answer = messages.VmDestroyed.model_validate(
@@ -187,6 +187,8 @@ class VmManager:
                 vm, effects = interpreter.part_done(
                     vm, message.vcpu, message.step, self.replies_queue
                 )
+            case messages.RequestAcked():
+                vm, effects = self._acked(vm, message)
             case messages.CommandStuck():
                 return self._stuck(state, message, "delivery limit reached", ack)
             case messages.RootsReleased() if event.reply_to:
@@ -198,6 +200,14 @@ class VmManager:
             case _:
                 return self._reject(state, event, RejectReason.UNEXPECTED)
         return self._with(state, vm), (*effects, ack)
+
+    def _acked(self, vm: Vm, message: messages.RequestAcked) -> tuple[Vm, tuple[Effect, ...]]:
+        was_waiting = vm.is_step_waiting()
+        vm, effects = flush_waits.acked(vm, message)
+        if was_waiting and not vm.is_step_waiting():
+            vm, further = interpreter.step_waited(vm, self.replies_queue)
+            effects = (*effects, *further)
+        return vm, effects
 
     def _stuck(
         self,
@@ -221,10 +231,18 @@ class VmManager:
             return state, ()
         if kind == "quarantine":
             return self._forget(state, vm)
+        if kind == "flush":
+            return self._flush_expired(state, vm)
         if not vm.background:
             return state, ()
         vm, effects = requests.clock_update(vm)
         return self._with(state, vm), (*effects, SetTimer(name, vm.scenario.ticker_ms))
+
+    def _flush_expired(self, state: ManagerState, vm: Vm) -> Result:
+        if not vm.waits or vm.phase != "destroying":
+            return state, ()
+        vm, effects = interpreter.stop_stuck(vm, flush_waits.why_stuck(vm), None)
+        return self._with(state, vm), effects
 
     # --- small things --------------------------------------------------------------------
 
@@ -236,15 +254,27 @@ class VmManager:
 
     def _answer(
         self, event: Received, reply_to: str, message: messages.Message
-    ) -> tuple[Effect, ...]:
+    ) -> tuple[Effect, Effect]:
         publish = Publish(topology.REPLIES.name, reply_to, message, correlation_id=event.message_id)
         return publish, Ack(event.queue, event.message_id)
 
     def _refuse(
-        self, state: ManagerState, event: Received, reply_to: str, code: messages.RefusalCode
+        self,
+        state: ManagerState,
+        event: Received,
+        reply_to: str,
+        code: messages.RefusalCode,
+        *,
+        held: bool = False,
     ) -> Result:
+        """Answer a command with a refusal.
+
+        `held` tells that a command of the same id is being worked on: an Ack would settle that one
+        too, so this delivery is settled together with it.
+        """
         message = event.message
         refused = messages.Refused(
             vm=message.vm, incarnation=message.incarnation, code=code, command=event.message_id
         )
-        return state, self._answer(event, reply_to, refused)
+        publish, ack = self._answer(event, reply_to, refused)
+        return state, (publish,) if held else (publish, ack)

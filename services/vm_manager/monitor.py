@@ -6,8 +6,6 @@ goes out, so a letter whose record is not read yet waits for it, bounded by MONI
 
 from dataclasses import dataclass, field, replace
 
-from immutables import Map
-
 from vm_manager.history_index import HistoryIndex, VmIndex
 from vm_manager.open_requests import OpenRequests
 from vm_protocol import limits, messages, topology
@@ -40,12 +38,15 @@ _INVARIANTS: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class MonitorState:
-    """The journal's index, requests on their way, letters that wait, what was sent once more."""
+    """The journal's index, requests on their way, letters that wait, what was sent once more.
+
+    Letters wait in their order of arrival, at most DEAD_LETTERS_PREFETCH of them.
+    """
 
     index: HistoryIndex = field(default_factory=HistoryIndex)
     open_requests: OpenRequests = field(default_factory=OpenRequests)
-    waiting: Map[str, DeadLettered] = field(default_factory=Map)
-    republished: frozenset[str] = frozenset()
+    waiting: tuple[DeadLettered, ...] = ()
+    republished: tuple[str, ...] = ()
 
 
 Result = tuple[MonitorState, tuple[Effect, ...]]
@@ -79,7 +80,8 @@ class DeadLetterMonitor:
             case DeadLettered():
                 return self._take(state, event)
             case TimerFired():
-                letter = state.waiting.get(event.name)
+                due = (letter for letter in state.waiting if letter.letter == event.name)
+                letter = next(due, None)
                 return (state, ()) if letter is None else self._classify(state, letter)
             case _:
                 return state, ()
@@ -93,7 +95,7 @@ class DeadLetterMonitor:
                 open_requests, completed = open_requests.read(record)
                 effects += [completed] if completed is not None else []
         state = replace(state, index=index, open_requests=open_requests)
-        for letter in tuple(state.waiting.values()):
+        for letter in state.waiting:
             if _recorded(index.of(_vm_of(letter)), letter):
                 state, done = self._classify(state, letter)
                 effects += done
@@ -102,14 +104,14 @@ class DeadLetterMonitor:
     def _take(self, state: MonitorState, letter: DeadLettered) -> Result:
         if letter.message is None or _recorded(state.index.of(_vm_of(letter)), letter):
             return self._classify(state, letter)
-        waiting = state.waiting.set(letter.letter, letter)
         timer = SetTimer(letter.letter, limits.MONITOR_HISTORY_MS)
-        return replace(state, waiting=waiting), (timer,)
+        return replace(state, waiting=(*state.waiting, letter)), (timer,)
 
     def _classify(self, state: MonitorState, letter: DeadLettered) -> Result:
         effects: list[Effect] = []
-        if letter.letter in state.waiting:
-            state = replace(state, waiting=state.waiting.delete(letter.letter))
+        if letter in state.waiting:
+            waiting = tuple(other for other in state.waiting if other != letter)
+            state = replace(state, waiting=waiting)
             effects.append(CancelTimer(letter.letter))
         index = state.index.of(_vm_of(letter))
         invariant, why = _judge(index, letter)
@@ -118,7 +120,8 @@ class DeadLetterMonitor:
             if invariant == "stuck":
                 effects.append(self._tell_manager(command))
             elif letter.message_id not in state.republished:
-                republished = state.republished | {letter.message_id}
+                republished = (*state.republished, letter.message_id)
+                republished = republished[-limits.MONITOR_MESSAGES_MAX :]
                 again = _republish(letter, command)
                 ack = Ack(topology.DEAD_LETTERS_QUEUE.name, letter.letter)
                 return replace(state, republished=republished), (*effects, *again, ack)

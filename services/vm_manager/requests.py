@@ -1,7 +1,8 @@
 """VM-wide requests: one publish with a generation and its expected recipients; pure.
 
-KVM: `kvm_make_all_cpus_request()`. A request is posted, never waited for here: during teardown
-every vCPU is outside its guest. One that reaches nobody is not published and counts nothing.
+KVM: `kvm_make_all_cpus_request()`. A request is posted, not served: during teardown no vCPU enters
+its guest again. Who waits for a flush stands in `flush_waits`. A request that reaches nobody is not
+published and counts nothing.
 """
 
 from collections.abc import Callable
@@ -42,13 +43,32 @@ def post(vm: Vm, make: MakeRequest, kind: str, by: str, vcpu: int | None = None)
             ("recipients", recipients),
         ),
     )
-    publish = Publish(topology.REQUESTS.name, vm.name, message, mandatory=True)
+    waits = bool(getattr(message, "wait_for", ()))
+    publish = Publish(
+        topology.REQUESTS.name,
+        vm.name,
+        message,
+        mandatory=True,
+        reply_to=vm.replies_queue if waits else None,
+    )
     return replace(vm, generation=generation, slots=slots), (said, publish)
 
 
 def flush_tlb(vm: Vm, by: str, vcpu: int | None = None) -> Posted:
     """Post a TLB flush (kvm_flush_remote_tlbs)."""
-    return post(vm, messages.TlbFlush, "tlb-flush", by, vcpu)
+    make = partial(messages.TlbFlush, wait_for=waited_for(vm))
+    return post(vm, make, "tlb-flush", by, vcpu)
+
+
+def waited_for(vm: Vm) -> tuple[int, ...]:
+    """Return whose acknowledgement a flush posted now waits for.
+
+    KVM waits for the IPI of vCPUs in guest mode; `flush_wait: all` for every visible vCPU.
+    """
+    ordering = vm.teardown.ordering if vm.teardown else None
+    if ordering is not None and ordering.flush_wait == "all":
+        return vm.visible()
+    return tuple(vcpu for vcpu in vm.visible() if vcpu in vm.in_guest)
 
 
 def drop_obsolete_roots(vm: Vm, root: str) -> Posted:

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from vm_manager import requests, roots
-from vm_manager.vm import Vm
+from vm_manager import flush_waits, requests, roots
+from vm_manager.vm import FlushWait, Vm
 from vm_manager.vm_steps import Stepped
 from vm_protocol import messages, topology
 from vm_protocol.effects import Ack, Effect, Publish, Reject, observed
@@ -14,9 +14,12 @@ from vm_protocol.observations import Event
 def unload(vm: Vm, message: messages.RootsReleased, reply_to: str) -> Stepped:
     """Drop a vCPU's pins and flush where that dooms roots (kvm_mmu_unload).
 
-    At most one flush for each MMU context. A repeated message finds no pins, and is answered.
+    At most one flush for each MMU context. The answer waits for those that the flush waits for. A
+    repeated message finds no pins, and is answered, or with the first where that still waits.
     """
     effects: list[Effect] = []
+    if any(_is_for(wait, message) for wait in vm.waits):
+        return vm, ()
     for context, names in enumerate(message.contexts):
         released = roots.release(vm.name, vm.roots, message.vcpu, context, names)
         vm = replace(vm, roots=released.roots)
@@ -33,7 +36,19 @@ def unload(vm: Vm, message: messages.RootsReleased, reply_to: str) -> Stepped:
         position=message.position,
         generation=vm.slots[message.vcpu].routed,
     )
-    return vm, (*effects, _answer(reply_to, done, message))
+    missing = flush_waits.missing_of(effects)
+    vm, waited = flush_waits.wait(vm, FlushWait(missing, answer=done, reply_to=reply_to))
+    return vm, (*effects, *waited)
+
+
+def _is_for(wait: FlushWait, message: messages.RootsReleased) -> bool:
+    """Tell whether a wait's answer is the one to this message."""
+    done = wait.answer
+    return done is not None and (done.vcpu, done.step, done.position) == (
+        message.vcpu,
+        message.step,
+        message.position,
+    )
 
 
 def zap_until_empty(vm: Vm, message: messages.ZapRequested, reply_to: str) -> Stepped:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vm_manager.roots import Root
+from vm_protocol.messages import UnloadDone
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
 from vm_protocol.topology import Mailbox
@@ -46,10 +47,26 @@ class Teardown:
 
 
 @dataclass(frozen=True, slots=True)
-class Vm:
-    """A VM; `generation` is that of the newest request, `freed_state` what VM-level state is gone.
+class FlushWait:
+    """What goes on once flushes are acknowledged: `missing` are (generation, vCPU).
 
-    `background` tells whether the kvmclock ticker and the PIT are alive.
+    `pages` are freed then; `answer` is the UnloadDone that a worker waits for, to `reply_to`; a
+    wait without one is that of the VM step that the teardown stands at.
+    """
+
+    missing: frozenset[tuple[int, int]]
+    pages: tuple[str, ...] = ()
+    answer: UnloadDone | None = None
+    reply_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vm:
+    """A VM; workers answer on `replies_queue`.
+
+    `generation` is that of the newest request, `freed_state` what VM-level state is gone.
+    `background` tells whether the kvmclock ticker and the PIT are alive; `in_guest` are vCPUs that
+    have not acknowledged any flush since they entered their guest.
     """
 
     name: str
@@ -57,12 +74,15 @@ class Vm:
     scenario: Scenario
     reply_to: str
     create_id: str
+    replies_queue: str
     phase: Phase = "creating"
     slots: tuple[Slot, ...] = ()
     roots: tuple[Root, ...] = ()
     generation: int = 0
     background: bool = True
     freed_state: frozenset[str] = field(default_factory=frozenset)
+    in_guest: frozenset[int] = field(default_factory=frozenset)
+    waits: tuple[FlushWait, ...] = ()
     teardown: Teardown | None = None
 
     def visible(self) -> tuple[int, ...]:
@@ -76,6 +96,10 @@ class Vm:
     def mailboxes(self) -> tuple[Mailbox, ...]:
         """Return the mailboxes of all vCPUs."""
         return tuple(self.mailbox(vcpu) for vcpu in range(len(self.slots)))
+
+    def is_step_waiting(self) -> bool:
+        """Tell whether the VM step that the teardown stands at waits for a flush."""
+        return any(wait.answer is None for wait in self.waits)
 
     def with_slot(self, vcpu: int, slot: Slot) -> "Vm":
         """Return the VM with one array entry replaced."""

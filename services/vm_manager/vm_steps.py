@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from vm_manager import requests, roots
-from vm_manager.vm import Slot, Vm
+from vm_manager import flush_waits, requests, roots
+from vm_manager.vm import FlushWait, Slot, Vm
 from vm_protocol.effects import CancelTimer, Effect, Unbind, observed
 from vm_protocol.observations import Event
 from vm_protocol.scenario import SHADOW
@@ -32,7 +32,8 @@ def zap_all_roots(vm: Vm) -> Stepped:
     """Make pinned shadow roots invalid, free the others, flush once (kvm_mmu_zap_all).
 
     One drop-obsolete-roots request for each pinned root, then one flush; nothing at all when no
-    shadow root is listed. The requests are posted, not served: no pin goes.
+    shadow root is listed. The requests are posted, not served: no pin goes. The page that each
+    root maps is freed once the flush is over.
     """
     listed = [root for root in vm.roots if root.mmu == SHADOW]
     if not listed:
@@ -49,16 +50,22 @@ def zap_all_roots(vm: Vm) -> Stepped:
     effects += flushed
     effects += [roots.freed(vm.name, root, "zap-all") for root in listed if not root.pins]
     left = tuple(
-        replace(root, invalid=True) if root.mmu == SHADOW else root
+        replace(root, invalid=True, mapped=False) if root.mmu == SHADOW else root
         for root in vm.roots
         if root.pins or root.mmu != SHADOW
     )
-    return replace(vm, roots=left), tuple(effects)
+    pages = tuple(root.name for root in listed if root.mapped)
+    missing = flush_waits.missing_of(flushed)
+    vm, waited = flush_waits.wait(replace(vm, roots=left), FlushWait(missing, pages))
+    return vm, (*effects, *waited)
 
 
 def flush_tlbs(vm: Vm) -> Stepped:
     """Flush the TLBs of all visible vCPUs (kvm_flush_remote_tlbs)."""
-    return requests.flush_tlb(vm, "flush-tlbs")
+    vm, effects = requests.flush_tlb(vm, "flush-tlbs")
+    missing = flush_waits.missing_of(effects)
+    vm, waited = flush_waits.wait(vm, FlushWait(missing))
+    return vm, (*effects, *waited)
 
 
 def free_irqchip(vm: Vm) -> Stepped:

@@ -4,10 +4,19 @@ Confirms arrive in any order and may be `multiple` (RabbitMQ: confirms). What is
 when a connection is lost is published again on the next one: receivers know duplicates by id.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Final
 
+from vm_protocol import codec, limits, topology
 from vm_protocol.codec import Packet
+from vm_protocol.recorder import Send
+from vm_protocol.wire import Record
+
+_EXCHANGES: Final = frozenset(exchange.name for exchange in topology.EXCHANGES)
+_KEY_BYTES_MAX: Final = 255
+"""AMQP 0-9-1's short string."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +27,27 @@ class Outgoing:
     routing_key: str
     packet: Packet
     mandatory: bool
+
+    @classmethod
+    def of(cls, send: Send) -> "Outgoing":
+        """Return what a core's message is to the broker."""
+        publish = send.publish
+        packet = codec.encode(publish.message, send.envelope)
+        return cls(publish.exchange, publish.routing_key, packet, publish.mandatory)
+
+    @property
+    def is_possible(self) -> bool:
+        """Tell whether there is such an exchange of ours, and such a key in AMQP."""
+        return self.exchange in _EXCHANGES and len(self.routing_key.encode()) <= _KEY_BYTES_MAX
+
+
+def journal_batches(records: Sequence[Record]) -> Iterator[Outgoing]:
+    """Yield the journal messages that carry these records, in order."""
+    exchange, key = topology.JOURNAL_QUEUE.bindings[0]
+    size = limits.JOURNAL_BATCH_RECORDS_MAX
+    for first in range(0, len(records), size):
+        body = codec.encode_records(tuple(records[first : first + size]))
+        yield Outgoing(exchange, key, Packet(body, {"type": "Records"}, {}), mandatory=False)
 
 
 @dataclass(slots=True)
@@ -48,12 +78,19 @@ class Batch:
             self.settle()
 
 
+Publication = tuple[Outgoing, Batch]
+
+
 @dataclass(slots=True)
 class ConfirmTracker:
-    """Publishes of one channel by their sequence number, which counts from 1."""
+    """Publishes of one channel by their sequence number, which counts from 1.
+
+    What the broker refuses stays here, unconfirmed, until it is taken to be published again.
+    """
 
     _next: int = 1
-    _open: dict[int, tuple[Outgoing, Batch]] = field(default_factory=dict)
+    _open: dict[int, Publication] = field(default_factory=dict)
+    _refused: dict[int, Publication] = field(default_factory=dict)
 
     def published(self, outgoing: Outgoing, batch: Batch) -> None:
         """Note a publish that joins `batch`; its batch already counts it when it is a repeat."""
@@ -62,23 +99,37 @@ class ConfirmTracker:
 
     def confirmed(self, tag: int, *, multiple: bool) -> None:
         """Take a `basic.ack` of the broker."""
-        for _, batch in self._take(tag, multiple=multiple):
+        for number in self._numbers(tag, multiple=multiple):
+            _, batch = self._open.pop(number)
             batch.confirmed()
 
-    def refused(self, tag: int, *, multiple: bool) -> list[tuple[Outgoing, Batch]]:
-        """Take a `basic.nack` of the broker; return what has to be published again."""
-        return self._take(tag, multiple=multiple)
+    def refused(self, tag: int, *, multiple: bool) -> int:
+        """Take a `basic.nack` of the broker; return how many publishes it refuses."""
+        numbers = self._numbers(tag, multiple=multiple)
+        for number in numbers:
+            self._refused[number] = self._open.pop(number)
+        return len(numbers)
 
-    def unconfirmed(self) -> list[tuple[Outgoing, Batch]]:
-        """Return what is open, in the order of publishing."""
-        return list(self._open.values())
+    def take_refused(self) -> list[Publication]:
+        """Return what the broker refused, in the order of publishing, and forget it."""
+        taken = [self._refused[number] for number in sorted(self._refused)]
+        self._refused.clear()
+        return taken
+
+    def unconfirmed(self) -> list[Publication]:
+        """Return what is not confirmed, in the order of publishing."""
+        left = {**self._open, **self._refused}
+        return [left[number] for number in sorted(left)]
+
+    def awaits(self, exchange: str, routing_key: str) -> bool:
+        """Tell whether a publish with this key is not confirmed."""
+        left = (*self._open.values(), *self._refused.values())
+        return any((out.exchange, out.routing_key) == (exchange, routing_key) for out, _ in left)
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._open) + len(self._refused)
 
-    def _take(self, tag: int, *, multiple: bool) -> list[tuple[Outgoing, Batch]]:
-        if not multiple:
-            found = self._open.pop(tag, None)
-            return [] if found is None else [found]
-        tags = [number for number in self._open if number <= tag]
-        return [self._open.pop(number) for number in tags]
+    def _numbers(self, tag: int, *, multiple: bool) -> list[int]:
+        if multiple:  # numbers grow in the order of the dictionary
+            return list(takewhile(lambda number: number <= tag, self._open))
+        return [tag] if tag in self._open else []

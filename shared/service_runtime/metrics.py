@@ -13,6 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from vm_protocol.errors import RejectReason
 from vm_protocol.gauges import GaugeRow
 from vm_protocol.observations import Event
 from vm_protocol.wire import Record
@@ -55,6 +56,15 @@ class SpanRow:
     buckets: tuple[float, ...]
 
 
+DEATH_REASONS: Final = ("rejected", "expired", "maxlen", "delivery_limit")
+"""The broker's reasons (RabbitMQ: dlx)."""
+
+DEATH_CAUSES: Final = frozenset(
+    {*map(str, RejectReason), *DEATH_REASONS, "unrecorded", "connections-lost"}
+)
+"""Why a dead letter died, as the monitor says it."""
+
+
 def _kind(details: Details) -> Labels:
     return {"kind": str(details["kind"])}
 
@@ -68,10 +78,11 @@ def _reason(details: Details) -> Labels:
 
 
 def _death(details: Details) -> Labels:
-    return {
-        "reason": str(details["reason"]),
+    reason, why = str(details["reason"]), str(details["why"])
+    return {  # a forged dead letter may name anything
+        "reason": reason if reason in DEATH_REASONS else "other",
         "invariant": str(details["invariant"] or "none"),
-        "why": str(details["why"]),
+        "why": why if why in DEATH_CAUSES else "other",
     }
 
 
@@ -118,6 +129,7 @@ COUNTERS: Final = (
     CounterRow(
         "teardown_rejects", "Deliveries rejected, by reason", Event.MESSAGE_REJECTED, _reason
     ),
+    CounterRow("teardown_acks", "Messages acknowledged", Event.MESSAGE_ACKED),
     CounterRow(
         "teardown_messages_skipped",
         "Deliveries that are no message of ours where no dead letter is possible",

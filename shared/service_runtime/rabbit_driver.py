@@ -8,9 +8,9 @@ again, and actions that had not been performed follow. Nothing here judges or de
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from time import time_ns
 from typing import Any
@@ -18,7 +18,10 @@ from typing import Any
 import structlog
 
 from service_runtime.amqp_session import AmqpSession, SessionLost
-from service_runtime.confirms import Batch, ConfirmTracker, Outgoing
+from service_runtime.confirms import Batch, ConfirmTracker, Outgoing, journal_batches
+from service_runtime.consumption import Consumption, StreamPositions
+from service_runtime.settlements import HeldDeliveries, Settlements
+from service_runtime.timers import Timers
 from vm_protocol import codec, effects, limits, topology
 from vm_protocol.actor import Action, Actor, Plan
 from vm_protocol.codec import Packet
@@ -30,8 +33,6 @@ from vm_protocol.wire import Record
 
 Observe = Callable[[Record], None]
 Handler = Callable[[], Plan]
-Held = tuple[AmqpSession, int]
-"""A delivery tag, and the session in which alone it means something."""
 
 
 @dataclass(slots=True)
@@ -41,29 +42,6 @@ class _Work:
     action: Action
     batch: Batch
     cause: Cause
-
-
-@dataclass(slots=True)
-class _Settlements:
-    """Acks and rejects of one batch, performed when the batch is confirmed."""
-
-    held: list[tuple[Held, effects.Ack | effects.Reject]] = field(default_factory=list)
-
-    def perform(self) -> None:
-        for (session, tag), settle in self.held:
-            if isinstance(settle, effects.Ack):
-                session.ack(tag)
-            else:
-                session.reject(tag, requeue=settle.requeue)
-
-
-@dataclass(frozen=True, slots=True)
-class Consumption:
-    """What the driver consumes, so that it can do so again; `begin` is a stream's."""
-
-    queue: topology.Queue | Mailbox
-    prefetch: int
-    begin: str = "first"
 
 
 class RabbitDriver:
@@ -87,10 +65,11 @@ class RabbitDriver:
         self._session: AmqpSession | None = None
         self._confirms = ConfirmTracker()
         self._consumptions: dict[str, Consumption] = {}
-        self._held: dict[tuple[str, str], list[Held]] = {}
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._held = HeldDeliveries()
+        self._timers = Timers(self._fire)
         self._numbers = count()
-        self._stream_offsets: dict[str, int] = {}
+        self._positions = StreamPositions()
+        self._confirm_seen = asyncio.Event()
         self._stopping = asyncio.Event()
         self.connected = asyncio.Event()
         self._ready = asyncio.Event()
@@ -128,6 +107,20 @@ class RabbitDriver:
             TopologyMismatch: The broker holds our queues with other arguments; nothing helps.
         """
         self._enqueue(lambda: self._actor.handle(effects.Started(), NO_CAUSE, time_ns()))
+        working = asyncio.create_task(self._work_on_sessions())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            async with asyncio.timeout(limits.SHUTDOWN_MS / 1000):
+                await working
+        except TimeoutError:
+            self._log.warning("broker.unanswered", unconfirmed_count=len(self._confirms))
+        finally:
+            stopping.cancel()
+            working.cancel()
+            await asyncio.gather(stopping, working, return_exceptions=True)
+
+    async def _work_on_sessions(self) -> None:
         backoff_ms = limits.RECONNECT_MS_MIN
         while not self._stopping.is_set():
             session = AmqpSession(self._url, self._actor.core.actor, self)
@@ -137,19 +130,21 @@ class RabbitDriver:
                 backoff_ms = limits.RECONNECT_MS_MIN
                 await self._serve(session)
             except SessionLost as lost:
+                if session.bug is not None:
+                    raise session.bug from None
+                if not self._stopping.is_set():
+                    why = str(lost)
+                    self._log.warning("broker.connection_lost", why=why, retry_ms=backoff_ms)
+                    self.reconnect_count += 1
+            finally:
                 self.connected.clear()
-                if self._stopping.is_set():
-                    break
-                self._log.warning("broker.connection_lost", why=str(lost), retry_ms=backoff_ms)
+                self._timers.suspend()
                 await session.close()
-                self.reconnect_count += 1
-                await self._pause(backoff_ms)
-                backoff_ms = min(backoff_ms * 2, limits.RECONNECT_MS_MAX)
-        if self._session is not None:
-            await self._session.close()
+            await self._pause(backoff_ms)
+            backoff_ms = min(backoff_ms * 2, limits.RECONNECT_MS_MAX)
 
     def stop(self) -> None:
-        """End `run` after open confirms have arrived, at most SHUTDOWN_MS later."""
+        """End `run` after open confirms have arrived; SHUTDOWN_MS later it gives them up."""
         self._stopping.set()
         self._ready.set()
         self._wake.set()
@@ -175,11 +170,12 @@ class RabbitDriver:
             self._publish(session, outgoing, batch)
         for name, consumption in tuple(self._consumptions.items()):
             await self._consume(session, name, consumption)
+        self._timers.resume()
         self.connected.set()
 
     async def _serve(self, session: AmqpSession) -> None:
         """Work on what arrives until the session is lost or the service stops."""
-        session.lost.add_done_callback(lambda _: self._wake.set())
+        session.lost.add_done_callback(self._stir)
         while not self._stopping.is_set():
             if session.lost.done():
                 raise SessionLost(str(session.lost.result()))
@@ -199,11 +195,24 @@ class RabbitDriver:
         for queue in session.consumed_queues():
             await session.stop_consuming(queue)
         await self._perform_work(session)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(limits.SHUTDOWN_MS / 1000):
-                while len(self._confirms):
-                    self._wake.clear()
-                    await self._wake.wait()
+        while len(self._confirms):
+            await self._next_confirm(session)
+
+    async def _next_confirm(self, session: AmqpSession) -> None:
+        """Wait until the broker confirms something more.
+
+        Raises:
+            SessionLost: It cannot any more.
+        """
+        if session.lost.done():
+            raise SessionLost(str(session.lost.result()))
+        self._confirm_seen.clear()
+        await self._confirm_seen.wait()
+
+    def _stir(self, *_: Any) -> None:
+        """Wake whatever waits: the session is lost, or confirms have arrived."""
+        self._wake.set()
+        self._confirm_seen.set()
 
     # --- stepping ------------------------------------------------------------------------
 
@@ -215,7 +224,7 @@ class RabbitDriver:
         """Run the core on everything that has arrived; publish the records, queue the actions."""
         if not self._inbox:
             return
-        settlements = _Settlements()
+        settlements = Settlements()
         batch = Batch(settlements.perform)
         records: list[Record] = []
         while self._inbox:
@@ -223,26 +232,16 @@ class RabbitDriver:
             records += plan.records
             for action in plan.actions:
                 if isinstance(action, effects.Ack | effects.Reject):
-                    settlements.held += [(held, action) for held in self._release(action)]
+                    settlements.settled += [(tag, action) for tag in self._held.release(action)]
                 else:
                     self._work.append(_Work(action, batch, plan.cause))
                     batch.open_count += 1
         for record in records:
             self._observe(record)
-        self._publish_records(session, records, batch)
-        batch.seal()
-
-    def _release(self, settle: effects.Ack | effects.Reject) -> Iterable[Held]:
-        return self._held.pop((settle.queue, settle.message_id), [])
-
-    def _publish_records(self, session: AmqpSession, records: list[Record], batch: Batch) -> None:
-        size = limits.JOURNAL_BATCH_RECORDS_MAX
-        for first in range(0, len(records), size):
-            body = codec.encode_records(tuple(records[first : first + size]))
-            exchange, key = topology.JOURNAL_QUEUE.bindings[0]
-            packet = Packet(body, {"type": "Records"}, {})
+        for outgoing in journal_batches(records):
             batch.open_count += 1
-            self._publish(session, Outgoing(exchange, key, packet, mandatory=False), batch)
+            self._publish(session, outgoing, batch)
+        batch.seal()
 
     def _publish(self, session: AmqpSession, outgoing: Outgoing, batch: Batch) -> None:
         """Publish, or leave it to the next session: the tracker keeps it either way."""
@@ -258,11 +257,23 @@ class RabbitDriver:
             work = self._work[0]
             if isinstance(work.action, Send):
                 self._work.popleft()
-                self._publish(session, _outgoing(work.action), work.batch)
+                self._send(session, work.action, work.batch)
                 continue
             await self._perform(session, work)
             self._work.popleft()
             work.batch.confirmed()
+
+    def _send(self, session: AmqpSession, send: Send, batch: Batch) -> None:
+        """Publish a message; one for an exchange that is not ours is returned at once.
+
+        A peer may have named it, and the broker would close the channel over it, again and again.
+        """
+        outgoing = Outgoing.of(send)
+        if outgoing.is_possible:
+            self._publish(session, outgoing, batch)
+        else:
+            self.returned(outgoing.packet)
+            batch.confirmed()
 
     async def _perform(self, session: AmqpSession, work: _Work) -> None:
         match work.action:
@@ -285,13 +296,24 @@ class RabbitDriver:
                 self._consumptions.pop(name, None)
                 await session.delete(name)
             case effects.Bind(mailbox):
+                await self._requests_confirmed(session, mailbox.vm)
                 await session.bind(mailbox)
             case effects.Unbind(mailbox):
+                await self._requests_confirmed(session, mailbox.vm)
                 await session.unbind(mailbox)
             case effects.SetTimer(name, delay_ms):
-                self._set_timer(name, delay_ms, work.cause)
+                self._timers.set(name, delay_ms, work.cause)
             case effects.CancelTimer(name):
-                self._cancel_timer(name)
+                self._timers.cancel(name)
+
+    async def _requests_confirmed(self, session: AmqpSession, vm: str) -> None:
+        """Wait until every request posted to a VM is confirmed.
+
+        A request that is lost with a connection is published again: after a bind or unbind, it
+        would reach other vCPUs than those that its generation was routed to.
+        """
+        while self._confirms.awaits(topology.REQUESTS.name, vm):
+            await self._next_confirm(session)
 
     async def _consume(self, session: AmqpSession, name: str, consumption: Consumption) -> None:
         queue = consumption.queue
@@ -302,24 +324,11 @@ class RabbitDriver:
             await session.consume(name, consumption.prefetch)
             return
         await session.declare(queue)
-        offset: int | str | None = None
-        if queue.kind == "stream":
-            read = self._stream_offsets.get(name)
-            offset = consumption.begin if read is None else read + 1
+        is_stream = queue.kind == "stream"
+        offset = self._positions.start(name, consumption.begin) if is_stream else None
         await session.consume(name, consumption.prefetch, offset)
 
-    def _set_timer(self, name: str, delay_ms: int, cause: Cause) -> None:
-        self._cancel_timer(name)
-        loop = asyncio.get_running_loop()
-        self._timers[name] = loop.call_later(delay_ms / 1000, self._fire, name, cause)
-
-    def _cancel_timer(self, name: str) -> None:
-        timer = self._timers.pop(name, None)
-        if timer is not None:
-            timer.cancel()
-
     def _fire(self, name: str, cause: Cause) -> None:
-        self._timers.pop(name, None)
         fired = effects.TimerFired(name)
         self._enqueue(lambda: self._actor.handle(fired, cause, time_ns()))
 
@@ -334,15 +343,14 @@ class RabbitDriver:
         """Take a delivery; it is stepped with all others of this socket read."""
         session = self._session
         assert session is not None, "deliveries come from a session"
-        if "x-stream-offset" in packet.headers:
-            self._stream_offsets[queue] = int(packet.headers["x-stream-offset"])
         delivery = Delivery(queue, packet, redelivered, next(self._numbers))
 
         def take() -> Plan:
             if self._session is not session:
                 return Plan()  # the broker delivers it again
+            self._positions.read(queue, packet.headers)
             plan = self._actor.deliver(delivery, time_ns())
-            self._held.setdefault((queue, plan.key), []).append((session, tag))
+            self._held.hold(queue, plan.key, (session, tag))
             return plan
 
         self._enqueue(take)
@@ -352,16 +360,16 @@ class RabbitDriver:
         if ok:
             self._confirms.confirmed(tag, multiple=multiple)
         else:
-            refused = self._confirms.refused(tag, multiple=multiple)
-            self._log.warning("broker.publish_refused", message_count=len(refused))
+            refused_count = self._confirms.refused(tag, multiple=multiple)
+            self._log.warning("broker.publish_refused", message_count=refused_count)
             delay_s = limits.RECONNECT_MS_MIN / 1000
-            asyncio.get_running_loop().call_later(delay_s, self._publish_again, refused)
-        if self._stopping.is_set():
-            self._wake.set()
+            asyncio.get_running_loop().call_later(delay_s, self._publish_again)
+        self._confirm_seen.set()
 
-    def _publish_again(self, refused: list[tuple[Outgoing, Batch]]) -> None:
+    def _publish_again(self) -> None:
+        """Publish what was refused; after a lost session, `_resume` has done so already."""
         assert self._session is not None, "refused by a session's broker"
-        for outgoing, batch in refused:
+        for outgoing, batch in self._confirms.take_refused():
             self._publish(self._session, outgoing, batch)
 
     def returned(self, packet: Packet) -> None:
@@ -387,9 +395,3 @@ class RabbitDriver:
         """Say that the broker blocks or unblocks publishers."""
         event = "broker.blocked" if is_blocked else "broker.unblocked"
         self._log.warning(event)
-
-
-def _outgoing(send: Send) -> Outgoing:
-    publish = send.publish
-    packet = codec.encode(publish.message, send.envelope)
-    return Outgoing(publish.exchange, publish.routing_key, packet, publish.mandatory)

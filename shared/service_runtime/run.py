@@ -22,6 +22,7 @@ from vm_protocol.actor import Actor
 from vm_protocol.gauges import GaugeRow
 from vm_protocol.wire import Record
 
+EXIT_BUG = 1
 EXIT_USAGE = 2
 EXIT_INFRASTRUCTURE = 4
 
@@ -56,17 +57,35 @@ def serve(service: str, make_parts: MakeParts) -> int:
     structlog.contextvars.bind_contextvars(service=service, pid=os.getpid())
     try:
         asyncio.run(_serve(settings, make_parts(settings)))
-    except TopologyMismatch as mismatch:
-        structlog.get_logger().error(
-            "broker.topology_mismatch",
-            why=str(mismatch),
-            way_out="delete the queue or exchange that it names, or use another virtual host",
-        )
-        return EXIT_INFRASTRUCTURE
-    except OSError as error:
-        structlog.get_logger().error("service.failed", why=str(error))
-        return EXIT_INFRASTRUCTURE
+    except Exception as error:
+        return _failed(_first(error))
     return 0
+
+
+def _failed(error: BaseException) -> int:
+    """Say why the service ends; return its exit code."""
+    log = structlog.get_logger()
+    match error:
+        case TopologyMismatch():
+            log.error(
+                "broker.topology_mismatch",
+                why=str(error),
+                way_out="delete the queue or exchange that it names, or use another virtual host",
+            )
+            return EXIT_INFRASTRUCTURE
+        case OSError():
+            log.error("service.failed", why=str(error))
+            return EXIT_INFRASTRUCTURE
+        case _:
+            log.error("service.failed", why=repr(error), exc_info=error)
+            return EXIT_BUG
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return the first exception of nested groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class _Pulse:
@@ -105,6 +124,8 @@ async def _serve(settings: Settings, parts: Sequence[Part]) -> None:
         for driver in drivers:
             driver.stop()
 
+    failures: list[BaseException] = []
+    _end_on_bug(stop, failures)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     log = structlog.get_logger()
@@ -113,6 +134,8 @@ async def _serve(settings: Settings, parts: Sequence[Part]) -> None:
             for driver in drivers:
                 group.create_task(_run(driver, stop))
             group.create_task(_say_ready(drivers, port))
+    if failures:
+        raise failures[0]
     log.info("service.stopped")
 
 
@@ -122,6 +145,16 @@ async def _run(driver: RabbitDriver, stop_all: Callable[[], None]) -> None:
         await driver.run()
     finally:
         stop_all()
+
+
+def _end_on_bug(stop: Callable[[], None], failures: list[BaseException]) -> None:
+    """Have exceptions in callbacks end the service: asyncio would write them down and go on."""
+
+    def failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        failures.append(context.get("exception") or RuntimeError(str(context["message"])))
+        stop()
+
+    asyncio.get_running_loop().set_exception_handler(failed)
 
 
 async def _say_ready(drivers: Sequence[RabbitDriver], port: int) -> None:

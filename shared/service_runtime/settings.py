@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import pika
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from vm_protocol import limits
 
@@ -14,12 +15,23 @@ class SettingsError(Exception):
     """An environment variable has a value that no service can use."""
 
 
+def _amqp_url(url: str) -> str:
+    """Refuse what pika cannot read; it raises whatever its parsing stumbles over."""
+    if not url.startswith(("amqp://", "amqps://")):
+        raise ValueError("it does not begin with amqp://")
+    try:
+        pika.URLParameters(url)
+    except (ValueError, TypeError, LookupError, SyntaxError):
+        raise ValueError("write amqp://user:password@host:5672/%2F") from None
+    return url
+
+
 class Settings(BaseModel):
     """AMQP_URL, LOG_LEVEL, METRICS_HOST, METRICS_PORT; a worker's WORKER_ID, WORKER_CAPACITY."""
 
     model_config = ConfigDict(frozen=True)
 
-    amqp_url: str = "amqp://guest:guest@127.0.0.1:5672/%2F"
+    amqp_url: Annotated[str, AfterValidator(_amqp_url)] = "amqp://guest:guest@127.0.0.1:5672/%2F"
     log_level: str = "info"
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
@@ -44,5 +56,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         return Settings.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0]).upper()
-        raise SettingsError(f"{name}: {first['msg']} (it is {values[name.lower()]!r})") from None
+        field = str(first["loc"][0])
+        # A URL may hold a password.
+        shown = "" if field == "amqp_url" else f" (it is {values[field]!r})"
+        raise SettingsError(f"{field.upper()}: {first['msg']}{shown}") from None

@@ -97,7 +97,6 @@ RefusalCode = Literal[
     "vm-not-ready",
     "vm-limit-reached",
     "teardown-running",
-    "not-supported",
 ]
 
 
@@ -236,6 +235,14 @@ class AsyncPfCompleted(_VcpuMessage):
     fault: Annotated[int, Field(ge=0, lt=16)]
 
 
+class RequestAcked(_VcpuMessage):
+    """A vCPU that is waited for has taken a flush; one in guest has left it. KVM: the IPI's ack."""
+
+    type: Literal["RequestAcked"] = "RequestAcked"
+    id_form: ClassVar[str] = "{scope}/request-acked/{generation}/{vcpu}"
+    generation: Ordinal
+
+
 class CommandStuck(_VcpuMessage):
     """The monitor tells the manager that a command reached its delivery limit by rejects."""
 
@@ -255,9 +262,14 @@ class _Request(_Message):
 
 
 class TlbFlush(_Request):
-    """Flush the TLB. KVM: `KVM_REQ_TLB_FLUSH`, `kvm_flush_remote_tlbs()`."""
+    """Flush the TLB. KVM: `KVM_REQ_TLB_FLUSH`, `kvm_flush_remote_tlbs()`.
+
+    The manager waits for `RequestAcked` of those in `wait_for`: KVM waits for the IPI of vCPUs in
+    guest mode, and `flush_wait: all` for everybody.
+    """
 
     type: Literal["TlbFlush"] = "TlbFlush"
+    wait_for: Annotated[tuple[Index, ...], Field(max_length=limits.VCPUS_MAX)] = ()
 
 
 class DropObsoleteRoots(_Request):
@@ -299,6 +311,7 @@ Message = (
     | ZapDone
     | VmStateRead
     | AsyncPfCompleted
+    | RequestAcked
     | CommandStuck
     | Request
 )

@@ -38,11 +38,16 @@ class Event(StrEnum):
     ROOT_UNPINNED = "root.unpinned"
     ROOT_INVALIDATED = "root.invalidated"
     ROOT_FREED = "root.freed"
+    PAGE_FREED = "page.freed"
     # requests (manager posts, workers take)
     REQUEST_POSTED = "request.posted"
     REQUEST_DELIVERED = "request.delivered"
     REQUEST_DUPLICATED = "request.duplicated"
+    FLUSH_WAITED = "flush.waited"
     # vCPUs
+    GUEST_ENTERED = "guest.entered"
+    GUEST_LEFT = "guest.left"
+    TLB_FLUSHED = "tlb.flushed"
     VCPU_VISIBLE = "vcpu.visible"
     VCPU_HIDDEN = "vcpu.hidden"
     VCPU_ERASED = "vcpu.erased"
@@ -74,7 +79,8 @@ EVENTS: Final[dict[Event, Meaning]] = {
         ("type", "exchange", "routing_key", "body"),
     ),
     Event.MESSAGE_RECEIVED: Meaning(
-        "a delivery reaches a service's core", ("type", "queue", "redelivered")
+        "a delivery reaches a service's core; a request's with its `generation`",
+        ("type", "queue", "redelivered", "generation"),
     ),
     Event.MESSAGE_ACKED: Meaning("a delivery is acknowledged", ("type", "queue")),
     Event.MESSAGE_REJECTED: Meaning(
@@ -102,6 +108,15 @@ EVENTS: Final[dict[Event, Meaning]] = {
     Event.ROOT_UNPINNED: Meaning("a vCPU's slot releases a root", ("root", "context", "slot")),
     Event.ROOT_INVALIDATED: Meaning("zap-all makes a pinned root invalid", ("root",)),
     Event.ROOT_FREED: Meaning("a root is freed; `pins` are left on it", ("root", "by", "pins")),
+    Event.PAGE_FREED: Meaning(
+        "the page that a root mapped is freed, after zap-all's flush", ("root",)
+    ),
+    Event.FLUSH_WAITED: Meaning(
+        "the manager waits for acknowledgements of a flush", ("generation", "missing")
+    ),
+    Event.GUEST_ENTERED: Meaning("a vCPU is in its guest; its TLB holds `pages`", ("pages",)),
+    Event.GUEST_LEFT: Meaning("a vCPU leaves its guest, and does not enter again"),
+    Event.TLB_FLUSHED: Meaning("a vCPU in guest drops its translations", ("pages",)),
     Event.REQUEST_POSTED: Meaning(
         "a request is raised; without recipients nothing is published",
         ("kind", "by", "generation", "recipients"),

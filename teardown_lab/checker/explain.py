@@ -215,12 +215,11 @@ def stale_tlb(root: str, vcpu: int) -> str:
     )
 
 
-def stuck_step(step: WorkerStep | None, vcpu: int | None, command: str | None, why: str) -> str:
-    """Explain a teardown that cannot end."""
+def stuck_step(step: WorkerStep | None, vcpu: int | None, message: str, why: str) -> str:
+    """Explain a teardown that cannot end; `message` is what it was about, with its type."""
     name = step.name if step else ""
     function = f"{STEP_FUNCTIONS[name]}()" if name in STEP_FUNCTIONS else "a step"
     of_vcpu = f" of vCPU {vcpu}" if vcpu is not None else ""
-    message = f"DestroyVcpu {command}" if command else "the teardown"
     return f"{function}{of_vcpu} cannot end, so kvm_destroy_vm() hangs: {message}: {why}."
 
 

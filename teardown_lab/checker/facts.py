@@ -85,6 +85,10 @@ class Facts:
     state_freed: dict[str, Moment] = field(default_factory=dict)
     state_reads: list[Moment] = field(default_factory=list)
     roots: list[Moment] = field(default_factory=list)
+    pages_freed: list[Moment] = field(default_factory=list)
+    guest_entered: dict[int, Moment] = field(default_factory=dict)
+    guest_left: dict[int, Moment] = field(default_factory=dict)
+    tlb_flushed: dict[int, Moment] = field(default_factory=dict)
     created_vm: list[Moment] = field(default_factory=list)
     teardown_started: Moment | None = None
     stuck: list[Moment] = field(default_factory=list)
@@ -249,6 +253,18 @@ class Facts:
     def _root(self, moment: Moment) -> None:
         self.roots.append(moment)
 
+    def _page_freed(self, moment: Moment) -> None:
+        self.pages_freed.append(moment)
+
+    def _guest_entered(self, moment: Moment) -> None:
+        self.guest_entered.setdefault(moment.record.vcpu or 0, moment)
+
+    def _guest_left(self, moment: Moment) -> None:
+        self.guest_left.setdefault(moment.record.vcpu or 0, moment)
+
+    def _tlb_flushed(self, moment: Moment) -> None:
+        self.tlb_flushed.setdefault(moment.record.vcpu or 0, moment)
+
     def _vm_created(self, moment: Moment) -> None:
         self.created_vm.append(moment)
 
@@ -292,6 +308,10 @@ _HANDLERS: Final[dict[Event, Callable[[Facts, Moment], None]]] = {
     Event.ROOT_UNPINNED: Facts._root,
     Event.ROOT_INVALIDATED: Facts._root,
     Event.ROOT_FREED: Facts._root,
+    Event.PAGE_FREED: Facts._page_freed,
+    Event.GUEST_ENTERED: Facts._guest_entered,
+    Event.GUEST_LEFT: Facts._guest_left,
+    Event.TLB_FLUSHED: Facts._tlb_flushed,
     Event.VM_CREATED: Facts._vm_created,
     Event.TEARDOWN_STARTED: Facts._teardown_started,
     Event.TEARDOWN_STUCK: Facts._teardown_stuck,

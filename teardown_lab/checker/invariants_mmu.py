@@ -93,54 +93,21 @@ def root_frees(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
             yield _found(again, Invariant.ROOT_FREED_TWICE, life.holder, text)
 
 
-def stale_translations(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
-    """Yield pages that were freed while a vCPU in guest could still translate to them.
+def stale_translations(facts: Facts) -> Iterator[Found]:
+    """Yield pages that were freed while a vCPU in guest might still translate to them.
 
-    There is no record of guest entries: a vCPU is in the guest from its creation until its first
-    request, step or free, as the scenario says. Only a definite order counts: the page's free
-    happens before the vCPU leaves, or the vCPU never leaves in a whole history.
+    Only an order that is certain makes a free safe: the vCPU has left its guest, or flushed its
+    TLB, before the page is freed. What is concurrent may come either way.
     """
-    in_guest = _in_guest(facts)
-    if not in_guest:
-        return
-    leaves = _leaves(facts)
-    for life in lives.values():
-        freed = _page_free(facts, life)
-        if freed is None or life.mmu != "shadow":
-            continue
-        for vcpu in sorted(in_guest & life.holders):
-            left = leaves.get(vcpu)
-            if before(freed, left) if left is not None else facts.vm_freed is not None:
-                text = explain.stale_tlb(life.root, vcpu)
-                yield _found(freed, Invariant.STALE_TLB, vcpu, text)
-
-
-def _in_guest(facts: Facts) -> set[int]:
-    scenario = facts.scenario().get("in_guest")
-    named = scenario if isinstance(scenario, list | tuple) else ()
-    return {vcpu for vcpu in named if isinstance(vcpu, int)}
-
-
-def _leaves(facts: Facts) -> dict[int, Moment]:
-    """Return when each vCPU first did what it can do only outside the guest."""
-    leaves: dict[int, Moment] = {}
-    moments = [(vcpu, moment) for (_, vcpu), moment in facts.mailbox_arrivals.items()]
-    moments += [(step.vcpu, step.moment) for step in facts.worker_steps]
-    moments += [(vcpu, frees[0].moment) for vcpu, frees in facts.freed.items()]
-    for vcpu, moment in moments:
-        if vcpu is not None:
-            first = leaves.setdefault(vcpu, moment)
-            leaves[vcpu] = min(first, moment, key=lambda each: each.position)
-    return leaves
-
-
-def _page_free(facts: Facts, life: RootLife) -> Moment | None:
-    """Return when the page of a root is freed: at the end of zap-all, else with the root."""
-    for moment in facts.steps_finished:
-        zapped = shapes.text(moment.record, "name") == "zap_all_roots"
-        if zapped and (life.allocated is None or before(life.allocated, moment)):
-            return moment
-    return life.frees[0].moment if life.frees else None
+    for freed in facts.pages_freed:
+        page = shapes.text(freed.record, "root")
+        for vcpu, entered in sorted(facts.guest_entered.items()):
+            pages = entered.record.details.get("pages")
+            if not isinstance(pages, list | tuple) or page not in pages:
+                continue
+            ends = (facts.guest_left.get(vcpu), facts.tlb_flushed.get(vcpu))
+            if not any(end is not None and before(end, freed) for end in ends):
+                yield _found(freed, Invariant.STALE_TLB, vcpu, explain.stale_tlb(page, vcpu))
 
 
 def _found(moment: Moment, invariant: Invariant, vcpu: int | None, text: str) -> Found:

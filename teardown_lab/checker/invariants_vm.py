@@ -134,7 +134,8 @@ def _last_command(facts: Facts, vcpu: int | None) -> str | None:
 
 def _stuck(facts: Facts, moment: Moment, vcpu: int | None, command: str | None, why: str) -> Found:
     steps = (each for each in reversed(facts.worker_steps) if each.vcpu == vcpu)
-    text = explain.stuck_step(next(steps, None), vcpu, command, why)
+    about = f"{facts.types.get(command, 'message')} {command}" if command else "the teardown"
+    text = explain.stuck_step(next(steps, None), vcpu, about, why)
     return Found(moment.position, Violation(Invariant.STUCK, vcpu, command, text))
 
 

@@ -99,7 +99,7 @@ def _violations(
 def _found(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
     yield from vcpu_accesses(facts)
     yield from root_frees(facts, lives)
-    yield from stale_translations(facts, lives)
+    yield from stale_translations(facts)
     yield from leaks(facts, lives)
     yield from state_uses(facts)
     yield from stuck_steps(facts)

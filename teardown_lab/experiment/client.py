@@ -180,7 +180,7 @@ class Client:
                 return replace(state, phase="destroying"), (self._command(destroy),)
             case messages.VmDestroyed() if state.phase == "destroying":
                 return self._look(replace(state, phase="settling"))
-            case messages.Refused():
+            case messages.Refused() if state.phase in ("creating", "destroying"):
                 return self._finish(replace(state, refusal=message.code), "refused")
             case messages.VmRemoved() if state.phase == "removing":
                 return self._done(state)

@@ -130,7 +130,7 @@ class Lab:
         if url is None:
             return run_in_memory(experiment, workers, write)[1]
         if self.provided.kind == "url":
-            self._run.add_queues(url, _queues_of(experiment))
+            self._run.add_queues(url, _queues_to_remove(experiment))
         return run_on_broker(experiment, url, self.stack, write)[1]
 
     def _has_own_broker(self) -> bool:
@@ -184,15 +184,15 @@ def _new_history(ordering: str, vm: str) -> Path:
     return folder / "history.jsonl"
 
 
-def _queues_of(experiment: Experiment) -> tuple[str, ...]:
-    """Return the queues that a run has on a broker which outlives it."""
-    mailboxes = (Mailbox(experiment.vm, vcpu).name for vcpu in range(experiment.scenario.vcpus))
+def _queues_to_remove(experiment: Experiment) -> tuple[str, ...]:
+    """Return the queues that a run has on a broker which outlives it; a VM that is kept stays."""
+    vcpus = experiment.scenario.vcpus if experiment.remove else 0
+    mailboxes = (Mailbox(experiment.vm, vcpu).name for vcpu in range(vcpus))
     return (topology.client_replies(experiment.vm).name, *mailboxes)
 
 
 def _refusal(code: str) -> str:
     ways = {
-        "not-supported": "`in_guest` and `flush_wait: all` are not built yet",
         "vm-limit-reached": "the manager keeps as many VMs as it can; remove some",
     }
     return f"the manager refuses: {code}; {ways.get(code, 'run it again')}"

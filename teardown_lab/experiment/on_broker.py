@@ -2,12 +2,23 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
+from service_runtime.amqp_session import SessionLost
 from service_runtime.rabbit_driver import RabbitDriver
-from teardown_lab.experiment.client import Client, ClientState, Collector, Experiment
+from teardown_lab.experiment.client import (
+    REMOVAL_MS,
+    Client,
+    ClientState,
+    Collector,
+    Experiment,
+)
 from teardown_lab.experiment.stack import Stack, StackFailed
 from vm_protocol.actor import Actor
 from vm_protocol.wire import Record
+
+BROKER_S: Final = 10.0
+"""How much longer than its own bound a run may take to write its end down and to clear away."""
 
 
 def run_on_broker(
@@ -27,6 +38,7 @@ def run_on_broker(
 
     Raises:
         StackFailed: A service of the stack ended in the middle of the run.
+        SessionLost: The broker went away and did not come back in time.
         TopologyMismatch: The broker holds our queues with other arguments.
     """
     answers = stack.answers if stack is not None else (lambda: False)
@@ -37,20 +49,28 @@ def run_on_broker(
 async def _run(client: Client, url: str, stack: Stack | None) -> ClientState:
     actor = Actor(client)
     driver = RabbitDriver(actor, url, lambda _: None, lambda: actor.state.phase == "done")
-    failed: list[str] = []
+    failed: list[Exception] = []
+    loop = asyncio.get_running_loop()
 
-    def fail(why: str) -> None:
-        failed.append(why)
+    def fail(failure: Exception) -> None:
+        failed.append(failure)
         driver.stop()
 
-    if stack is not None:
-        loop = asyncio.get_running_loop()
+    def on_failure(why: str) -> None:
+        loop.call_soon_threadsafe(fail, StackFailed(why))
 
-        def on_failure(why: str) -> None:
-            loop.call_soon_threadsafe(fail, why)
-
-        stack.watch(on_failure)
-    await driver.run()
+    # The client's own bounds need a broker that answers; this one holds without it.
+    patience_s = (client.experiment.timeout_ms + REMOVAL_MS) / 1000 + BROKER_S
+    gone = SessionLost(f"the broker does not answer: gave up after {patience_s:g} s")
+    deadline = loop.call_later(patience_s, fail, gone)
+    try:
+        if stack is not None:
+            stack.watch(on_failure)
+        await driver.run()
+    finally:
+        deadline.cancel()
+        if stack is not None:
+            stack.unwatch()
     if failed:
-        raise StackFailed(failed[0])
+        raise failed[0]
     return actor.state

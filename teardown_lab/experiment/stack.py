@@ -78,18 +78,23 @@ class Stack:
 
     def watch(self, on_failure: Callable[[str], None]) -> None:
         """Have `on_failure` called, on some thread, if a service ends before it is stopped."""
-        self._on_failure = on_failure
+        with self._guard:
+            self._on_failure = on_failure
         for service in self.services:
             if service.process.poll() is not None:
                 self.ended(service)
 
+    def unwatch(self) -> None:
+        """Have nobody called any more."""
+        with self._guard:
+            self._on_failure = None
+
     def ended(self, service: Service) -> None:
         """Take note that a service's log has ended, and with it the service."""
-        with self._guard:
-            if self._stopping or self._on_failure is None:
-                return
         service.process.wait()
-        self._on_failure(_failure(service))
+        with self._guard:
+            if not self._stopping and self._on_failure is not None:
+                self._on_failure(_failure(service))
 
     def stop(self) -> None:
         """End the services: workers first, so that the manager sees no vanished replies."""

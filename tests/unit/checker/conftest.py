@@ -109,6 +109,8 @@ class Story:
             )  # fmt: skip
             self.receive(WORKER, place, "vcpu.placement", vcpu)
             self.say(WORKER, "vcpu.created", vcpu, caused_by=place)
+            if vcpu in self.scenario.get("in_guest", ()):
+                self.say(WORKER, "guest.entered", vcpu, pages=[f"root-{vcpu}"], caused_by=place)
             self.reply(f"vcpu-placed/{vcpu}", "VcpuPlaced", vcpu)
         self.say("manager", "vm.created", scenario=self.scenario, workers=["w0"])
         created = self.send("manager", "VmCreated", "vm-created")

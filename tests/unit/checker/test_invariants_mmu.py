@@ -44,9 +44,11 @@ def test_a_page_freed_under_a_vcpu_in_guest_is_a_stale_tlb(new_story, summary):
     story = new_story(vcpus=2, in_guest=[0, 1]).begin()
     flush = story.post([1], by="zap-all")
     story.deliver(flush, 1)
-    answer = story.send("worker.w0", "Ack", "ack")
+    story.say("worker.w0", "guest.left", 1)
+    answer = story.send("worker.w0", "RequestAcked", "request-acked")
     story.receive("manager", answer, "manager.1.replies")
-    story.vm_step("zap_all_roots")
+    story.say("manager", "page.freed", root="root-0")
+    story.say("manager", "page.freed", root="root-1")
     story.destroy_all()
 
     assert summary(story.end().judge()) == {
@@ -58,7 +60,24 @@ def test_a_page_freed_under_a_vcpu_in_guest_is_a_stale_tlb(new_story, summary):
 def test_a_vcpu_in_guest_that_got_the_flush_has_no_stale_tlb(new_story, summary):
     story = new_story(vcpus=1, in_guest=[0]).begin()
     story.deliver(story.post([0], by="zap-all"), 0)
-    story.vm_step("zap_all_roots")
+    story.say("worker.w0", "tlb.flushed", 0, pages=["root-0"])
+    answer = story.send("worker.w0", "RequestAcked", "request-acked")
+    story.receive("manager", answer, "manager.1.replies")
+    story.say("manager", "page.freed", root="root-0")
     story.destroy_all()
 
     assert summary(story.end().judge()) == {"verdict": "safe"}
+
+
+def test_a_flush_that_nobody_waited_for_does_not_make_the_page_safe(new_story, summary):
+    story = new_story(vcpus=1, in_guest=[0]).begin()
+    flush = story.post([0], by="zap-all")
+    story.say("manager", "page.freed", root="root-0")
+    story.deliver(flush, 0)
+    story.say("worker.w0", "guest.left", 0)
+    story.destroy_all()
+
+    assert summary(story.end().judge()) == {
+        "verdict": "violated",
+        "violations": [("stale-tlb", 0, None)],
+    }

@@ -1,0 +1,87 @@
+"""Waiting for a flush: by whom, and what goes on afterwards; pure.
+
+KVM: the IPI wait in `kvm_make_all_cpus_request()`. A vCPU that never acknowledges is a step that
+cannot end: after `request_ms` the teardown is stuck.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from vm_manager.vm import FlushWait, Vm
+from vm_protocol import messages, topology
+from vm_protocol.effects import CancelTimer, Effect, Publish, SetTimer, observed
+from vm_protocol.observations import Event
+
+Stepped = tuple[Vm, tuple[Effect, ...]]
+Missing = frozenset[tuple[int, int]]
+
+
+def flush_timer(vm: Vm) -> str:
+    """Return the name of the timer that bounds a VM's waits for flushes."""
+    return f"flush/{vm.name}"
+
+
+def missing_of(effects: Iterable[Effect]) -> Missing:
+    """Return whose acknowledgements of the flushes among these effects are waited for."""
+    return frozenset(
+        (effect.message.generation, vcpu)
+        for effect in effects
+        if isinstance(effect, Publish) and isinstance(effect.message, messages.TlbFlush)
+        for vcpu in effect.message.wait_for
+    )
+
+
+def wait(vm: Vm, wanted: FlushWait) -> Stepped:
+    """Begin a wait; one that misses nobody ends at once."""
+    if not wanted.missing:
+        return _end(vm, wanted)
+    said = tuple(
+        observed(
+            Event.FLUSH_WAITED,
+            vm.name,
+            generation=generation,
+            missing=tuple(sorted(vcpu for each, vcpu in wanted.missing if each == generation)),
+        )
+        for generation in sorted({generation for generation, _ in wanted.missing})
+    )
+    timer = SetTimer(flush_timer(vm), vm.scenario.request_ms)
+    return replace(vm, waits=(*vm.waits, wanted)), (*said, timer)
+
+
+def acked(vm: Vm, message: messages.RequestAcked) -> Stepped:
+    """Take an acknowledgement: the vCPU has left its guest; end the waits that it completes."""
+    vm = replace(vm, in_guest=vm.in_guest - {message.vcpu})
+    effects: list[Effect] = []
+    kept: list[FlushWait] = []
+    ended: list[FlushWait] = []
+    for each in vm.waits:
+        left = replace(each, missing=each.missing - {(message.generation, message.vcpu)})
+        (kept if left.missing else ended).append(left)
+    if vm.waits and not kept:
+        effects.append(CancelTimer(flush_timer(vm)))
+    vm = replace(vm, waits=tuple(kept))
+    for each in ended:
+        vm, done = _end(vm, each)
+        effects += done
+    return vm, tuple(effects)
+
+
+def _end(vm: Vm, ended: FlushWait) -> Stepped:
+    """Do what waited: free the pages, answer the unload."""
+    effects: list[Effect] = [observed(Event.PAGE_FREED, vm.name, root=page) for page in ended.pages]
+    if ended.answer is not None and ended.reply_to is not None:
+        effects.append(
+            Publish(
+                topology.REPLIES.name,
+                ended.reply_to,
+                ended.answer,
+                mandatory=True,
+            )
+        )
+    return vm, tuple(effects)
+
+
+def why_stuck(vm: Vm) -> str:
+    """Return what the oldest wait is still missing, for people."""
+    generation, vcpu = min(min(each.missing) for each in vm.waits)
+    return f"vCPU {vcpu} has not acknowledged the flush of generation {generation}"

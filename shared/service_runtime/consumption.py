@@ -1,0 +1,51 @@
+"""What a driver consumes, so that it can do so again, and where it stands in a stream.
+
+AMQP 0-9-1 has no broker-side offsets (RabbitMQ: streams): the reader keeps its own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from service_runtime.amqp_session import Offset
+from vm_protocol.topology import Mailbox, Queue
+
+CLOCK_SKEW: Final = timedelta(minutes=1)
+"""How far the broker's clock may be ahead of ours; records read for nothing are harmless."""
+
+
+@dataclass(frozen=True, slots=True)
+class Consumption:
+    """One queue or mailbox and its prefetch; `begin` is a stream's."""
+
+    queue: Queue | Mailbox
+    prefetch: int
+    begin: str = "first"
+
+
+class StreamPositions:
+    """Where each stream is read on from; only what a core has stepped counts as read."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, int] = {}
+        self._begun: dict[str, datetime] = {}
+
+    def start(self, queue: str, begin: str) -> Offset:
+        """Return where a reader attaches.
+
+        A reader of "next" that has read nothing is attached again by time: "next" would then skip
+        what came while it was away.
+        """
+        if queue in self._read:
+            return self._read[queue] + 1
+        if begin == "next" and queue in self._begun:
+            return self._begun[queue] - CLOCK_SKEW
+        self._begun.setdefault(queue, datetime.now(UTC))
+        return begin
+
+    def read(self, queue: str, headers: Mapping[str, Any]) -> None:
+        """Take a delivery as read; nothing to note unless its queue is a stream that we read."""
+        offset = headers.get("x-stream-offset")
+        if queue in self._begun and isinstance(offset, int):
+            self._read[queue] = offset

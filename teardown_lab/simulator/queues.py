@@ -1,0 +1,182 @@
+"""Classic queues, quorum queues and streams: what is ready, and what a return does to it."""
+
+import heapq
+from abc import ABC, abstractmethod
+from collections import deque
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from teardown_lab.simulator import dead_letters
+from teardown_lab.simulator.arguments import QueueArguments, arguments_of
+from teardown_lab.simulator.consumers import SingleActive, Turns
+from teardown_lab.simulator.messages import Stored
+from teardown_lab.simulator.versions import BrokerVersion
+from vm_protocol.topology import Queue
+
+Dying = tuple[Stored, str]
+"""A message that leaves its queue to be dead-lettered, and the reason."""
+
+
+class Return(Enum):
+    """Why a delivery comes back to its queue."""
+
+    REJECT = "basic.reject with requeue"
+    NACK = "basic.nack with requeue"
+    LOSS = "channel or connection lost"
+
+
+class OrdinaryQueue(ABC):
+    """What classic and quorum queues have in common; `leases_ns` is when it expires if unused."""
+
+    drops_full_consumers_at_once = False
+
+    def __init__(self, queue: Queue, version: BrokerVersion) -> None:
+        self.queue = queue
+        self.name = queue.name
+        self.version = version
+        self.arguments: QueueArguments = arguments_of(queue)
+        self.lease_ns: int | None = None
+        kind = SingleActive if self.arguments.single_active_consumer else Turns
+        self.consumers: Turns = kind(drops_full_at_once=self.drops_full_consumers_at_once)
+
+    @property
+    @abstractmethod
+    def ready_count(self) -> int:
+        """Count the messages that nobody holds; only they count for limits (maxlength)."""
+
+    @abstractmethod
+    def head(self) -> Stored | None:
+        """Return the message that is delivered, dropped or expires next."""
+
+    @abstractmethod
+    def push(self, message: Stored) -> None:
+        """Put a published message at the end."""
+
+    @abstractmethod
+    def take(self) -> Stored:
+        """Take the head."""
+
+    @abstractmethod
+    def give_back(self, messages: list[Stored], why: Return) -> list[Dying]:
+        """Take deliveries back; return those that die of it."""
+
+    def renew_lease(self, now_ns: int) -> None:
+        """Start the time after which the queue expires if it stays unused (ttl: queue TTL)."""
+        if self.arguments.expires_ms is not None and not self.consumers.all:
+            self.lease_ns = now_ns + self.arguments.expires_ms * 1_000_000
+
+    def due_ns(self) -> int | None:
+        """Return when something in this queue expires next: its head, or the queue itself."""
+        head = self.head()
+        times = [
+            time_ns
+            for time_ns in (head.expires_ns if head else None, self.lease_ns)
+            if time_ns is not None
+        ]
+        return min(times, default=None)
+
+    def expire(self, now_ns: int) -> list[Dying]:
+        """Take what has expired at the head; what is behind a younger head waits (ttl: caveats)."""
+        dying: list[Dying] = []
+        while (head := self.head()) and head.expires_ns is not None and head.expires_ns <= now_ns:
+            dying.append((self.take(), dead_letters.EXPIRED))
+        return dying
+
+    def drop_excess(self) -> list[Dying]:
+        """Take from the head what is beyond the length limit (maxlength: drop-head)."""
+        dying: list[Dying] = []
+        limit = self.arguments.max_length
+        while limit is not None and self.ready_count > limit:
+            dying.append((self.take(), dead_letters.MAXLEN))
+        return dying
+
+
+class ClassicQueue(OrdinaryQueue):
+    """A requeued message goes back to its old place (confirms: negative acknowledgements)."""
+
+    def __init__(self, queue: Queue, version: BrokerVersion) -> None:
+        super().__init__(queue, version)
+        self._ready: list[tuple[int, Stored]] = []
+
+    @property
+    def ready_count(self) -> int:
+        """See OrdinaryQueue."""
+        return len(self._ready)
+
+    def head(self) -> Stored | None:
+        """See OrdinaryQueue."""
+        return self._ready[0][1] if self._ready else None
+
+    def push(self, message: Stored) -> None:
+        """See OrdinaryQueue."""
+        heapq.heappush(self._ready, (message.position, message))
+
+    def take(self) -> Stored:
+        """See OrdinaryQueue."""
+        return heapq.heappop(self._ready)[1]
+
+    def give_back(self, messages: list[Stored], why: Return) -> list[Dying]:
+        """See OrdinaryQueue; deliveries are not counted."""
+        for message in messages:
+            self.push(replace(message, acquired_count=message.acquired_count + 1))
+        return []
+
+
+class QuorumQueue(OrdinaryQueue):
+    """Returned messages form a queue of their own, served first, in the order of their return.
+
+    Failed deliveries are counted, and beyond the limit a message dies (quorum-queues: poison
+    message handling). All that a lost consumer held has failed.
+    """
+
+    drops_full_consumers_at_once = True
+
+    def __init__(self, queue: Queue, version: BrokerVersion) -> None:
+        super().__init__(queue, version)
+        self._returned: deque[Stored] = deque()
+        self._ready: deque[Stored] = deque()
+        limit = self.arguments.delivery_limit
+        self._limit = version.delivery_limit_default if limit is None else limit
+
+    @property
+    def ready_count(self) -> int:
+        """See OrdinaryQueue."""
+        return len(self._returned) + len(self._ready)
+
+    def head(self) -> Stored | None:
+        """See OrdinaryQueue."""
+        first = self._returned or self._ready
+        return first[0] if first else None
+
+    def push(self, message: Stored) -> None:
+        """See OrdinaryQueue."""
+        self._ready.append(message)
+
+    def take(self) -> Stored:
+        """See OrdinaryQueue."""
+        return (self._returned or self._ready).popleft()
+
+    def give_back(self, messages: list[Stored], why: Return) -> list[Dying]:
+        """See OrdinaryQueue."""
+        dying: list[Dying] = []
+        counts = why is not Return.NACK or self.version.nack_counts
+        for message in messages:
+            again = replace(
+                message,
+                acquired_count=message.acquired_count + 1,
+                delivery_count=message.delivery_count + counts,
+            )
+            if self._limit is not None and again.delivery_count > self._limit:
+                dying.append((again, dead_letters.DELIVERY_LIMIT))
+            else:
+                self._returned.append(again)
+        return dying
+
+
+@dataclass(slots=True)
+class Stream:
+    """A log that each consumer reads by offset; a delivery takes nothing away (streams)."""
+
+    queue: Queue
+    log: list[Stored] = field(default_factory=list)
+    consumers: list["StreamReader"] = field(default_factory=list)

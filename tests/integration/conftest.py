@@ -1,0 +1,29 @@
+"""A node that these tests have to themselves: one for all of them, with one stack at a time."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from integration.tools.proxy import Proxy
+
+from teardown_lab.broker.private_node import PrivateNode, server_script
+
+
+@pytest.fixture(scope="session")
+def lone_node(amqp_url: str) -> Iterator[PrivateNode]:
+    """A node on which no other test's services run; each test stops its own before it ends."""
+    if server_script() is None:
+        pytest.skip("a node of one's own needs rabbitmq-server")
+    with PrivateNode() as node:
+        yield node
+
+
+@pytest.fixture
+def proxy(lone_node: PrivateNode) -> Iterator[Proxy]:
+    with Proxy(lone_node.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Path:
+    return tmp_path / "history.jsonl"

@@ -1,0 +1,60 @@
+"""What services count is what the checker judges: /metrics against the JSON object."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from integration.tools.scrape import gained, scrape
+from support.randomness import seeded
+
+from teardown_lab.broker.private_node import PrivateNode
+from teardown_lab.experiment.lab import LabOptions, RunOptions, open_lab
+from vm_manager.catalogue import catalogue_entry
+from vm_protocol.scenario import Scenario
+
+pytestmark = pytest.mark.rabbitmq
+
+FLUSH = ("tlb-flush",)
+SHOWN = ("unload-in-destroy", "unload-in-destroy-wipe-last", "async-pf-not-cleared")
+
+
+def test_counters_say_what_the_checker_says(lone_node: PrivateNode, tmp_path: Path) -> None:
+    random = seeded("counters")
+    options = LabOptions(broker=lone_node.url, workers=2, vcpus=8)
+    with open_lab(options, print) as lab:
+        assert lab.stack is not None
+        urls = lab.stack.metrics_urls
+        for number, name in enumerate([*SHOWN, *random.choices(SHOWN, k=3)]):
+            entry = catalogue_entry(name)
+            roots = random.choice(["distinct", "shared", "mixed"])
+            shape = {
+                "vcpus": random.randint(1, 8),
+                "roots": roots,
+                "async_pf": random.randint(0, 2),
+            }
+            print(name, shape)
+            before = scrape(urls)
+
+            history = tmp_path / f"{number}.jsonl"
+            finished = lab.run(entry.ordering, Scenario(**shape), 2, RunOptions(history=history))
+
+            after = scrape(urls)
+            counts = finished.judgement.counts
+
+            def flushes(metric: str) -> int:
+                return gained(before, after, metric).get(FLUSH, 0)  # noqa: B023 - called at once
+
+            assert flushes("teardown_request_broadcasts_total") == counts.flush_broadcasts
+            assert flushes("teardown_request_deliveries_total") == counts.flush_deliveries
+            assert flushes("teardown_request_acks_total") == counts.flush_acks
+            commands = gained(before, after, "teardown_commands_total")
+            assert sum(commands.values()) == counts.commands
+            letters = finished.judgement.dead_letters
+            by_invariant = Counter((str(each.invariant or "none"), each.reason) for each in letters)
+            grown = gained(before, after, "teardown_dead_letters_total")
+            counted: Counter[tuple[str, str]] = Counter()
+            for (invariant, reason, _), growth in grown.items():
+                counted[invariant, reason] += growth
+            assert counted == by_invariant
+            assert sum(counted.values()) == counts.dead_letters
+            assert counts.unaccounted == 0

@@ -1,0 +1,37 @@
+"""Raw AMQP, as a stranger speaks it: queues looked up, messages published, deletions."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import pika
+import pika.exceptions
+from pika.adapters.blocking_connection import BlockingChannel
+
+
+@contextmanager
+def channel_to(url: str) -> Iterator[BlockingChannel]:
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        yield connection.channel()
+
+
+def existing(url: str, names: Sequence[str]) -> list[str]:
+    """Return those of the queues that are on the broker."""
+    found = []
+    with pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        for name in names:
+            channel = connection.channel()
+            try:
+                channel.queue_declare(name, passive=True)
+            except pika.exceptions.ChannelClosedByBroker as error:
+                assert error.reply_code == 404, error  # noqa: PT017 - 404 is the answer "no"
+            else:
+                found.append(name)
+                channel.close()
+    return found
+
+
+def delete(url: str, names: Iterable[str]) -> None:
+    """Delete queues; those that are not there are fine."""
+    with channel_to(url) as channel:
+        for name in names:
+            channel.queue_delete(name)

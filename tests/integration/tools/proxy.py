@@ -1,0 +1,140 @@
+"""A TCP proxy in front of a broker, which cuts connections, or falls silent, when it is told to."""
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+WAIT_S = 10.0
+_RESET = struct.pack("ii", 1, 0)
+
+
+class Proxy:
+    """Forwards 127.0.0.1:port to a broker; runs on a thread of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._parts = urlsplit(url)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
+        self._pairs: dict[asyncio.Task[None], tuple[asyncio.StreamWriter, ...]] = {}
+        self._changed = threading.Condition()
+        self._flowing = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self.port = 0
+        self.cut_count = 0
+        self.accepted_count = 0
+        self.refuses = False
+
+    @property
+    def url(self) -> str:
+        """The broker's URL, by way of this proxy."""
+        user = f"{self._parts.username}:{self._parts.password}"
+        return f"amqp://{user}@127.0.0.1:{self.port}{self._parts.path}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(WAIT_S)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(WAIT_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(WAIT_S)
+        self._loop.close()
+
+    def cut(self) -> None:
+        """Reset all connections; new ones are accepted at once. Any thread may call this."""
+        self._loop.call_soon_threadsafe(self._cut)
+
+    def fall_silent(self) -> None:
+        """Forward nothing any more, of connections to come either, but keep them open."""
+        self._loop.call_soon_threadsafe(self._flowing.clear)
+
+    def speak(self) -> None:
+        """Forward again, what was held back included."""
+        self._loop.call_soon_threadsafe(self._flowing.set)
+
+    @contextlib.contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Cut all connections, and every new one as soon as it comes."""
+        self.refuses = True
+        self.cut()
+        try:
+            yield
+        finally:
+            self.refuses = False
+
+    def wait_accepted(self, count: int) -> None:
+        """Wait until so many connections have been accepted since the start."""
+        with self._changed:
+            enough = self._changed.wait_for(lambda: self.accepted_count >= count, WAIT_S)
+        assert enough, f"{self.accepted_count} connections, {count} wanted"
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    async def _listen(self) -> None:
+        self._flowing.set()
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _close(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        tasks = tuple(self._pairs)
+        self._cut()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _cut(self) -> None:
+        self.cut_count += 1
+        for task, writers in tuple(self._pairs.items()):
+            for writer in writers:
+                _reset(writer)
+            task.cancel()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with self._changed:
+            self.accepted_count += 1
+            self._changed.notify_all()
+        task = asyncio.current_task()
+        assert task is not None
+        self._pairs[task] = (writer,)
+        try:
+            if self.refuses:
+                return
+            port = self._parts.port
+            beyond, away = await asyncio.open_connection("127.0.0.1", port)
+            self._pairs[task] = (writer, away)
+            await asyncio.gather(self._pump(reader, away), self._pump(beyond, writer))
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            for each in self._pairs.pop(task):
+                _reset(each)
+
+    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            await self._flowing.wait()
+            target.write(data)
+            await target.drain()
+        raise ConnectionResetError("one side has closed")
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close at once and with a reset, as a cable that is pulled does not ask either."""
+    found = writer.get_extra_info("socket")
+    with contextlib.suppress(OSError):
+        if found is not None and found.fileno() >= 0:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    writer.transport.abort()

@@ -1,0 +1,105 @@
+"""Whole runs in memory: the real cores, joined by the simulator, with the checker at the end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from teardown_lab.checker.history import History
+from teardown_lab.checker.judgement import Judgement
+from teardown_lab.checker.verdict import judge
+from teardown_lab.experiment.client import Client, ClientState, Collector, Experiment
+from teardown_lab.experiment.in_memory import services
+from teardown_lab.simulator.broker import SimulatedBroker
+from teardown_lab.simulator.world import World
+from vm_protocol.actor import Actor
+from vm_protocol.codec import Packet
+from vm_protocol.effects import Core, Effect, Input
+from vm_protocol.ordering import Ordering
+from vm_protocol.scenario import Scenario
+from vm_protocol.wire import Record
+
+VM = "vm-0"
+STEPS_MAX = 60_000
+TIMEOUT_MS = 20_000
+
+
+class TwiceBroker(SimulatedBroker):
+    """Stores each message twice, as a publisher does that lost a confirm (confirms: duplicates).
+
+    The journal stays as it is: its reader would see one record twice, not one message.
+    """
+
+    def __init__(self, once: tuple[str, ...]) -> None:
+        self.once = once
+        super().__init__()
+
+    def publish(self, exchange: str, key: str, packet: Packet) -> int:
+        reached = super().publish(exchange, key, packet)
+        if exchange not in self.once:
+            super().publish(exchange, key, packet)
+        return reached
+
+
+class CheckedCore:
+    """A core whose every step is taken twice, and must come out the same."""
+
+    def __init__(self, core: Core[Any]) -> None:
+        self.core = core
+        self.actor = core.actor
+
+    def initial(self) -> Any:
+        return self.core.initial()
+
+    def step(self, state: Any, event: Input) -> tuple[Any, tuple[Effect, ...]]:
+        first = self.core.step(state, event)
+        again = self.core.step(state, event)
+        assert first == again, f"{self.actor} is not deterministic"
+        assert hash(first[0]) == hash(again[0]), f"{self.actor}: equal states hash alike"
+        return first
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: how the client ended, all records of all actors, the verdict, the world."""
+
+    state: ClientState
+    records: tuple[Record, ...]
+    everything: tuple[Record, ...]
+    world: World
+    step_count: int
+
+    @property
+    def judgement(self) -> Judgement:
+        """Return what the checker says."""
+        return judge(History.of(self.records), VM)
+
+    def queues_left(self) -> list[str]:
+        """Return the queues of the VM and its client that are still there."""
+        names = self.world.broker.queue_names()
+        return [name for name in names if name.startswith((f"vcpu.{VM}.", "client."))]
+
+
+def run(
+    ordering: Ordering,
+    scenario: Scenario,
+    workers: int = 1,
+    broker: SimulatedBroker | None = None,
+    wrap: Callable[[Core[Any]], Core[Any]] | None = None,
+) -> Run:
+    """Run an ordering until the client is done, nothing happens any more, or STEPS_MAX."""
+    everything: list[Record] = []
+    records: list[Record] = []
+    world = World(everything.append)
+    if broker is not None:
+        world.broker = broker
+    for service in services(min(workers, scenario.vcpus), scenario.vcpus):
+        if wrap is not None:
+            service.core = wrap(service.core)
+        world.add(service)
+    experiment = Experiment(VM, ordering, scenario, "simulated", "simulated", TIMEOUT_MS)
+    client: Actor[ClientState] = Actor(Client(experiment, Collector(VM, records.append)))
+    world.add(client)
+    steps = 0
+    while client.state.phase != "done" and steps < STEPS_MAX and world.step():
+        steps += 1
+    return Run(client.state, tuple(records), tuple(everything), world, steps)

@@ -30,9 +30,8 @@ COLUMNS = ["Name", "Labels", "Service", "Meaning"]
 INTRODUCTION = """
 Every service serves these at `/metrics`, beside `/healthz` (its event loop runs) and `/readyz`
 (its actors are connected and consume). Counters and histograms are moved by the events of the
-history, so history, logs and metrics cannot disagree on what happened; gauges are read off the
-state at each scrape. Labels come from closed sets and never hold an id. Units are Prometheus'
-base units.
+history ([protocol.md](protocol.md#events)); gauges are read off the state at each scrape. Labels
+come from closed sets and never hold an id. Units are Prometheus' base units.
 
 *Service* says who moves a metric. The client library adds a series `..._created` to each counter
 and histogram: the time at which it began.

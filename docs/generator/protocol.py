@@ -9,7 +9,7 @@ from generator.markdown import code, heading, said_of_members, sentence, table
 from vm_protocol import codec, messages, topology
 from vm_protocol.errors import RejectReason
 from vm_protocol.messages import Message
-from vm_protocol.observations import EVENTS
+from vm_protocol.observations import EVENTS, Event
 from vm_protocol.topology import Mailbox, Queue
 from vm_protocol.wire import Record
 
@@ -24,13 +24,13 @@ and `incarnation` (from 1); `<vm>.<incarnation>` is its *scope*, the beginning o
 Ids are formed from what a message says, so the same message sent twice has the same id, and its
 receiver knows it again. *Route* is what the catalogue's runs were seen to do.
 """
-ENVELOPE = """
-## Envelope
-
-The AMQP properties {properties} and `type`, and these headers. `x-epoch` is the manager's, 0 from
-anybody else; `traceparent` is [W3C's](https://www.w3.org/TR/trace-context/), derived from the
-scope and the message id.
-"""
+HEADERS = {
+    "caused_by": "id of the message whose handling sent this one",
+    "traceparent": "[W3C's](https://www.w3.org/TR/trace-context/): trace by scope, span by id",
+    "sender": "name of the actor",
+    "lamport": "the sender's Lamport time",
+    "epoch": "the manager's epoch; 0 from anybody else",
+}
 
 
 def page() -> str:
@@ -57,10 +57,11 @@ def _kinds() -> tuple[type[Message], ...]:
 
 
 def _envelope() -> list[str]:
-    text = ENVELOPE.format(properties=code(codec.PROPERTIES)).strip()
     headers = [[f"`{codec.SCHEMA_HEADER}`", "version of the wire format"]]
-    headers += [[f"`{header}`", field.replace("_", " ")] for field, header in codec.HEADERS.items()]
-    return [*text.splitlines(), "", *table(["Header", "Holds"], headers)]
+    headers += [[f"`{header}`", HEADERS[field]] for field, header in codec.HEADERS.items()]
+    properties = code((*codec.PROPERTIES, "type"))
+    lines = ["## Envelope", "", f"The AMQP properties {properties}, and these headers.", ""]
+    return lines + table(["Header", "Holds"], headers)
 
 
 def _topology() -> list[str]:
@@ -68,7 +69,12 @@ def _topology() -> list[str]:
     lines += table(
         ["Exchange", "Type"], ([f"`{each.name}`", each.type] for each in topology.EXCHANGES)
     )
-    lines += ["## Queues", "", "All are durable; a mailbox is bound and unbound by the manager.", ""]
+    lines += [
+        "## Queues",
+        "",
+        "All are durable; a mailbox is bound and unbound by the manager.",
+        "",
+    ]
     lines += table(["Queue", "Kind", "Bound to", "Arguments"], map(_queue, _queues()))
     return lines
 
@@ -127,12 +133,12 @@ def _route(name: str) -> str:
     sent = [
         record
         for record in runs.records()
-        if record.event == "message.sent" and record.details["type"] == name
+        if record.event == Event.MESSAGE_SENT and record.details["type"] == name
     ]
     takers = {
         runs.kind_of(record.actor)
         for record in runs.records()
-        if record.event == "message.received" and record.details["type"] == name
+        if record.event == Event.MESSAGE_RECEIVED and record.details["type"] == name
     }
     routes = sorted({_leg(record) for record in sent})
     assert routes, f"{name}: no run of the catalogue sends it"

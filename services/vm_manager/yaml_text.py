@@ -151,7 +151,7 @@ def _value(loader: yaml.SafeLoader, node: yaml.ScalarNode, located: Located) -> 
         raise OrderingError(located.source, _place(node), text)
     try:
         return loader.construct_object(node)
-    except (ValueError, KeyError):
+    except (ValueError, LookupError):
         text = f"{node.value!r} is no value of type {kind!r}"
         raise OrderingError(located.source, _place(node), text) from None
 

@@ -262,10 +262,6 @@ class AmqpSession:
         if tag is not None:
             await self._call(self._used().basic_cancel, consumer_tag=tag)
 
-    def consumed_queues(self) -> tuple[str, ...]:
-        """Return the names of the queues that are consumed now."""
-        return tuple(self._consumers)
-
     # --- the fast path: nothing here waits ---------------------------------------------------
 
     def publish(self, outgoing: Outgoing) -> None:

@@ -23,6 +23,11 @@ class Consumption:
     prefetch: int
     begin: str = "first"
 
+    @property
+    def is_stream(self) -> bool:
+        """Tell whether the queue is a stream."""
+        return isinstance(self.queue, Queue) and self.queue.kind == "stream"
+
 
 class StreamPositions:
     """Where each stream is read on from; only what a core has stepped counts as read."""

@@ -172,6 +172,7 @@ class RabbitDriver:
             await self._consume(session, name, consumption)
         self._timers.resume()
         self.connected.set()
+        self._log.info("broker.consuming", queue_count=len(self._consumptions))
 
     async def _serve(self, session: AmqpSession) -> None:
         """Work on what arrives until the session is lost or the service stops."""
@@ -192,8 +193,10 @@ class RabbitDriver:
         await self._finish(session)
 
     async def _finish(self, session: AmqpSession) -> None:
-        for queue in session.consumed_queues():
-            await session.stop_consuming(queue)
+        for name, consumption in tuple(self._consumptions.items()):
+            # After a cancel pika rejects what arrives, and a stream closes the connection over it.
+            if not consumption.is_stream:
+                await session.stop_consuming(name)
         await self._perform_work(session)
         while len(self._confirms):
             await self._next_confirm(session)
@@ -324,8 +327,8 @@ class RabbitDriver:
             await session.consume(name, consumption.prefetch)
             return
         await session.declare(queue)
-        is_stream = queue.kind == "stream"
-        offset = self._positions.start(name, consumption.begin) if is_stream else None
+        starts_at = self._positions.start
+        offset = starts_at(name, consumption.begin) if consumption.is_stream else None
         await session.consume(name, consumption.prefetch, offset)
 
     def _fire(self, name: str, cause: Cause) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,9 @@ EXIT_INFRASTRUCTURE = 4
 
 LOOP_STALL_S = 10.0
 """A service whose event loop has not run for this long is not healthy."""
+
+
+_OURS = ("service_runtime", "vm_protocol", "vm_manager", "vcpu_worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +152,28 @@ async def _run(driver: RabbitDriver, stop_all: Callable[[], None]) -> None:
 
 
 def _end_on_bug(stop: Callable[[], None], failures: list[BaseException]) -> None:
-    """Have exceptions in callbacks end the service: asyncio would write them down and go on."""
+    """Have our exceptions in callbacks end the service: asyncio would write them down and go on.
+
+    pika's own are written down: it fails in callbacks when a connection is given up half-open
+    (1.4), and what became of the connection is the session's to tell.
+    """
 
     def failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        failures.append(context.get("exception") or RuntimeError(str(context["message"])))
-        stop()
+        error = context.get("exception")
+        if error is not None and _is_ours(error):
+            failures.append(error)
+            stop()
+        else:
+            why = f"{context['message']}: {error!r}"
+            structlog.get_logger().warning("service.callback_failed", why=why)
 
     asyncio.get_running_loop().set_exception_handler(failed)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Tell whether an exception was raised from within our own modules."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return any(frame.f_globals["__name__"].startswith(_OURS) for frame in frames)
 
 
 async def _say_ready(drivers: Sequence[RabbitDriver], port: int) -> None:

@@ -53,6 +53,8 @@ def arguments_of(queue: Queue) -> QueueArguments:
         if name != "x-queue-type":
             if name not in _KNOWN[queue.kind]:
                 raise NotSimulated(f"queue {queue.name} ({queue.kind}): {name} is not simulated")
+            if isinstance(value, int) and value < 0:
+                raise NotSimulated(f"queue {queue.name}: {name}={value} is not simulated")
             if name in _FIELDS:
                 given[_FIELDS[name]] = value
     assert given.keys() <= {field.name for field in fields(QueueArguments)}

@@ -1,228 +1,387 @@
-"""A broker in memory, with the RabbitMQ semantics that the orderings need.
+"""A broker in memory, with the semantics of RabbitMQ that this project uses.
 
-Each rule names its page of RabbitMQ's documentation. Not modelled yet: TTL, length limits, lost
-connections, confirms (a publish here is never lost) and differences between broker versions.
+Like RabbitMQ it pushes: a message goes to a consumer as soon as that has room, so what a consumer
+has not looked at yet is out of reach of expiry and length limits. Each rule names its page of
+RabbitMQ's documentation; docs/broker-rules.md lists them with the tests that tie them to brokers.
 """
 
 from collections import deque
-from dataclasses import dataclass, field, replace
-from itertools import count
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
+from teardown_lab.simulator import dead_letters
+from teardown_lab.simulator.consumers import Consumer
+from teardown_lab.simulator.deliveries import Deliveries, Event, Unsettled
+from teardown_lab.simulator.errors import NotFound, PreconditionFailed
+from teardown_lab.simulator.expiry import Expiries
+from teardown_lab.simulator.messages import Handed, Stored, with_headers
+from teardown_lab.simulator.queues import Dying, OrdinaryQueue, QuorumQueue, Return, ordinary_queue
+from teardown_lab.simulator.routing import Routes
+from teardown_lab.simulator.streams import Stream
+from teardown_lab.simulator.versions import NEWEST, BrokerVersion
 from vm_protocol.codec import Packet
-from vm_protocol.topology import EXCHANGES, SHARED_QUEUES, Queue
-
-DeathKey = tuple[str, str]
+from vm_protocol.topology import EXCHANGES, SHARED_QUEUES, Exchange, Queue
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A message in a queue; `arrival` orders all messages of the broker."""
+class Published:
+    """The queues that a message reached; it is confirmed in any case (publishers, confirms)."""
 
-    packet: Packet
-    exchange: str
-    routing_key: str
-    arrival: int
-    delivery_count: int = 0
-
-    @property
-    def redelivered(self) -> bool:
-        """Tell whether it was delivered before."""
-        return self.delivery_count > 0
-
-
-@dataclass(slots=True)
-class Consumer:
-    """A consumer of one queue; `next_offset` is its place in a stream."""
-
-    actor: str
-    prefetch: int
-    unsettled_count: int = 0
-    next_offset: int = 0
-
-
-@dataclass(slots=True)
-class _QueueState:
-    queue: Queue
-    ready: deque[Stored] = field(default_factory=deque)
-    log: list[Stored] = field(default_factory=list)
-    consumers: deque[Consumer] = field(default_factory=deque)
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return dict(self.queue.arguments)
-
-
-@dataclass(frozen=True, slots=True)
-class Handed:
-    """A message handed to a consumer, to be settled by its number."""
-
-    number: int
-    actor: str
-    queue: str
-    message: Stored
+    queues: tuple[str, ...]
+    returned: bool
 
 
 class SimulatedBroker:
-    """Exchanges, queues and consumers; delivers the oldest message that may be delivered."""
+    """Exchanges, queues and consumers of one virtual host; `now_ns` is virtual time.
 
-    def __init__(self) -> None:
-        self._exchanges = {exchange.name: exchange.type for exchange in EXCHANGES}
-        self._bindings: dict[tuple[str, str], dict[str, None]] = {}
-        self._queues: dict[str, _QueueState] = {}
-        self._unsettled: dict[int, tuple[Handed, Consumer]] = {}
-        self._arrivals = count()
-        self._numbers = count()
-        for queue in SHARED_QUEUES:
+    Args:
+        version: Whose rules it follows.
+        exchanges: What exists from the start; by default the topology that all services share.
+        queues: As `exchanges`.
+        now_ns: When it begins.
+    """
+
+    def __init__(
+        self,
+        version: BrokerVersion = NEWEST,
+        exchanges: Iterable[Exchange] = EXCHANGES,
+        queues: Iterable[Queue] = SHARED_QUEUES,
+        now_ns: int = 0,
+    ) -> None:
+        self.version = version
+        self.now_ns = now_ns
+        self._routes = Routes(exchanges)
+        self._queues: dict[str, OrdinaryQueue] = {}
+        self._streams: dict[str, Stream] = {}
+        self._deliveries = Deliveries()
+        self._expiries = Expiries()
+        self._dying: deque[tuple[OrdinaryQueue, Dying]] = deque()
+        self._last_position = 0
+        for queue in queues:
             self.declare(queue)
 
     # --- topology ------------------------------------------------------------------------
 
+    def declare_exchange(self, exchange: Exchange) -> None:
+        """Declare an exchange; repeating it changes nothing.
+
+        Raises:
+            PreconditionFailed: It exists with another type.
+        """
+        self._routes.declare(exchange)
+
     def declare(self, queue: Queue) -> None:
-        """Declare a queue and its bindings; repeating it changes nothing (queues)."""
-        self._queues.setdefault(queue.name, _QueueState(queue))
+        """Declare a queue and its bindings; repeating it changes nothing (queues).
+
+        It counts as use of the queue, so it renews the time after which it expires (ttl).
+
+        Raises:
+            PreconditionFailed: It exists with other arguments.
+            NotSimulated: An argument has no rule here.
+            NotFound: An exchange does not exist.
+        """
+        existing = self._home(queue.name)
+        if existing is None:
+            if queue.kind == "stream":
+                self._streams[queue.name] = Stream(queue)
+            else:
+                self._queues[queue.name] = ordinary_queue(queue, self.version)
+        elif dict(existing.queue.arguments) != dict(queue.arguments):
+            raise PreconditionFailed(f"queue {queue.name} exists with other arguments")
+        self._renew(queue.name)
         for exchange, key in queue.bindings:
             self.bind(queue.name, exchange, key)
 
     def bind(self, queue: str, exchange: str, key: str) -> None:
-        """Bind a queue; a second equal binding is the same one (tutorials: routing)."""
-        self._bindings.setdefault((exchange, key), {})[queue] = None
+        """Bind a queue; a second equal binding is the same one (queues).
+
+        Raises:
+            NotFound: The queue or the exchange does not exist.
+        """
+        if self._home(queue) is None:
+            raise NotFound(f"no queue {queue}")
+        self._routes.bind(queue, exchange, key)
 
     def unbind(self, queue: str, exchange: str, key: str) -> None:
-        """Unbind a queue; what was routed before stays in it."""
-        self._bindings.get((exchange, key), {}).pop(queue, None)
+        """Unbind a queue; what was routed before stays in it (tutorials: amqp-concepts)."""
+        self._routes.unbind(queue, exchange, key)
 
     def delete(self, queue: str) -> tuple[str, ...]:
-        """Delete a queue; its messages are not dead-lettered (dlx). Return its consumers."""
-        state = self._queues.pop(queue, None)
-        for bound in self._bindings.values():
-            bound.pop(queue, None)
-        return tuple(consumer.actor for consumer in state.consumers) if state else ()
+        """Delete a queue if it exists; its messages are not dead-lettered (dlx).
+
+        Its consumers get a `Cancelled` after what is on its way to them (consumer-cancel); return
+        them. What they settle later is ignored.
+        """
+        home: OrdinaryQueue | Stream | None = self._queues.pop(queue, None)
+        home = home or self._streams.pop(queue, None)
+        if home is None:
+            return ()
+        self._routes.forget(queue)
+        consumers = home.consumers if isinstance(home, Stream) else home.consumers.all
+        for consumer in consumers:
+            consumer.is_cancelled = True
+            self._deliveries.cancel(consumer)
+        return tuple(consumer.actor for consumer in consumers)
 
     def has_queue(self, queue: str) -> bool:
         """Tell whether a queue exists."""
-        return queue in self._queues
+        return self._home(queue) is not None
 
     def queue_names(self) -> tuple[str, ...]:
         """Return the names of all queues."""
-        return tuple(self._queues)
+        return (*self._queues, *self._streams)
+
+    def ready_count(self, queue: str) -> int:
+        """Count the messages of a queue that no consumer holds; all of them, of a stream.
+
+        Raises:
+            NotFound: The queue does not exist.
+        """
+        home = self._home(queue)
+        if home is None:
+            raise NotFound(f"no queue {queue}")
+        return home.length if isinstance(home, Stream) else home.ready_count
 
     # --- consumers -----------------------------------------------------------------------
 
     def consume(self, actor: str, queue: str, prefetch: int, begin: str = "first") -> None:
-        """Add a consumer; a stream's reader begins at its first or at its next record."""
-        state = self._queues[queue]
-        if any(consumer.actor == actor for consumer in state.consumers):
+        """Add a consumer, unless this actor consumes the queue already.
+
+        A stream's reader begins at its first or at its next record (streams: offset).
+
+        Raises:
+            NotFound: The queue does not exist.
+        """
+        home = self._home(queue)
+        if home is None:
+            raise NotFound(f"no queue {queue}")
+        if self._consumer(actor, queue) is not None:
             return
-        offset = len(state.log) if begin == "next" else 0
-        state.consumers.append(Consumer(actor, prefetch, next_offset=offset))
+        consumer = Consumer(actor, queue, prefetch)
+        if isinstance(home, Stream):
+            consumer.offset = home.length if begin == "next" else 0
+            home.consumers.append(consumer)
+            self._read(home)
+        else:
+            home.consumers.add(consumer)
+            home.lease_ns = None
+            self._dispatch(home)
 
     def cancel(self, actor: str, queue: str) -> None:
-        """Cancel a consumer; what it holds stays unsettled (consumers)."""
-        state = self._queues.get(queue)
-        if state is not None:
-            kept = (consumer for consumer in state.consumers if consumer.actor != actor)
-            state.consumers = deque(kept)
+        """Cancel a consumer; what it holds and what is on its way stays its own (consumers)."""
+        consumer = self._consumer(actor, queue)
+        if consumer is not None:
+            self._remove(consumer)
+            if queue in self._queues:
+                self._dispatch(self._queues[queue])
 
-    def next_delivery(self) -> Handed | None:
-        """Hand out the oldest message that some consumer has room for, None when there is none.
+    def withdraw(self, actor: str, queue: str) -> tuple[Handed, ...]:
+        """Take what is on its way from a queue to an actor; it stays unsettled."""
+        return tuple(self._deliveries.withdraw(actor, queue))
 
-        Consumers of one queue take turns (consumers: fair dispatch); a single active consumer is
-        always the first (consumers: single-active-consumer); streams hand out copies.
+    def close(self, actor: str) -> None:
+        """Lose an actor's connection: its consumers go, and all that it held comes back.
+
+        That includes what was still on its way: it counts as delivered (confirms: automatic
+        requeueing). In which order queues learn of it is not defined; here, as they were declared.
         """
-        found: tuple[int, _QueueState, Consumer] | None = None
-        for state in self._queues.values():
-            for consumer in self._eligible(state):
-                head = self._head(state, consumer)
-                if head is not None and (found is None or head.arrival < found[0]):
-                    found = (head.arrival, state, consumer)
-        return None if found is None else self._hand(found[1], found[2])
+        for name in self.queue_names():
+            consumer = self._consumer(actor, name)
+            if consumer is not None:
+                self._remove(consumer)
+        lost: dict[str, list[Unsettled]] = {}
+        for unsettled in self._deliveries.lose(actor):
+            lost.setdefault(unsettled.home.name, []).append(unsettled)
+        for name, queue in tuple(self._queues.items()):
+            back = [each.handed.message for each in lost.get(name, ()) if each.home is queue]
+            if back:
+                self._give_back(queue, back, Return.LOSS)
+            else:
+                self._dispatch(queue)
 
-    def _eligible(self, state: _QueueState) -> tuple[Consumer, ...]:
-        consumers = tuple(state.consumers)
-        if state.arguments.get("x-single-active-consumer"):
-            consumers = consumers[:1]
-        return tuple(one for one in consumers if one.unsettled_count < one.prefetch)
+    def next_event(self) -> Event | None:
+        """Take the oldest delivery or cancellation on its way, None when there is none."""
+        return self._deliveries.next_event()
 
-    def _head(self, state: _QueueState, consumer: Consumer) -> Stored | None:
-        if state.queue.kind == "stream":
-            waiting = consumer.next_offset < len(state.log)
-            return state.log[consumer.next_offset] if waiting else None
-        return state.ready[0] if state.ready else None
-
-    def _hand(self, state: _QueueState, consumer: Consumer) -> Handed:
-        if state.queue.kind == "stream":
-            message = state.log[consumer.next_offset]
-            consumer.next_offset += 1
-        else:
-            message = state.ready.popleft()
-            if not state.arguments.get("x-single-active-consumer"):
-                state.consumers.remove(consumer)
-                state.consumers.append(consumer)
-        consumer.unsettled_count += 1
-        handed = Handed(next(self._numbers), consumer.actor, state.queue.name, message)
-        self._unsettled[handed.number] = (handed, consumer)
-        return handed
+    def held_by(self, actor: str) -> tuple[Handed, ...]:
+        """Return what an actor has not settled, oldest first; what is on its way included."""
+        return self._deliveries.held_by(actor)
 
     # --- messages ------------------------------------------------------------------------
 
-    def publish(self, exchange: str, key: str, packet: Packet) -> int:
-        """Route a message; return how many queues it reached (0: a mandatory one returns)."""
-        fanout = self._exchanges[exchange] == "fanout"
-        targets = tuple(self._bindings.get((exchange, "" if fanout else key), ()))
+    def publish(
+        self, exchange: str, key: str, packet: Packet, *, mandatory: bool = False
+    ) -> Published:
+        """Route a message; a mandatory one that reaches no queue at all is returned (publishers).
+
+        Raises:
+            NotFound: The exchange does not exist.
+        """
+        targets = self._routes.queues_for(exchange, key)
+        trusted = self.version.trusts_client_deaths
+        deaths = dead_letters.deaths_claimed(packet) if trusted else ()
+        message = Stored(packet, exchange, key, position=0, deaths=deaths)
         for name in targets:
-            state = self._queues[name]
-            stored = Stored(packet, exchange, key, next(self._arrivals))
-            (state.log if state.queue.kind == "stream" else state.ready).append(stored)
-        return len(targets)
+            self._store(name, message)
+        self._bury()
+        return Published(targets, returned=mandatory and not targets)
 
     def ack(self, number: int) -> None:
-        """Acknowledge a delivery (confirms: consumer acknowledgements)."""
-        self._settle(number)
+        """Acknowledge a delivery (confirms: consumer acknowledgements).
+
+        Raises:
+            PreconditionFailed: It is not unsettled.
+        """
+        self._resume(self._deliveries.settle(number))
 
     def reject(self, number: int, *, requeue: bool) -> None:
-        """Reject a delivery: dead-letter it, or requeue it at its old place.
+        """Reject a delivery (`basic.reject`): dead-letter it, or give it back to its queue.
 
-        A quorum queue counts each return and dead-letters beyond its limit (quorum-queues: poison
-        message handling).
+        Raises:
+            PreconditionFailed: It is not unsettled.
         """
-        handed = self._settle(number)
-        state = self._queues.get(handed.queue)
-        if state is None or state.queue.kind == "stream":
+        self._refuse(number, Return.REJECT if requeue else None)
+
+    def nack(self, number: int, *, requeue: bool) -> None:
+        """As `reject`, by `basic.nack`; some versions count it differently (quorum-queues).
+
+        Raises:
+            PreconditionFailed: It is not unsettled.
+        """
+        self._refuse(number, Return.NACK if requeue else None)
+
+    # --- time ----------------------------------------------------------------------------
+
+    def next_due_ns(self) -> int | None:
+        """Return when a message or a queue expires next (ttl)."""
+        due = self._expiries.next(self._queues)
+        return due[0] if due else None
+
+    def advance_to(self, now_ns: int) -> None:
+        """Let virtual time pass, and whatever expires meanwhile expire at its own time."""
+        assert now_ns >= self.now_ns, "time does not go back"
+        while (due := self._expiries.next(self._queues)) and due[0] <= now_ns:
+            self.now_ns, queue = due
+            if queue.lease_ns is not None and queue.lease_ns <= self.now_ns:
+                self.delete(queue.name)
+            else:
+                self._die(queue, queue.expire(self.now_ns))
+                self._expiries.note(queue)
+            self._bury()
+        self.now_ns = now_ns
+
+    # --- inside --------------------------------------------------------------------------
+
+    def _home(self, queue: str) -> OrdinaryQueue | Stream | None:
+        return self._queues.get(queue) or self._streams.get(queue)
+
+    def _consumer(self, actor: str, queue: str) -> Consumer | None:
+        home = self._home(queue)
+        if home is None:
+            return None
+        consumers = home.consumers if isinstance(home, Stream) else home.consumers.all
+        return next((each for each in consumers if each.actor == actor), None)
+
+    def _remove(self, consumer: Consumer) -> None:
+        consumer.is_cancelled = True
+        home = self._home(consumer.queue)
+        if home is not None:
+            home.consumers.remove(consumer)
+            self._renew(consumer.queue)
+
+    def _renew(self, name: str) -> None:
+        queue = self._queues.get(name)
+        if queue is not None:
+            queue.renew_lease(self.now_ns)
+            self._expiries.note(queue)
+
+    def _store(self, name: str, message: Stored) -> None:
+        """Put a message into a queue: to a consumer, else in line, where limits apply to it."""
+        self._last_position += 1
+        stream = self._streams.get(name)
+        if stream is not None:
+            stream.append(replace(message, position=self._last_position))
+            self._read(stream)
             return
-        if not requeue:
-            self._dead_letter(state, handed.message, "rejected")
-            return
-        again = replace(handed.message, delivery_count=handed.message.delivery_count + 1)
-        limit = state.arguments.get("x-delivery-limit")
-        if limit is not None and again.delivery_count > limit:
-            self._dead_letter(state, again, "delivery_limit")
+        queue = self._queues[name]
+        ttl_ms = queue.arguments.message_ttl_ms
+        expires_ns = None if ttl_ms is None else self.now_ns + ttl_ms * 1_000_000
+        queue.push(replace(message, position=self._last_position, expires_ns=expires_ns))
+        self._dispatch(queue)
+        self._die(queue, queue.drop_excess())
+        self._expiries.note(queue)
+
+    def _dispatch(self, queue: OrdinaryQueue) -> None:
+        """Send what is ready to consumers with room."""
+        while queue.head() is not None and (consumer := queue.consumers.next()) is not None:
+            message = queue.take()
+            self._deliveries.hand(queue, consumer, message, self._as_delivered(queue, message))
+        self._expiries.note(queue)
+
+    def _as_delivered(self, queue: OrdinaryQueue, message: Stored) -> Packet:
+        """Add what a quorum queue says of earlier deliveries (quorum-queues: poison messages)."""
+        headers: dict[str, Any] = {}
+        if isinstance(queue, QuorumQueue):
+            if message.delivery_count:
+                headers["x-delivery-count"] = message.delivery_count
+            if message.acquired_count and self.version.has_acquired_count:
+                headers["x-acquired-count"] = message.acquired_count
+        return with_headers(message.packet, headers) if headers else message.packet
+
+    def _read(self, stream: Stream) -> None:
+        for consumer, message, packet in stream.readable():
+            self._deliveries.hand(stream, consumer, message, packet)
+
+    def _refuse(self, number: int, requeue: Return | None) -> None:
+        unsettled = self._deliveries.settle(number)
+        queue = self._queues.get(unsettled.handed.queue)
+        if queue is None or queue is not unsettled.home:
+            self._resume(unsettled)
+        elif requeue is None:
+            self._die(queue, [(unsettled.handed.message, dead_letters.REJECTED)])
+            self._resume(unsettled)
+            self._bury()
         else:
-            state.ready.appendleft(again)
+            queue.consumers.settled(unsettled.consumer)
+            self._give_back(queue, [unsettled.handed.message], requeue)
 
-    def _settle(self, number: int) -> Handed:
-        handed, consumer = self._unsettled.pop(number)
-        consumer.unsettled_count -= 1
-        return handed
+    def _resume(self, unsettled: Unsettled) -> None:
+        """Go on after a consumer has got room."""
+        home = unsettled.home
+        if isinstance(home, Stream):
+            self._read(home)
+        elif self._queues.get(home.name) is home:
+            home.consumers.settled(unsettled.consumer)
+            self._dispatch(home)
 
-    def _dead_letter(self, state: _QueueState, message: Stored, reason: str) -> None:
-        """Publish to the dead-letter exchange with `x-death`, newest first (dlx)."""
-        target = state.arguments.get("x-dead-letter-exchange")
-        if target is None:
-            return
-        death = {
-            "reason": reason,
-            "queue": state.queue.name,
-            "count": 1,
-            "exchange": message.exchange,
-            "routing-keys": [message.routing_key],
-        }
-        former = list(message.packet.headers.get("x-death", ()))
-        for entry in former:
-            if (entry["queue"], entry["reason"]) == (death["queue"], reason):
-                death["count"] = entry["count"] + 1
-                former.remove(entry)
-                break
-        headers = {**message.packet.headers, "x-death": [death, *former]}
-        packet = Packet(message.packet.body, message.packet.properties, headers)
-        self.publish(target, message.routing_key, packet)
+    def _give_back(self, queue: OrdinaryQueue, messages: list[Stored], why: Return) -> None:
+        """Return messages; a classic queue applies its limits before it delivers (seen)."""
+        self._die(queue, queue.give_back(messages, why))
+        if not isinstance(queue, QuorumQueue):
+            self._die(queue, queue.drop_excess())
+        self._die(queue, queue.expire(self.now_ns))
+        self._dispatch(queue)
+        self._die(queue, queue.drop_excess())
+        self._bury()
+
+    def _die(self, queue: OrdinaryQueue, dying: list[Dying]) -> None:
+        self._dying.extend((queue, each) for each in dying)
+
+    def _bury(self) -> None:
+        """Publish what has died, after all else: to a queue's dead-letter exchange, if it is there.
+
+        Without one, with one that does not exist or routes nowhere, and in a cycle, the message is
+        gone (dlx).
+        """
+        while self._dying:
+            queue, (message, reason) = self._dying.popleft()
+            exchange = queue.arguments.dead_letter_exchange
+            if exchange is None or not self._routes.has(exchange):
+                continue
+            key = queue.arguments.dead_letter_routing_key or message.routing_key
+            dead = dead_letters.died(message, queue.name, reason, self.version)
+            dead = Stored(dead.packet, exchange, key, position=0, deaths=dead.deaths)
+            for name in self._routes.queues_for(exchange, key):
+                if reason == dead_letters.REJECTED or not dead_letters.is_cycle(name, dead.deaths):
+                    self._store(name, dead)

@@ -1,9 +1,9 @@
-"""Classic queues, quorum queues and streams: what is ready, and what a return does to it."""
+"""Classic and quorum queues: what is ready, what a return does to it, what dies."""
 
 import heapq
 from abc import ABC, abstractmethod
 from collections import deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from enum import Enum
 
 from teardown_lab.simulator import dead_letters
@@ -26,7 +26,7 @@ class Return(Enum):
 
 
 class OrdinaryQueue(ABC):
-    """What classic and quorum queues have in common; `leases_ns` is when it expires if unused."""
+    """What both types have in common; at `lease_ns` an unused queue expires."""
 
     drops_full_consumers_at_once = False
 
@@ -125,6 +125,9 @@ class ClassicQueue(OrdinaryQueue):
 class QuorumQueue(OrdinaryQueue):
     """Returned messages form a queue of their own, served first, in the order of their return.
 
+    Without any delivery limit, what a consumer returns goes to the very end instead, so that the
+    log can be truncated (quorum-queues: repeated requeues).
+
     Failed deliveries are counted, and beyond the limit a message dies (quorum-queues: poison
     message handling). All that a lost consumer held has failed.
     """
@@ -168,15 +171,13 @@ class QuorumQueue(OrdinaryQueue):
             )
             if self._limit is not None and again.delivery_count > self._limit:
                 dying.append((again, dead_letters.DELIVERY_LIMIT))
+            elif self._limit is None and why is not Return.LOSS:
+                self._ready.append(again)
             else:
                 self._returned.append(again)
         return dying
 
 
-@dataclass(slots=True)
-class Stream:
-    """A log that each consumer reads by offset; a delivery takes nothing away (streams)."""
-
-    queue: Queue
-    log: list[Stored] = field(default_factory=list)
-    consumers: list["StreamReader"] = field(default_factory=list)
+def ordinary_queue(queue: Queue, version: BrokerVersion) -> OrdinaryQueue:
+    """Return an empty queue of the type that its arguments ask for."""
+    return QuorumQueue(queue, version) if queue.kind == "quorum" else ClassicQueue(queue, version)

@@ -76,8 +76,7 @@ def version_of(product: str) -> BrokerVersion:
     Raises:
         ValueError: It is no version, or older than all that are known.
     """
-    number = product.split()[-1] if product.split() else ""
-    parts = number.split(".")
+    parts = product.removeprefix("RabbitMQ ").split(".")
     if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()):
         raise ValueError(f"{product!r} is no version of RabbitMQ: write one like 4.3 or 3.10.8")
     known = [each for each in VERSIONS if each.since <= (int(parts[0]), int(parts[1]))]

@@ -1,7 +1,7 @@
 """The in-memory driver: actors, a simulated broker and virtual time, in one thread.
 
-Deliveries happen in the order of publishing, each taking HANDLING_NS; timers fire when due. The
-same actors give the same history every time.
+Deliveries happen in the order in which the broker sent them, each taking HANDLING_NS; timers fire
+and messages expire when due. The same actors give the same history every time.
 """
 
 import heapq
@@ -10,6 +10,8 @@ from itertools import count
 from typing import Any, Final
 
 from teardown_lab.simulator.broker import SimulatedBroker
+from teardown_lab.simulator.messages import Cancelled, Handed
+from teardown_lab.simulator.versions import NEWEST, BrokerVersion
 from vm_protocol import codec, effects, limits, topology
 from vm_protocol.actor import Action, Actor, Plan
 from vm_protocol.codec import Packet
@@ -28,17 +30,26 @@ Observe = Callable[[Record], None]
 
 
 class World:
-    """Runs actors until somebody has what they want, or nothing can happen any more."""
+    """Runs actors until somebody has what they want, or nothing can happen any more.
 
-    def __init__(self, observe: Observe = lambda _: None) -> None:
-        self.broker = SimulatedBroker()
-        self.now_ns = EPOCH_NS
+    Args:
+        observe: Called with each record.
+        version: Whose rules the broker follows.
+    """
+
+    def __init__(self, observe: Observe = lambda _: None, version: BrokerVersion = NEWEST) -> None:
+        self.broker = SimulatedBroker(version, now_ns=EPOCH_NS)
         self._observe = observe
         self._actors: dict[str, Actor[Any]] = {}
         self._held: dict[tuple[str, str, str], list[int]] = {}
         self._timers: dict[tuple[str, str], int] = {}
         self._due: list[tuple[int, int, str, str, Cause]] = []
         self._timer_ids = count()
+
+    @property
+    def now_ns(self) -> int:
+        """Virtual time, which is the broker's too."""
+        return self.broker.now_ns
 
     def add(self, actor: Actor[Any]) -> None:
         """Start an actor: give it `Started`, and perform what it asks for."""
@@ -53,22 +64,41 @@ class World:
         return True
 
     def step(self) -> bool:
-        """Let the next thing happen: a timer that is due, else a delivery, else the next timer."""
+        """Let the next thing happen: a timer that is due, else a delivery, else the next expiry."""
         while self._due and self._timers.get(self._due[0][2:4]) != self._due[0][1]:
             heapq.heappop(self._due)
         if self._due and self._due[0][0] <= self.now_ns:
             self._fire()
             return True
-        handed = self.broker.next_delivery()
-        if handed is not None:
-            self.now_ns += HANDLING_NS
-            actor = self._actors[handed.actor]
-            message = handed.message
-            delivery = Delivery(handed.queue, message.packet, message.redelivered, handed.number)
-            plan = actor.deliver(delivery, self.now_ns)
-            held = self._held.setdefault((handed.actor, handed.queue, plan.key), [])
-            held.append(handed.number)
-            self._perform(actor, plan)
+        event = self.broker.next_event()
+        if isinstance(event, Handed):
+            self._deliver(event)
+            return True
+        if isinstance(event, Cancelled):
+            self._cancelled(event)
+            return True
+        return self._pass_time()
+
+    def _deliver(self, handed: Handed) -> None:
+        self.broker.advance_to(self.now_ns + HANDLING_NS)
+        actor = self._actors[handed.actor]
+        delivery = Delivery(handed.queue, handed.packet, handed.redelivered, handed.number)
+        plan = actor.deliver(delivery, self.now_ns)
+        held = self._held.setdefault((handed.actor, handed.queue, plan.key), [])
+        held.append(handed.number)
+        self._perform(actor, plan)
+
+    def _cancelled(self, cancelled: Cancelled) -> None:
+        """Tell an actor that a mailbox is gone; nobody else's queue is deleted while in use."""
+        mailbox = topology.parse_mailbox(cancelled.queue)
+        if mailbox is not None:
+            self._handle(self._actors[cancelled.actor], effects.MailboxGone(mailbox), NO_CAUSE)
+
+    def _pass_time(self) -> bool:
+        """Go on to the next timer, or to what expires before it; False when there is neither."""
+        expiry_ns = self.broker.next_due_ns()
+        if expiry_ns is not None and (not self._due or expiry_ns < self._due[0][0]):
+            self.broker.advance_to(expiry_ns)
             return True
         if self._due:
             self._fire()
@@ -78,7 +108,7 @@ class World:
     def _fire(self) -> None:
         due_ns, _, owner, name, cause = heapq.heappop(self._due)
         del self._timers[owner, name]
-        self.now_ns = max(self.now_ns, due_ns)
+        self.broker.advance_to(max(self.now_ns, due_ns))
         self._handle(self._actors[owner], effects.TimerFired(name), cause)
 
     def _handle(self, actor: Actor[Any], event: effects.Input, cause: Cause) -> None:
@@ -104,15 +134,13 @@ class World:
                 self.broker.declare(queue)
                 self.broker.consume(name, queue.name, prefetch, begin)
             case effects.StopConsuming(queue_name):
-                self.broker.cancel(name, queue_name)
+                self._stop_consuming(name, queue_name)
             case effects.ConsumeMailbox(mailbox):
                 self._consume_mailbox(actor, mailbox)
             case effects.DeclareMailbox(mailbox):
                 self.broker.declare(mailbox.queue())
             case effects.DeleteMailbox(mailbox):
-                for consumer in self.broker.delete(mailbox.name):
-                    gone = effects.MailboxGone(mailbox)
-                    self._handle(self._actors[consumer], gone, NO_CAUSE)
+                self.broker.delete(mailbox.name)
             case effects.DeleteQueue(queue_name):
                 self.broker.delete(queue_name)
             case effects.Bind(mailbox):
@@ -129,8 +157,10 @@ class World:
     def _send(self, actor: Actor[Any], send: Send, cause: Cause) -> None:
         publish = send.publish
         packet = codec.encode(publish.message, send.envelope)
-        reached = self.broker.publish(publish.exchange, publish.routing_key, packet)
-        if publish.mandatory and not reached:
+        published = self.broker.publish(
+            publish.exchange, publish.routing_key, packet, mandatory=publish.mandatory
+        )
+        if published.returned:
             self._handle(actor, effects.Returned(publish.message), cause)
 
     def _consume_mailbox(self, actor: Actor[Any], mailbox: Mailbox) -> None:
@@ -138,6 +168,12 @@ class World:
             self.broker.consume(actor.core.actor, mailbox.name, limits.MAILBOX_PREFETCH)
         else:
             self._handle(actor, effects.MailboxGone(mailbox), NO_CAUSE)
+
+    def _stop_consuming(self, name: str, queue: str) -> None:
+        """Cancel a consumer; what is on its way then, the client gives back (pika: channel)."""
+        self.broker.cancel(name, queue)
+        for handed in self.broker.withdraw(name, queue):
+            self.broker.reject(handed.number, requeue=True)
 
     def _settle(self, name: str, settle: effects.Ack | effects.Reject) -> None:
         for number in self._held.pop((name, settle.queue, settle.message_id), ()):

@@ -1,14 +1,18 @@
-"""A thousand messages that nobody should send: no service dies, and each of them is accounted for."""
+"""A thousand messages that nobody should send: no service dies, each is accounted for."""
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pika
+import pika.exceptions
 import pytest
+from integration.tools.amqp import publish
 from integration.tools.fuzz import ACKED, REPUBLISHED, SKIPPED, Fuzzed, Fuzzer, dead, encode
 from integration.tools.scrape import gained, scrape
 from pika.adapters.blocking_connection import BlockingChannel
@@ -39,6 +43,7 @@ class Stranger:
 
     def __init__(self, connection: pika.BlockingConnection) -> None:
         self._connection = connection
+        self.records: list[Record] = []
         self.channel: BlockingChannel = connection.channel()
         self.channel.confirm_delivery()
         self.queue = topology.client_replies("stranger")
@@ -48,10 +53,7 @@ class Stranger:
 
     def publish(self, exchange: str, key: str, packet: Packet) -> None:
         """Publish, and have the broker say that a queue has it."""
-        properties = pika.BasicProperties(
-            headers=dict(packet.headers), delivery_mode=2, **packet.properties
-        )
-        self.channel.basic_publish(exchange, key, packet.body, properties, mandatory=True)
+        publish(self.channel, exchange, key, packet)
 
     def ask(self, message: Message) -> Message:
         """Send a command to the manager; return its answer."""
@@ -69,36 +71,35 @@ class Stranger:
         named = {name: getattr(properties, name) for name in names}
         return codec.decode(Packet(body, named, properties.headers or {}))[0]
 
-    @contextmanager
-    def journal(self) -> Iterator[Iterator[Record]]:
-        """Give the records from now on; they end when none comes for PATIENCE_S."""
+    def follow_journal(self) -> None:
+        """Read the journal from its next record on."""
         channel = self._connection.channel()
         channel.basic_qos(prefetch_count=limits.STREAM_PREFETCH)
-        deliveries = channel.consume(
-            topology.JOURNAL_QUEUE.name,
-            arguments={"x-stream-offset": "next"},
-            inactivity_timeout=PATIENCE_S,
-        )
-        yield _records(channel, deliveries)
-        channel.close()
 
+        def read(channel: BlockingChannel, method: Any, _: Any, body: bytes) -> None:
+            channel.basic_ack(method.delivery_tag)
+            with suppress(RemoteProtocolError):  # our own junk
+                self.records += codec.decode_records(body)
 
-def _records(channel: BlockingChannel, deliveries: Iterator[Any]) -> Iterator[Record]:
-    for method, _, body in deliveries:
-        if method is None:
-            return
-        channel.basic_ack(method.delivery_tag)
-        try:
-            yield from codec.decode_records(body)
-        except RemoteProtocolError:
-            continue  # our own junk
+        arguments = {"x-stream-offset": "next"}
+        channel.basic_consume(topology.JOURNAL_QUEUE.name, read, arguments=arguments)
+
+    def fates_seen(self, count: int) -> Counter[str]:
+        """Return how messages ended, as the services say it, once so many have."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            fates = (FATES[each.event] for each in self.records if each.event in FATES)
+            seen = Counter(fates)
+            if seen.total() >= count or time.monotonic() > deadline:
+                return seen
+            self._connection.process_data_events(time_limit=1)
 
 
 FATES = {
-    Event.DEAD_LETTER_CLASSIFIED: lambda record: "dead",
-    Event.DEAD_LETTER_REPUBLISHED: lambda record: REPUBLISHED,
-    Event.MESSAGE_SKIPPED: lambda record: SKIPPED,
-    Event.MESSAGE_ACKED: lambda record: ACKED,
+    Event.DEAD_LETTER_CLASSIFIED: "dead",
+    Event.DEAD_LETTER_REPUBLISHED: REPUBLISHED,
+    Event.MESSAGE_SKIPPED: SKIPPED,
+    Event.MESSAGE_ACKED: ACKED,
 }
 
 
@@ -111,8 +112,11 @@ def lab(lone_node: PrivateNode) -> Iterator[Lab]:
 @pytest.fixture
 def stranger(lab: Lab) -> Iterator[Stranger]:
     assert lab.provided.url is not None
-    with pika.BlockingConnection(pika.URLParameters(lab.provided.url)) as connection:
-        yield Stranger(connection)
+    connection = pika.BlockingConnection(pika.URLParameters(lab.provided.url))
+    yield Stranger(connection)
+    # pika rejects what it is given after a cancel, and a stream closes the connection over that.
+    with suppress(pika.exceptions.ConnectionClosedByBroker):
+        connection.close()
 
 
 def workers_of(lab: Lab) -> tuple[str, ...]:
@@ -131,17 +135,6 @@ def hold_teardown(lab: Lab, history: Path) -> None:
     assert judgement.counts.unload_flush_requests == cell.unload_flush_requests
 
 
-def fates_seen(records: Iterator[Record], count: int) -> Counter[str]:
-    """Return how messages ended, as the services say it, once so many have."""
-    seen: Counter[str] = Counter()
-    for record in records:
-        if record.event in FATES:
-            seen[FATES[record.event](record)] += 1
-        if seen.total() == count:
-            break
-    return seen
-
-
 def test_a_thousand_fuzzed_messages_are_all_accounted_for(
     lab: Lab, stranger: Stranger, history: Path
 ) -> None:
@@ -152,10 +145,10 @@ def test_a_thousand_fuzzed_messages_are_all_accounted_for(
     before = scrape(lab.stack.metrics_urls)
     fuzzed = list(Fuzzer(seeded("fuzz"), workers_of(lab), LIVE).make(MESSAGES))
 
-    with stranger.journal() as records:
-        for each in fuzzed:
-            stranger.publish(each.exchange, each.key, each.packet)
-        seen = fates_seen(records, MESSAGES)
+    stranger.follow_journal()
+    for each in fuzzed:
+        stranger.publish(each.exchange, each.key, each.packet)
+    seen = stranger.fates_seen(MESSAGES)
 
     after = scrape(lab.stack.metrics_urls)
     hold_accounting(fuzzed, seen, lambda name: gained(before, after, name))
@@ -183,7 +176,8 @@ def hold_accounting(fuzzed: list[Fuzzed], seen: Counter[str], grown: Any) -> Non
     }
     by_why: Counter[str] = Counter()
     for (invariant, _, why), count in grown("teardown_dead_letters_total").items():
-        assert invariant == "none"
+        is_forged = why in ("expired", "maxlen", "other")
+        assert invariant == "none" or (is_forged and invariant == "lost-request")
         by_why[dead(why)] += count
     assert by_why == {fate: n for fate, n in wanted.items() if fate.startswith("dead")}
     assert grown("teardown_messages_skipped_total") == {(): wanted[SKIPPED]}
@@ -210,5 +204,20 @@ def test_a_placement_without_a_mailbox_gives_its_capacity_back(
         )
         packet = encode(place, stranger.queue.name, limits.MANAGER_EPOCH)
         stranger.publish(topology.PLACEMENT.name, topology.PLACEMENT_QUEUE.name, packet)
+
+    hold_teardown(lab, history)
+
+
+@pytest.mark.xfail(strict=True, reason="Envelope.lamport has no upper bound: the worker ends")
+def test_a_lamport_time_at_the_end_of_time_stops_nobody(
+    lab: Lab, stranger: Stranger, history: Path
+) -> None:
+    """AMQP's largest number is a Lamport time that no later message could exceed."""
+    done = messages.UnloadDone(vm="ghost", vcpu=0, step="3.0", position=1, generation=1)
+    for worker in workers_of(lab):
+        packet = encode(done, None, limits.MANAGER_EPOCH)
+        headers = {**packet.headers, codec.HEADERS["lamport"]: 2**63 - 1}
+        key = topology.worker_replies(worker).name
+        stranger.publish(topology.REPLIES.name, key, replace(packet, headers=headers))
 
     hold_teardown(lab, history)

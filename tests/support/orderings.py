@@ -10,9 +10,8 @@ _vcpu_steps = st.lists(st.sampled_from(VCPU_STEPS), min_size=1, max_size=6).map(
 
 @st.composite
 def loops(draw: st.DrawFn, racy: bool) -> ForEachVcpu:
-    parallel: int | str = 1
-    if racy:
-        parallel = draw(st.sampled_from([1, 2, "all"]))
+    bounds: list[int | str] = [1, 2, "all"] if racy else [1]
+    parallel = draw(st.sampled_from(bounds))
     order = draw(st.sampled_from(["ascending", "descending"]))
     steps = draw(_vcpu_steps)
     return ForEachVcpu(

@@ -9,8 +9,8 @@ from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.verdict import judge
 from teardown_lab.experiment.client import Client, ClientState, Collector, Experiment
 from teardown_lab.experiment.in_memory import services
-from teardown_lab.simulator.broker import SimulatedBroker
-from teardown_lab.simulator.world import World
+from teardown_lab.simulator.broker import Published, SimulatedBroker
+from teardown_lab.simulator.world import EPOCH_NS, World
 from vm_protocol.actor import Actor
 from vm_protocol.codec import Packet
 from vm_protocol.effects import Core, Effect, Input
@@ -31,13 +31,15 @@ class TwiceBroker(SimulatedBroker):
 
     def __init__(self, once: tuple[str, ...]) -> None:
         self.once = once
-        super().__init__()
+        super().__init__(now_ns=EPOCH_NS)
 
-    def publish(self, exchange: str, key: str, packet: Packet) -> int:
-        reached = super().publish(exchange, key, packet)
+    def publish(
+        self, exchange: str, key: str, packet: Packet, *, mandatory: bool = False
+    ) -> Published:
+        published = super().publish(exchange, key, packet, mandatory=mandatory)
         if exchange not in self.once:
             super().publish(exchange, key, packet)
-        return reached
+        return published
 
 
 class CheckedCore:
@@ -60,12 +62,13 @@ class CheckedCore:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: how the client ended, all records of all actors, the verdict, the world."""
+    """A finished run: how the client ended, the VM's records and everybody's, what still stands."""
 
     state: ClientState
     records: tuple[Record, ...]
     everything: tuple[Record, ...]
     world: World
+    services: tuple[Actor[Any], ...]
     step_count: int
 
     @property
@@ -90,9 +93,10 @@ def run(
     everything: list[Record] = []
     records: list[Record] = []
     world = World(everything.append)
+    actors = services(min(workers, scenario.vcpus), scenario.vcpus)
     if broker is not None:
         world.broker = broker
-    for service in services(min(workers, scenario.vcpus), scenario.vcpus):
+    for service in actors:
         if wrap is not None:
             service.core = wrap(service.core)
         world.add(service)
@@ -102,4 +106,4 @@ def run(
     steps = 0
     while client.state.phase != "done" and steps < STEPS_MAX and world.step():
         steps += 1
-    return Run(client.state, tuple(records), tuple(everything), world, steps)
+    return Run(client.state, tuple(records), tuple(everything), world, tuple(actors), steps)

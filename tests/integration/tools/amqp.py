@@ -7,6 +7,8 @@ import pika
 import pika.exceptions
 from pika.adapters.blocking_connection import BlockingChannel
 
+from vm_protocol.codec import Packet
+
 
 @contextmanager
 def channel_to(url: str) -> Iterator[BlockingChannel]:
@@ -35,3 +37,11 @@ def delete(url: str, names: Iterable[str]) -> None:
     with channel_to(url) as channel:
         for name in names:
             channel.queue_delete(name)
+
+
+def publish(channel: BlockingChannel, exchange: str, key: str, packet: Packet) -> None:
+    """Publish a packet; the channel must have confirms on for a queue to be sure of it."""
+    properties = pika.BasicProperties(
+        headers=dict(packet.headers), delivery_mode=2, **packet.properties
+    )
+    channel.basic_publish(exchange, key, packet.body, properties, mandatory=True)

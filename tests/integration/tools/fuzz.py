@@ -83,7 +83,11 @@ class Fuzzer:
         packet = encode(message, reply_to, epoch)
         roll = self.random.random()
         if roll < 0.3:
-            packet = replace(packet, headers={**packet.headers, **self._odd_headers()})
+            odd = self._odd_headers()
+            # 3.10's queues crash over an array that is no array of deaths, whoever rejects it.
+            if isinstance(odd.get("x-death"), list):
+                del odd["x-death"]
+            packet = replace(packet, headers={**packet.headers, **odd})
             return Fuzzed(target.exchange, target.key, packet, fate)
         packet = self._spoil(packet)
         return Fuzzed(target.exchange, target.key, packet, dead(self._wrong(packet)))
@@ -165,7 +169,7 @@ class Fuzzer:
             True,
             -1,
             -(2**63),
-            2.5 if random.random() < 0 else Decimal("2.5"),
+            Decimal("2.5"),
             "junk",
             "z" * random.randrange(1, 20_000),
             random.randbytes(8),
@@ -189,7 +193,12 @@ class Fuzzer:
             b"[]",
             b"x" * random.randrange(1, 100_000),
         ]
-        packet = Packet(random.choice(bodies), {"type": "Records"}, self._odd_headers())
+        headers = {
+            name: value
+            for name, value in self._odd_headers().items()
+            if not isinstance(value, Decimal)  # 3.10 closes the connection: no stream has decimals
+        }
+        packet = Packet(random.choice(bodies), {"type": "Records"}, headers)
         return Fuzzed(topology.RECORDS.name, topology.JOURNAL_QUEUE.name, packet, SKIPPED)
 
     def _dead_letter(self) -> Fuzzed:

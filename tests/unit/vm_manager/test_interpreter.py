@@ -1,6 +1,7 @@
 """The interpreter: which command is sent when, whatever the ordering."""
 
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,7 @@ from support.orderings import orderings
 
 from vm_manager.interpreter import ERASE, split
 from vm_protocol import messages
-from vm_protocol.effects import Effect, Publish
+from vm_protocol.effects import Effect, Observed, Publish
 from vm_protocol.messages import DestroyVcpu
 from vm_protocol.observations import Event
 from vm_protocol.ordering import VCPU_STEPS, Ordering
@@ -50,7 +51,7 @@ def test_the_parts_together_are_the_steps_and_no_two_commands_are_neighbours(
     parts = split(steps)
 
     assert sum(parts, ()) == steps
-    assert all(ERASE in pair for pair in zip(parts, parts[1:], strict=False))
+    assert all(ERASE in pair for pair in pairwise(parts))
     assert all(part == ERASE or "erase_vcpu" not in part for part in parts)
 
 
@@ -175,7 +176,7 @@ def test_steps_of_the_manager_are_said_at_their_places() -> None:
     started = [
         (effect.step, effect.vcpu)
         for effect in driven.effects
-        if getattr(effect, "event", None) == Event.STEP_STARTED
+        if isinstance(effect, Observed) and effect.event == Event.STEP_STARTED
     ]
     assert started == [("0", None), ("1.0", 0), ("1.0", 1), ("2", None)]
     names = [each["name"] for each in said(driven.effects, Event.STEP_FINISHED)]

@@ -1,111 +1,150 @@
-"""What each VM-level step and the erase do."""
+"""What each VM-level step and the erase do, up to a loop at which the teardown then stands."""
 
-from dataclasses import replace
+from collections.abc import Iterable
 
 import pytest
 from support.cores import acts, said
-from support.manager_bench import requests_in
+from support.manager_bench import ManagerBench, destroy, loop, requests_in
 
-from vm_manager import roots
-from vm_manager.vm import Slot, Teardown, Vm
-from vm_manager.vm_steps import VM_STEPS, erase_vcpu, tick_timer
-from vm_protocol.effects import CancelTimer, Unbind
+from vm_manager.vm import Vm
+from vm_manager.vm_steps import VM_STEPS
+from vm_protocol.effects import CancelTimer, Effect, Publish, Unbind
+from vm_protocol.messages import REQUEST_TYPES
 from vm_protocol.observations import Event
 from vm_protocol.ordering import VM_STEPS as WORDS
-from vm_protocol.ordering import Ordering
+from vm_protocol.ordering import ForEachVcpu
 from vm_protocol.scenario import Scenario
 from vm_protocol.topology import Mailbox
 
+END = loop("free_vcpu")
 
-def vm_of(scenario: Scenario, array: str = "skip-holes") -> Vm:
-    listed, _ = roots.allocate("vm-0", scenario)
-    ordering = Ordering.model_validate({"name": "o", "array": array, "steps": ("uninit_mmu",)})
-    return Vm(
-        name="vm-0",
-        incarnation=1,
-        scenario=scenario,
-        reply_to="client",
-        create_id="vm-0.1/create-vm",
-        phase="destroying",
-        slots=(Slot(worker="w"),) * scenario.vcpus,
-        roots=listed,
-        teardown=Teardown(ordering, "vm-0.1/destroy-vm", "client"),
-    )
+
+def after(
+    *steps: str | ForEachVcpu, array: str = "skip-holes", **shape: object
+) -> tuple[Vm, tuple[Effect, ...]]:
+    """Return the VM after these steps, and their effects."""
+    bench = ManagerBench.running(Scenario.model_validate({"ticker": False, **shape}))
+    effects = bench.command(destroy(*steps, END, array=array))
+    return bench.vm, effects
+
+
+def pins(vm: Vm) -> dict[str, list[str]]:
+    return {root.name: [str(pin) for pin in root.pins] for root in vm.roots}
+
+
+def kinds(effects: Iterable[Effect]) -> list[str]:
+    return [kind for kind, _, _ in requests_in(tuple(effects))]
 
 
 def test_the_table_has_every_word_of_the_language() -> None:
     assert tuple(VM_STEPS) == WORDS
 
 
-def test_stopping_background_workers_frees_the_pit_which_scans_the_ioapic() -> None:
-    vm = vm_of(Scenario(vcpus=2))
+# --- requests ------------------------------------------------------------------------------
 
-    after, effects = VM_STEPS["stop_background_workers"](vm)
+
+def test_a_request_is_one_mandatory_publish_under_the_vm_s_key_to_all_that_are_visible() -> None:
+    _, effects = after("stop_background_workers", vcpus=3)
+
+    (publish,) = [
+        effect
+        for effect in effects
+        if isinstance(effect, Publish) and isinstance(effect.message, REQUEST_TYPES)
+    ]
+    assert (publish.exchange, publish.routing_key) == ("vm.requests", "vm-0")
+    assert publish.mandatory
+    assert said(effects, Event.REQUEST_POSTED) == [
+        {
+            "event": "request.posted",
+            "vcpu": None,
+            "kind": "scan-ioapic",
+            "by": "pit",
+            "generation": 1,
+            "recipients": (0, 1, 2),
+        }
+    ]
+
+
+def test_generations_count_all_kinds_of_one_vm_together_and_reach_only_the_visible() -> None:
+    vm, effects = after("flush_tlbs", loop("erase_vcpu"), "flush_tlbs", vcpus=2)
+    holed, posted = after(
+        "stop_background_workers", "flush_tlbs", vcpus=2, roots="shared", ticker=True
+    )
+
+    assert requests_in(effects) == [("TlbFlush", 1, (0, 1))]
+    assert (vm.generation, [slot.routed for slot in vm.slots]) == (1, [1, 1])
+    assert requests_in(posted) == [("ScanIoapic", 1, (0, 1)), ("TlbFlush", 2, (0, 1))]
+    assert [slot.routed for slot in holed.slots] == [2, 2]
+
+
+@pytest.mark.parametrize("step", ["flush_tlbs", "stop_background_workers", "zap_all_roots"])
+def test_a_request_to_nobody_is_said_but_neither_published_nor_counted(step: str) -> None:
+    vm, effects = after(loop("erase_vcpu"), step, vcpus=2)
+
+    posted = said(effects, Event.REQUEST_POSTED)
+    assert {(each["generation"], each["recipients"]) for each in posted} == {(0, ())}
+    assert kinds(effects) == []
+    assert vm.generation == 0
+
+
+# --- VM steps --------------------------------------------------------------------------------
+
+
+def test_stopping_background_workers_stops_the_ticker_and_scans_the_ioapic_once() -> None:
+    vm, effects = after("stop_background_workers", "stop_background_workers", vcpus=2)
 
     assert requests_in(effects) == [("ScanIoapic", 1, (0, 1))]
-    assert acts(effects)[0] == CancelTimer(tick_timer(vm))
-    assert not after.background
-
-
-def test_background_workers_are_stopped_once() -> None:
-    stopped, _ = VM_STEPS["stop_background_workers"](vm_of(Scenario(vcpus=2)))
-
-    assert VM_STEPS["stop_background_workers"](stopped) == (stopped, ())
+    assert CancelTimer("tick/vm-0") in effects
+    assert len(said(effects, Event.BACKGROUND_STOPPED)) == 1
+    assert not vm.background
 
 
 @pytest.mark.parametrize(("sharing", "root_count"), [("distinct", 3), ("shared", 1), ("mixed", 2)])
 def test_zap_all_posts_one_drop_for_each_pinned_root_and_one_flush(
     sharing: str, root_count: int
 ) -> None:
-    vm = vm_of(Scenario.model_validate({"vcpus": 3, "roots": sharing}))
+    before, _ = after("free_irqchip", vcpus=3, roots=sharing)
 
-    after, effects = VM_STEPS["zap_all_roots"](vm)
+    vm, effects = after("zap_all_roots", vcpus=3, roots=sharing)
 
-    kinds = [(kind, recipients) for kind, _, recipients in requests_in(effects)]
     everybody = (0, 1, 2)
-    assert kinds == [("DropObsoleteRoots", everybody)] * root_count + [("TlbFlush", everybody)]
-    assert all(root.invalid for root in after.roots)
-    assert [root.pins for root in after.roots] == [root.pins for root in vm.roots]
+    posted = [(kind, recipients) for kind, _, recipients in requests_in(effects)]
+    assert posted == [("DropObsoleteRoots", everybody)] * root_count + [("TlbFlush", everybody)]
+    assert all(root.invalid for root in vm.roots)
+    assert pins(vm) == pins(before)
 
 
-def test_zap_all_frees_unpinned_roots_after_its_flush() -> None:
-    vm = vm_of(Scenario(vcpus=1))
-    unpinned = replace(vm, roots=tuple(replace(root, pins=()) for root in vm.roots))
+def test_previous_roots_are_zapped_as_the_current_one_is() -> None:
+    _, effects = after("zap_all_roots", vcpus=2, previous_roots=3, roots="shared")
 
-    after, effects = VM_STEPS["zap_all_roots"](unpinned)
-
-    assert requests_in(effects) == [("TlbFlush", 1, (0,))]
-    assert [each["root"] for each in said(effects, Event.ROOT_FREED)] == ["root-0"]
-    assert after.roots == ()
+    assert kinds(effects) == ["DropObsoleteRoots"] * 4 + ["TlbFlush"]
 
 
 def test_a_second_zap_posts_again_but_invalidates_nothing_again() -> None:
-    once, _ = VM_STEPS["zap_all_roots"](vm_of(Scenario(vcpus=1)))
+    once, first = after("zap_all_roots", vcpus=1)
+    twice, both = after("zap_all_roots", "zap_all_roots", vcpus=1)
 
-    twice, effects = VM_STEPS["zap_all_roots"](once)
-
-    assert [kind for kind, _, _ in requests_in(effects)] == ["DropObsoleteRoots", "TlbFlush"]
-    assert said(effects, Event.ROOT_INVALIDATED) == []
+    assert kinds(both) == ["DropObsoleteRoots", "TlbFlush"] * 2
+    assert said(both, Event.ROOT_INVALIDATED) == said(first, Event.ROOT_INVALIDATED)
     assert twice.roots == once.roots
 
 
-def test_zap_all_under_plain_tdp_does_nothing_at_all() -> None:
-    vm = vm_of(Scenario(vcpus=2, mmu="tdp"))
+def test_zap_all_under_plain_tdp_posts_nothing() -> None:
+    vm, effects = after("zap_all_roots", vcpus=2, mmu="tdp")
 
-    assert VM_STEPS["zap_all_roots"](vm) == (vm, ())
+    assert said(effects, Event.REQUEST_POSTED, Event.ROOT_INVALIDATED) == []
+    assert not any(root.invalid for root in vm.roots)
 
 
 def test_zap_all_under_tdp_with_a_nested_vcpu_touches_only_its_shadow_root() -> None:
-    vm = vm_of(Scenario(vcpus=2, mmu="tdp", nested=(1,)))
+    vm, effects = after("zap_all_roots", vcpus=2, mmu="tdp", nested=(1,))
 
-    after, effects = VM_STEPS["zap_all_roots"](vm)
-
-    assert [kind for kind, _, _ in requests_in(effects)] == ["DropObsoleteRoots", "TlbFlush"]
-    assert [root.name for root in after.roots if root.invalid] == ["nested-1"]
+    assert kinds(effects) == ["DropObsoleteRoots", "TlbFlush"]
+    assert [root.name for root in vm.roots if root.invalid] == ["nested-1"]
 
 
 def test_flush_tlbs_posts_one_flush() -> None:
-    _, effects = VM_STEPS["flush_tlbs"](vm_of(Scenario(vcpus=2)))
+    _, effects = after("flush_tlbs", vcpus=2)
 
     assert requests_in(effects) == [("TlbFlush", 1, (0, 1))]
 
@@ -114,56 +153,75 @@ def test_flush_tlbs_posts_one_flush() -> None:
     ("step", "state"), [("free_irqchip", "irqchip"), ("vendor_vm_destroy", "vendor")]
 )
 def test_vm_state_is_freed_and_stays_so(step: str, state: str) -> None:
-    after, effects = VM_STEPS[step](vm_of(Scenario()))
+    vm, effects = after(step, step)
 
-    assert after.freed_state == {state}
-    assert said(effects) == [{"event": "vm_state.freed", "vcpu": None, "state": state}]
+    assert vm.freed_state == {state}
+    assert {each["state"] for each in said(effects, Event.VM_STATE_FREED)} == {state}
 
 
-def test_uninit_frees_what_is_pinned() -> None:
-    after, effects = VM_STEPS["uninit_mmu"](vm_of(Scenario(vcpus=2)))
+def test_uninit_frees_what_is_pinned_under_its_holders() -> None:
+    vm, effects = after("uninit_mmu", vcpus=2, previous_roots=1, roots="shared")
 
-    assert after.roots == ()
-    assert [each["pins"] for each in said(effects)] == [("0.0.0",), ("1.0.0",)]
+    assert vm.roots == ()
+    assert [(each["root"], each["pins"]) for each in said(effects, Event.ROOT_FREED)] == [
+        ("root-all", ("0.0.0", "1.0.0")),
+        ("previous0-all", ("0.0.1", "1.0.1")),
+    ]
+
+
+# --- the array -------------------------------------------------------------------------------
+
+
+def erased(bench: ManagerBench) -> tuple[list[bool], tuple[int, ...]]:
+    return [slot.present for slot in bench.vm.slots], bench.vm.visible()
+
+
+def up_to_first_hole(array: str, order: str = "ascending") -> tuple[ManagerBench, list[Effect]]:
+    """Erase the first vCPU of a loop, whose next command then waits."""
+    bench = ManagerBench.running(Scenario(vcpus=3, ticker=False))
+    teardown = destroy(loop("erase_vcpu", "free_vcpu", order=order), array=array)
+    return bench, acts(bench.command(teardown))
 
 
 def test_an_erase_leaves_the_others_visible() -> None:
-    vm = vm_of(Scenario(vcpus=3))
+    bench, effects = up_to_first_hole("skip-holes")
 
-    after, effects = erase_vcpu(vm, 1)
-
-    assert acts(effects) == [Unbind(Mailbox("vm-0", 1))]
-    assert said(effects) == [{"event": "vcpu.erased", "vcpu": 1}]
-    assert after.visible() == (0, 2)
+    assert [each for each in effects if isinstance(each, Unbind)] == [Unbind(Mailbox("vm-0", 0))]
+    assert erased(bench) == ([False, True, True], (1, 2))
 
 
 def test_behind_a_hole_nobody_is_visible_where_the_array_stops_at_holes() -> None:
-    vm = vm_of(Scenario(vcpus=4), "stop-at-hole")
+    bench, effects = up_to_first_hole("stop-at-hole")
 
-    after, effects = erase_vcpu(vm, 1)
+    unbound = [each for each in effects if isinstance(each, Unbind)]
+    assert unbound == [Unbind(Mailbox("vm-0", vcpu)) for vcpu in (0, 1, 2)]
+    assert erased(bench) == ([False, True, True], ())
 
-    assert acts(effects) == [Unbind(Mailbox("vm-0", vcpu)) for vcpu in (1, 2, 3)]
-    assert said(effects) == [
-        {"event": "vcpu.erased", "vcpu": 1},
-        {"event": "vcpu.hidden", "vcpu": 2, "hole": 1},
-        {"event": "vcpu.hidden", "vcpu": 3, "hole": 1},
-    ]
-    assert after.visible() == (0,)
-    assert [slot.present for slot in after.slots] == [True, False, True, True]
+
+def test_before_a_hole_all_stay_visible() -> None:
+    bench, _ = up_to_first_hole("stop-at-hole", "descending")
+
+    assert erased(bench) == ([True, True, False], (0, 1))
 
 
 def test_a_hidden_vcpu_can_still_be_erased_and_is_not_unbound_again() -> None:
-    hidden, _ = erase_vcpu(vm_of(Scenario(vcpus=2), "stop-at-hole"), 0)
+    _, effects = after(loop("erase_vcpu"), array="stop-at-hole", vcpus=2)
 
-    after, effects = erase_vcpu(hidden, 1)
-
-    assert acts(effects) == []
-    assert said(effects) == [{"event": "vcpu.erased", "vcpu": 1}]
-    assert [slot.present for slot in after.slots] == [False, False]
+    assert [each for each in effects if isinstance(each, Unbind)] == [
+        Unbind(Mailbox("vm-0", 0)),
+        Unbind(Mailbox("vm-0", 1)),
+    ]
+    assert said(effects, Event.VCPU_ERASED, Event.VCPU_HIDDEN) == [
+        {"event": "vcpu.erased", "vcpu": 0},
+        {"event": "vcpu.hidden", "vcpu": 1, "hole": 0},
+        {"event": "vcpu.erased", "vcpu": 1},
+    ]
 
 
 @pytest.mark.parametrize("array", ["skip-holes", "stop-at-hole"])
 def test_a_second_erase_does_nothing(array: str) -> None:
-    erased, _ = erase_vcpu(vm_of(Scenario(vcpus=2), array), 0)
+    once, first = after(loop("erase_vcpu"), array=array, vcpus=2)
+    twice, both = after(loop("erase_vcpu", "erase_vcpu"), array=array, vcpus=2)
 
-    assert erase_vcpu(erased, 0) == (erased, ())
+    assert twice.slots == once.slots
+    assert said(both, Event.VCPU_ERASED) == said(first, Event.VCPU_ERASED)

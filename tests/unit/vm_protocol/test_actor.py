@@ -34,7 +34,7 @@ def actors() -> list[Actor[Any]]:
     return [Actor(VmManager(), 1), Actor(DeadLetterMonitor(), 1), Actor(VcpuWorker("w", 4))]
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     deliveries=st.lists(st.tuples(st.sampled_from(QUEUES), broken_packets()), max_size=5),
 )
@@ -48,7 +48,7 @@ def test_nonsense_is_rejected_or_skipped_and_never_breaks_a_service(
             assert len([a for a in settled if (a.queue, a.message_id) == (queue, plan.key)]) <= 1
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_any_valid_messages_in_any_order_on_any_queue_break_no_service(
     data: st.DataObject,

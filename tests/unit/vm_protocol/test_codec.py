@@ -58,7 +58,7 @@ def test_a_body_says_its_type_once_in_the_body_and_once_in_the_properties(packet
     assert packet.headers[codec.SCHEMA_HEADER] == limits.SCHEMA_VERSION
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(packet=broken_packets())
 def test_whatever_arrives_is_a_message_or_a_refusal_with_a_short_place(packet: Packet) -> None:
     refusal: RemoteProtocolError | None = None

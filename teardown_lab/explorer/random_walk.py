@@ -1,0 +1,52 @@
+"""Random walks: from the start to an end, again and again, until a bound; never complete.
+
+For what is too large to exhaust. A walk misses a race of d deviations among b choices at each of
+its steps with a chance that falls only with the number of walks: absence proves nothing.
+"""
+
+import random
+
+from teardown_lab.explorer.model import Model, State
+from teardown_lab.explorer.strategy import Bounds, Explored, Meter, Progress
+
+STEPS_MAX = 100_000
+"""Transitions of one walk; a 2007 loop of 20 returns for 64 vCPUs stays below."""
+
+
+def explore(model: Model, bounds: Bounds, progress: Progress) -> Explored:
+    """Walk at random, seeded, until out of bounds (teardown_lab.explorer.strategy.Strategy)."""
+    explored = Explored()
+    meter = Meter(bounds, progress)
+    generator = random.Random(bounds.seed)
+    seen: set[State] = set()
+    try:
+        while not explored.stopped_by:
+            _walk(model, generator, seen, explored, meter)
+    except KeyboardInterrupt:
+        explored.stopped_by = "stopped by Ctrl-C"
+    explored.witnessed = frozenset(model.witnessed)
+    return explored
+
+
+def _walk(
+    model: Model, generator: random.Random, seen: set[State], explored: Explored, meter: Meter
+) -> None:
+    state = model.initial()
+    path: list[int] = []
+    for _ in range(STEPS_MAX):
+        if state not in seen:
+            seen.add(state)
+            explored.saw(hash(state))
+        explored.stopped_by = meter.stop(explored)
+        choices = model.choices(state)
+        if not choices or explored.stopped_by:
+            break
+        choice = generator.choice(choices)
+        path.append(choice)
+        state, findings = model.apply(state, choice)
+        explored.transitions += 1
+        explored.depth = max(explored.depth, len(path))
+        for finding in findings:
+            explored.found(finding, lambda: tuple(path))
+    if model.is_deadlocked(state):
+        explored.found(model.DEADLOCK, lambda: tuple(path))

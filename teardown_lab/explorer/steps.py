@@ -1,0 +1,210 @@
+"""One step of a core as the explorer needs it: the next state, and operations on the queues.
+
+Steps are computed once by the real core and remembered: many interleavings meet in the same state
+of one actor with the same input.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from teardown_lab.explorer.cast import VM, Cast
+from teardown_lab.explorer.findings import BY_REJECT, Finding
+from teardown_lab.explorer.interning import Interned
+from vm_manager.manager import ManagerState
+from vm_protocol import effects, messages, topology
+from vm_protocol.effects import Effect, Input, Observed, Publish, Received
+from vm_protocol.errors import RejectReason
+from vm_protocol.observations import Event
+from vm_protocol.topology import parse_mailbox
+
+SEND, POST, UNBIND, ACK, REQUEUE, DROP, SET, CANCEL, FIND, RAISED, VM_FREED, WITNESS = range(12)
+"""Operations: what a step asks of the queues, and what it lets the explorer see."""
+
+Operation = tuple[Any, ...]
+MANAGER: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message with the queue that its sender wants answers on."""
+
+    message: messages.Message
+    reply_to: str | None
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An actor's next state, and the operations in their order."""
+
+    state: int
+    operations: tuple[Operation, ...]
+
+
+class Steps:
+    """The steps of all actors: 0 is the manager, v + 1 the worker of vCPU v."""
+
+    def __init__(self, cast: Cast) -> None:
+        self.cast = cast
+        self.letters: Interned[Letter] = Interned()
+        self.timers: Interned[tuple[int, str]] = Interned()
+        self.states: tuple[Interned[Any], ...] = tuple(
+            Interned() for _ in range(len(cast.workers) + 1)
+        )
+        self._cores = (cast.manager, *cast.workers)
+        self._epochs = (cast.manager.epoch, *(0 for _ in cast.workers))
+        self._queue_numbers = {name: number for number, name in enumerate(cast.queues)}
+        self._known: dict[tuple[int, int, int, int], Step] = {}
+        self._timed: dict[tuple[int, int], Step] = {}
+
+    def deliver(self, actor: int, state: int, queue: int, letter: int) -> Step:
+        """Return the step of an actor that gets a message."""
+        key = (actor, state, queue, letter)
+        known = self._known.get(key)
+        if known is None:
+            sent = self.letters.value(letter)
+            message = sent.message
+            event = Received(
+                self.cast.queues[queue], message, message.identity(), sent.epoch, sent.reply_to
+            )
+            known = self._known[key] = self._step(actor, state, event)
+        return known
+
+    def fire(self, timer: int, state: int) -> Step:
+        """Return the step of an actor whose timer fires."""
+        known = self._timed.get((timer, state))
+        if known is None:
+            actor, name = self.timers.value(timer)
+            known = self._step(actor, state, effects.TimerFired(name))
+            self._timed[timer, state] = known
+        return known
+
+    def complete_fault(self, vcpu: int, state: int, fault: int) -> Step:
+        """Return the step of a worker whose vCPU's async page fault completes just now."""
+        done = messages.AsyncPfCompleted(vm=VM, vcpu=vcpu, fault=fault)
+        letter = self.letters.number(Letter(done, None, 0))
+        queue = self._queue_numbers[self.cast.workers[vcpu].queues.commands]
+        return self.deliver(vcpu + 1, state, queue, letter)
+
+    def _step(self, actor: int, state: int, event: Input) -> Step:
+        core: Any = self._cores[actor]
+        before = self.states[actor].value(state)
+        after, done = core.step(before, event)
+        scene = _Scene(after, _erased(before) if actor == MANAGER else set())
+        operations: list[Operation] = []
+        for effect in done:
+            operations += self._compile(actor, scene, effect)
+        return Step(self.states[actor].number(after), tuple(operations))
+
+    def _compile(self, actor: int, scene: "_Scene", effect: Effect) -> list[Operation]:
+        match effect:
+            case Publish():
+                return self._publish(actor, scene, effect)
+            case effects.Unbind(mailbox):
+                return [(UNBIND, mailbox.vcpu)]
+            case effects.Ack(queue, message_id):
+                return [(ACK, self._queue_numbers.get(queue, -1), message_id)]
+            case effects.Reject():
+                return self._reject(effect)
+            case effects.SetTimer(name):
+                return [(SET, self.timers.number((actor, name)))]
+            case effects.CancelTimer(name):
+                return [(CANCEL, self.timers.number((actor, name)))]
+            case Observed():
+                return _OBSERVED.get(effect.event, _nothing)(effect, scene)
+            case _:
+                return []
+
+    def _publish(self, actor: int, scene: "_Scene", publish: Publish) -> list[Operation]:
+        message = publish.message
+        letter = self.letters.number(Letter(message, publish.reply_to, self._epochs[actor]))
+        if publish.exchange == topology.REQUESTS.name:
+            return [(POST, letter, tuple(sorted(scene.erased)))]
+        queue = self._queue_numbers.get(publish.routing_key)
+        return [] if queue is None else [(SEND, queue, letter)]
+
+    def _reject(self, reject: effects.Reject) -> list[Operation]:
+        queue = self._queue_numbers.get(reject.queue, -1)
+        if reject.requeue:
+            return [(REQUEUE, queue, reject.message_id)]
+        operations: list[Operation] = [(DROP, queue, reject.message_id)]
+        invariant = BY_REJECT.get(reject.reason)
+        if invariant is not None and parse_mailbox(reject.queue) is None:
+            vcpu = _vcpu_named(reject.message_id)
+            operations.append((FIND, Finding(invariant, vcpu, message=reject.message_id)))
+        if reject.reason == RejectReason.FENCE_NOT_REACHED:
+            operations.append((WITNESS, "fence-expired"))
+        return operations
+
+
+def _vcpu_named(message_id: str) -> int:
+    """Return the vCPU that a derived message id names: the first number after its kind."""
+    return int(message_id.split("/")[2])
+
+
+@dataclass(slots=True)
+class _Scene:
+    """A core's state after the step, and the vCPUs erased so far in the middle of it."""
+
+    after: Any
+    erased: set[int]
+
+
+def _erased(state: ManagerState) -> set[int]:
+    vm = state.vms.get(VM)
+    slots = vm.slots if vm is not None else ()
+    return {index for index, slot in enumerate(slots) if not slot.present}
+
+
+def _nothing(_effect: Observed, _scene: _Scene) -> list[Operation]:
+    return []
+
+
+def _vcpu_erased(effect: Observed, scene: _Scene) -> list[Operation]:
+    scene.erased |= set() if effect.vcpu is None else {effect.vcpu}
+    return []
+
+
+def _raised(effect: Observed, scene: _Scene) -> list[Operation]:
+    details = dict(effect.details)
+    recipients = details["recipients"]
+    assert isinstance(recipients, tuple), "a request's recipients are a tuple"
+    everybody = range(len(scene.after.vms[VM].slots))
+    missed = tuple(v for v in everybody if v not in scene.erased and v not in recipients)
+    operations: list[Operation] = [(RAISED, missed, effect.message_id or "")]
+    if details["kind"] == "tlb-flush" and details["by"] == "unload" and recipients:
+        operations.append((WITNESS, "unload-flushed"))
+    return operations
+
+
+def _root_freed(effect: Observed, _scene: _Scene) -> list[Operation]:
+    pins = dict(effect.details)["pins"]
+    if not pins:
+        return []
+    return [(FIND, Finding("pinned-root-freed", -1, message=str(dict(effect.details)["root"])))]
+
+
+def _vm_freed(_effect: Observed, scene: _Scene) -> list[Operation]:
+    left = scene.after.vms[VM].roots
+    leaked = tuple(Finding("leak", -1, message=root.name) for root in left)
+    return [*((FIND, each) for each in leaked), (VM_FREED,)]
+
+
+def _stuck(effect: Observed, _scene: _Scene) -> list[Operation]:
+    vcpu = -1 if effect.vcpu is None else effect.vcpu
+    return [(FIND, Finding("stuck", vcpu))]
+
+
+def _page_freed(effect: Observed, _scene: _Scene) -> list[Operation]:
+    return [(WITNESS, ("page", dict(effect.details)["root"]))]
+
+
+_OBSERVED: Final[dict[Event, Callable[[Observed, _Scene], list[Operation]]]] = {
+    Event.VCPU_ERASED: _vcpu_erased,
+    Event.REQUEST_POSTED: _raised,
+    Event.ROOT_FREED: _root_freed,
+    Event.VM_FREED: _vm_freed,
+    Event.TEARDOWN_STUCK: _stuck,
+    Event.PAGE_FREED: _page_freed,
+}

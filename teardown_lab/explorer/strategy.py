@@ -1,0 +1,88 @@
+"""What every exploration strategy takes and gives; one strategy a file."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from teardown_lab.explorer.findings import Finding
+from teardown_lab.explorer.model import Model
+
+Path = tuple[int, ...]
+FindingKey = tuple[str, int, bool]
+"""Invariant, vCPU, whether the request was posted after the free."""
+
+Progress = Callable[[int, int, int], None]
+"""Called now and then with states, transitions and depth."""
+
+REPORT_EVERY = 4096
+"""Transitions between two looks at the clock and at the progress bar."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """When to stop: states, seconds; and the seed of what is random."""
+
+    states_max: int = 5_000_000
+    seconds_max: float = 600.0
+    seed: int = 0
+    reduce: bool = True
+
+
+@dataclass(slots=True)
+class Explored:
+    """What an exploration covered and found.
+
+    `paths` has the shortest way to each kind of finding; `digest` sums up all states in the order
+    of their discovery, so that two equal explorations have equal digests.
+    """
+
+    states: int = 0
+    transitions: int = 0
+    depth: int = 0
+    complete: bool = False
+    stopped_by: str = ""
+    paths: dict[FindingKey, Path] = field(default_factory=dict)
+    witnessed: frozenset[str] = frozenset()
+    digest: int = 0
+    is_reduced: bool = False
+
+    def found(self, finding: Finding, path: Callable[[], Path]) -> None:
+        """Note a finding, the first of its kind."""
+        key = (finding.invariant, finding.vcpu, finding.late)
+        if key not in self.paths:
+            self.paths[key] = path()
+
+    def saw(self, state_hash: int) -> None:
+        """Count a new state."""
+        self.states += 1
+        self.digest = (self.digest * 1_000_003 + state_hash) & 0xFFFF_FFFF_FFFF_FFFF
+
+
+class Strategy(Protocol):
+    """An exploration strategy."""
+
+    def __call__(self, model: Model, bounds: Bounds, progress: Progress) -> Explored:
+        """Explore until done or out of bounds; Ctrl-C ends it with what was found so far."""
+        ...
+
+
+class Meter:
+    """Looks at the clock now and then, and says why to stop."""
+
+    def __init__(self, bounds: Bounds, progress: Progress) -> None:
+        self._bounds = bounds
+        self._progress = progress
+        self._began = time.monotonic()
+        self._next = REPORT_EVERY
+
+    def stop(self, explored: Explored) -> str:
+        """Return why the exploration has to stop, "" while it need not."""
+        if explored.states > self._bounds.states_max:
+            return f"stopped by budget: {self._bounds.states_max} states"
+        if explored.transitions >= self._next:
+            self._next = explored.transitions + REPORT_EVERY
+            self._progress(explored.states, explored.transitions, explored.depth)
+            if time.monotonic() - self._began > self._bounds.seconds_max:
+                return f"stopped by budget: {self._bounds.seconds_max:g} s"
+        return ""

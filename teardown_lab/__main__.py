@@ -3,9 +3,11 @@
 import click
 
 from service_runtime import logs
+from teardown_lab.cli.bench import bench
 from teardown_lab.cli.check import check
 from teardown_lab.cli.cleanup import cleanup
 from teardown_lab.cli.demo import demo
+from teardown_lab.cli.explore import explore
 from teardown_lab.cli.orderings import orderings
 from teardown_lab.cli.run import run
 
@@ -17,7 +19,7 @@ def main() -> None:
     logs.configure("warning")
 
 
-for command in (run, demo, orderings, check, cleanup):
+for command in (run, demo, explore, orderings, check, bench, cleanup):
     main.add_command(command)
 
 

@@ -19,6 +19,7 @@ from vm_protocol.effects import (
     Effect,
     Input,
     MailboxGone,
+    Observed,
     Publish,
     Received,
     Reject,
@@ -32,6 +33,9 @@ from vm_protocol.observations import Event
 from vm_protocol.topology import Mailbox, parse_mailbox
 
 Vcpus = Map[Mailbox, Vcpu]
+
+_LIVES = frozenset({Event.VCPU_CREATED, Event.VCPU_FREED, Event.VCPU_FORGOTTEN})
+"""Where a life begins or ends: without one of these, nobody need be counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,8 @@ class VcpuWorker:
         broker sends no further one in between.
         """
         after, effects = result
+        if not any(isinstance(each, Observed) and each.event in _LIVES for each in effects):
+            return result
         was_full = before.live_count() >= self.capacity
         is_full = after.live_count() >= self.capacity
         if is_full and not was_full:

@@ -32,6 +32,10 @@ _STATES: Final = frozenset(
 _NOT_LOGGED: Final = ("body", "ordering")
 """Details that are payloads; the history has them."""
 
+_NUMBERS: Final = logging.getLevelNamesMapping()
+_least: Final = {"level": logging.NOTSET}
+"""The least level that is written: most observations are below it, and cost nothing then."""
+
 
 def configure(level: str) -> None:
     """Configure structlog once, before the first line.
@@ -42,7 +46,7 @@ def configure(level: str) -> None:
     Raises:
         ValueError: The level is none of logging's.
     """
-    number = logging.getLevelNamesMapping().get(level.upper())
+    number = _NUMBERS.get(level.upper())
     if number is None:
         raise ValueError(f"LOG_LEVEL: {level!r} is none of debug, info, warning, error")
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
@@ -59,6 +63,7 @@ def configure(level: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+    _least["level"] = number
     logging.basicConfig(level=max(number, logging.WARNING), stream=sys.stderr)
     logging.getLogger("pika").setLevel(logging.CRITICAL)  # the driver says what became of it
 
@@ -73,7 +78,10 @@ def level_of(record: Record) -> str:
 
 
 def log(record: Record) -> None:
-    """Write an observation as one line."""
+    """Write an observation as one line, if its level is written at all."""
+    level = level_of(record)
+    if _NUMBERS[level.upper()] < _least["level"]:
+        return
     fields = {
         "actor": record.actor,
         "vm": record.vm,
@@ -85,5 +93,4 @@ def log(record: Record) -> None:
     }
     details = {key: value for key, value in record.details.items() if key not in _NOT_LOGGED}
     said = {key: value for key, value in {**fields, **details}.items() if value is not None}
-    logger = structlog.get_logger()
-    getattr(logger, level_of(record))(str(record.event), **said)
+    getattr(structlog.get_logger(), level)(str(record.event), **said)

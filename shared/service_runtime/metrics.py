@@ -208,11 +208,15 @@ class Metrics:
 
 def _counting(row: CounterRow, registry: CollectorRegistry) -> Callable[[Record], None]:
     counter = Counter(row.name, row.help, label_names(row.labels), registry=registry)
+    children: dict[tuple[str, ...], Counter] = {}
 
     def move(record: Record) -> None:
         if row.counts(record.details):
             labels = row.labels(record.details)
-            (counter.labels(**labels) if labels else counter).inc()
+            key = tuple(labels.values())
+            if key not in children:  # the client's own look-up takes a lock and checks every name
+                children[key] = counter.labels(**labels) if labels else counter
+            children[key].inc()
 
     return move
 

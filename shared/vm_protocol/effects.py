@@ -6,7 +6,7 @@ records included, is confirmed.
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Final, Literal, Protocol, TypeVar
 
 from vm_protocol.errors import LocalProtocolError, RejectReason
 from vm_protocol.messages import Message
@@ -206,6 +206,9 @@ class Observed:
     details: tuple[tuple[str, Detail], ...] = ()
 
 
+_DETAILS: Final = {event: frozenset(meaning.details) for event, meaning in EVENTS.items()}
+
+
 def observed(
     event: Event,
     vm: str | None = None,
@@ -218,7 +221,7 @@ def observed(
     Raises:
         LocalProtocolError: A detail is none of those that EVENTS lists for this event.
     """
-    if not set(details) <= set(EVENTS[event].details):
+    if not details.keys() <= _DETAILS[event]:
         raise LocalProtocolError(f"{event}: unknown details among {sorted(details)}")
     return Observed(event, vm, vcpu, step, None, tuple(details.items()))
 

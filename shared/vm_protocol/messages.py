@@ -39,7 +39,7 @@ class _Message(BaseModel):
 
     def identity(self) -> str:
         """Return the message id, formed from the fields that `id_form` names."""
-        return self.id_form.format(scope=self.scope(), **dict(self))
+        return self.id_form.format(scope=self.scope(), **vars(self))
 
 
 # --- client to manager, and back ---------------------------------------------------------

@@ -5,6 +5,7 @@ Sources: RabbitMQ docs `queues`, `quorum-queues`, `dlx`, `ttl`, `maxlength`, `st
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
 from vm_protocol import limits
@@ -131,6 +132,7 @@ _NUMBER: Final = r"(0|[1-9][0-9]{0,9})"
 _MAILBOX_NAME: Final = re.compile(rf"vcpu\.([a-z0-9][a-z0-9-]*)\.{_NUMBER}\.{_NUMBER}")
 
 
+@lru_cache(maxsize=limits.VCPUS_MAX)
 def parse_mailbox(name: str) -> Mailbox | None:
     """Return the mailbox that a queue's name stands for, None when it is no mailbox's name."""
     found = _MAILBOX_NAME.fullmatch(name)

@@ -10,10 +10,12 @@ stop_background_workers and zap_all_roots post.
 import sys
 from collections.abc import Callable
 from itertools import cycle
+from time import time_ns
 from typing import Any
 
 import pika
 
+from teardown_lab.benchmark.hops import HOPS
 from teardown_lab.benchmark.raw_peer import RawPeer
 from teardown_lab.benchmark.raw_sizes import ANSWER, COMMAND, request
 from vm_protocol import limits, topology
@@ -32,6 +34,8 @@ class RawManager:
         self._mailboxes: list[Mailbox] = []
         self._owners: list[str] = []
         self._open = 0
+        self._times_ns: list[int] = []
+        self._spent_ns = [0] * len(HOPS)
         self._peer = RawPeer(url, self._declare)
 
     def run(self) -> None:
@@ -64,13 +68,15 @@ class RawManager:
                 vm, _, count = argument.partition("/")
                 self._create(vm, int(count))
             case "destroy":
+                self._spent_ns = [0] * len(HOPS)
+                self._times_ns = [time_ns()]
                 self._post_setup()
                 self._destroy(0)
             case _:
                 self._each(self._delete, "removed")
 
-    def _tell(self, kind: str) -> None:
-        self._peer.publish(topology.REPLIES.name, self._client, kind, self._vm, ANSWER)
+    def _tell(self, kind: str, said: str = "") -> None:
+        self._peer.publish(topology.REPLIES.name, self._client, kind, said, ANSWER)
 
     def _each(self, act: Callable[[Mailbox, Callable[[Any], None]], None], kind: str) -> None:
         """Do something with every mailbox at once, and tell the client when all is done."""
@@ -123,7 +129,8 @@ class RawManager:
         self._command(vcpu, "destroy", str(vcpu))
 
     def _answered(self, properties: pika.BasicProperties, _body: bytes) -> None:
-        vcpu = int(properties.message_id or 0)
+        vcpu, *times_ns = (int(part) for part in str(properties.message_id).split("/"))
+        self._times_ns += (*times_ns, time_ns())
         match properties.type:
             case "owned":
                 self._open -= 1
@@ -144,15 +151,21 @@ class RawManager:
 
     def _erase(self, vcpu: int) -> None:
         def unbound(_: Any) -> None:
+            self._add_up()
             if vcpu + 1 < len(self._mailboxes):
                 self._destroy(vcpu + 1)
             else:
-                self._tell("destroyed")
+                self._tell("destroyed", "/".join(str(spent) for spent in self._spent_ns))
 
         name = self._mailboxes[vcpu].name
-        self._peer.channel.queue_unbind(
-            name, topology.REQUESTS.name, self._vm, callback=unbound
-        )
+        self._peer.channel.queue_unbind(name, topology.REQUESTS.name, self._vm, callback=unbound)
+
+    def _add_up(self) -> None:
+        """Add what one vCPU took, from before its command until after its unbind, to each hop."""
+        times_ns = [*self._times_ns, time_ns()]
+        for hop in range(len(HOPS)):
+            self._spent_ns[hop] += times_ns[hop + 1] - times_ns[hop]
+        self._times_ns = [times_ns[-1]]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 
 import sys
 from collections import defaultdict
+from time import time_ns
 
 import pika
 
@@ -23,6 +24,7 @@ class RawWorker:
         self._manager = topology.worker_replies(manager).name
         self._received: defaultdict[int, int] = defaultdict(int)
         self._fences: dict[int, int] = {}
+        self._unloaded_ns: dict[int, int] = {}
         self._peer = RawPeer(url, self._declare)
 
     def run(self) -> None:
@@ -46,15 +48,17 @@ class RawWorker:
     def _say_ready(self) -> None:
         print("ready", flush=True)  # noqa: T201 - read by whoever started this process
 
-    def _answer(self, kind: str, vcpu: int) -> None:
-        self._peer.publish(topology.REPLIES.name, self._manager, kind, str(vcpu), ANSWER)
+    def _answer(self, kind: str, vcpu: int, *times_ns: int) -> None:
+        """Answer the manager; it is told when the worker got and did what is timed."""
+        said = "/".join(str(number) for number in (vcpu, *times_ns))
+        self._peer.publish(topology.REPLIES.name, self._manager, kind, said, ANSWER)
 
     def _commanded(self, properties: pika.BasicProperties, _body: bytes) -> None:
         argument = str(properties.message_id)
         if properties.type == "own":
             self._own(argument)
         else:
-            self._answer("released", int(argument))
+            self._answer("released", int(argument), time_ns())
 
     def _own(self, name: str) -> None:
         mailbox = parse_mailbox(name)
@@ -73,12 +77,13 @@ class RawWorker:
     def _unloaded(self, properties: pika.BasicProperties, _body: bytes) -> None:
         vcpu, routed = (int(part) for part in str(properties.message_id).split("/"))
         self._fences[vcpu] = routed
+        self._unloaded_ns[vcpu] = time_ns()
         if self._received[vcpu] == routed:
             self._free(vcpu)
 
     def _free(self, vcpu: int) -> None:
         del self._fences[vcpu]
-        self._answer("done", vcpu)
+        self._answer("done", vcpu, self._unloaded_ns[vcpu], time_ns())
 
 
 if __name__ == "__main__":

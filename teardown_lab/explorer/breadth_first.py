@@ -1,5 +1,7 @@
 """Exhaustive, breadth first: every reachable state, and the shortest way to each finding."""
 
+from functools import partial
+
 from teardown_lab.explorer.model import Model, State
 from teardown_lab.explorer.reduction import Reduction, may_reduce
 from teardown_lab.explorer.strategy import Bounds, Explored, Meter, Path, Progress
@@ -20,6 +22,8 @@ def explore(model: Model, bounds: Bounds, progress: Progress) -> Explored:
         while level and not explored.stopped_by:
             level = _next_level(model, reduction, level, parents, explored, meter)
             explored.depth += bool(level)
+            if bounds.first_only and explored.paths:
+                explored.stopped_by = "stopped at the first finding"
         explored.complete = not explored.stopped_by
     except KeyboardInterrupt:
         explored.stopped_by = "stopped by Ctrl-C"
@@ -42,7 +46,7 @@ def _next_level(
             after, findings = model.apply(state, choice)
             explored.transitions += 1
             for finding in findings:
-                explored.found(finding, lambda at=state, by=choice: (*path_to(parents, at), by))
+                explored.found(finding, partial(_path_through, parents, state, choice))
             if after not in parents:
                 parents[after] = (state, choice)
                 explored.saw(hash(after))
@@ -51,8 +55,12 @@ def _next_level(
         if explored.stopped_by:
             return []
         if model.is_deadlocked(state):
-            explored.found(model.DEADLOCK, lambda at=state: path_to(parents, at))
+            explored.found(model.DEADLOCK, partial(path_to, parents, state))
     return following
+
+
+def _path_through(parents: Parents, state: State, choice: int) -> Path:
+    return (*path_to(parents, state), choice)
 
 
 def path_to(parents: Parents, state: State) -> Path:

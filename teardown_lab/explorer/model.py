@@ -244,6 +244,16 @@ class Model:
         after[self.held_at] = self.tagged.number(tuple(sorted((*held, (queue, entry)))))
         step = self.steps.deliver(actor, after[actor], queue, letter)
         self._perform(after, actor, step, findings)
+        if actor != MANAGER and "destroys-overlapped" not in self.witnessed:
+            self._watch_overlap(after)
+
+    def _watch_overlap(self, after: list[int]) -> None:
+        running = 0
+        for vcpu in range(self.vcpus):
+            worker = self.steps.states[vcpu + 1].value(after[vcpu + 1])
+            running += worker.vcpus[Mailbox(VM, vcpu)].running is not None
+        if running > 1:
+            self.witnessed.add("destroys-overlapped")
 
     def _judge_request(
         self, after: list[int], vcpu: int, entry: Entry, findings: list[Finding]

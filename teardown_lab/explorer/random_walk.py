@@ -5,6 +5,7 @@ its steps with a chance that falls only with the number of walks: absence proves
 """
 
 import random
+from functools import partial
 
 from teardown_lab.explorer.model import Model, State
 from teardown_lab.explorer.strategy import Bounds, Explored, Meter, Progress
@@ -47,6 +48,6 @@ def _walk(
         explored.transitions += 1
         explored.depth = max(explored.depth, len(path))
         for finding in findings:
-            explored.found(finding, lambda: tuple(path))
+            explored.found(finding, partial(tuple, path))
     if model.is_deadlocked(state):
-        explored.found(model.DEADLOCK, lambda: tuple(path))
+        explored.found(model.DEADLOCK, partial(tuple, path))

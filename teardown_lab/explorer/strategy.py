@@ -21,12 +21,16 @@ REPORT_EVERY = 4096
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """When to stop: states, seconds; and the seed of what is random."""
+    """When to stop: states, seconds; and the seed of what is random.
+
+    `first_only` stops after the first level with a finding: all equally short ones are then known.
+    """
 
     states_max: int = 5_000_000
     seconds_max: float = 600.0
     seed: int = 0
     reduce: bool = True
+    first_only: bool = False
 
 
 @dataclass(slots=True)

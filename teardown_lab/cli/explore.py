@@ -1,0 +1,117 @@
+"""`teardown explore`: every interleaving of one ordering."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from teardown_lab.cli.choices import find_ordering, make_scenario
+from teardown_lab.cli.exits import INCONCLUSIVE, SAFE, VIOLATED, exit_codes
+from teardown_lab.explorer import breadth_first, random_walk
+from teardown_lab.explorer.faults import FaultsError, parse_faults
+from teardown_lab.explorer.schedule import Schedule
+from teardown_lab.explorer.strategy import Bounds, Strategy
+from teardown_lab.explorer.verdict import Verdict, conclude
+
+_STRATEGIES: dict[str, Strategy] = {
+    "breadth-first": breadth_first.explore,
+    "random": random_walk.explore,
+}
+_EXITS = {"safe": SAFE, "violated": VIOLATED, "inconclusive": INCONCLUSIVE}
+
+
+@click.command()
+@click.argument("ordering")
+@click.option("--vcpus", type=click.IntRange(1), help="number of vCPUs  [default: 3]")
+@click.option("--mmu", type=click.Choice(["shadow", "tdp"]), help="first MMU context")
+@click.option("--roots", type=click.Choice(["distinct", "shared", "mixed"]), help="who shares")
+@click.option("--scenario", type=click.Path(exists=True, dir_okay=False), help="a YAML file")
+@click.option("--faults", default="", help="such as duplicate:1,redeliver:1,hold:1")
+@click.option("--ticks", type=click.IntRange(0), default=1, show_default=True)
+@click.option("--strategy", type=click.Choice(list(_STRATEGIES)), default="breadth-first")
+@click.option("--seed", type=click.IntRange(0), default=0, help="of the random strategy")
+@click.option("--max-states", type=click.IntRange(1), default=5_000_000, show_default=True)
+@click.option("--max-seconds", type=click.FloatRange(0.1), default=600.0, show_default=True)
+@click.option("--no-reduce", is_flag=True, help="visit also what the reduction proves equal")
+@click.option("--save", type=click.Path(dir_okay=False), help="write the counterexample there")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
+def explore(ordering: str, **flags: Any) -> None:
+    """Explore every interleaving of ORDERING (a name, or a YAML file).
+
+    Exit codes: 0 safe and complete, 1 violated, 2 usage, 3 inconclusive.
+    """
+    with exit_codes():
+        verdict, seconds = _explore(ordering, flags)
+        if flags["save"] and verdict.counterexample is not None:
+            saved = json.dumps(verdict.counterexample.schedule.as_json(), indent=1)
+            Path(flags["save"]).write_text(saved + "\n", encoding="utf-8")
+    if flags["as_json"]:
+        click.echo(json.dumps(verdict.as_json(seconds)))
+    else:
+        click.echo(_describe(verdict, seconds))
+    sys.exit(_EXITS[verdict.verdict])
+
+
+def _explore(name: str, flags: dict[str, Any]) -> tuple[Verdict, float]:
+    began = time.monotonic()
+    if flags["vcpus"] is None and flags["scenario"] is None:
+        flags["vcpus"] = 3
+    shape = {field: flags[field] for field in ("vcpus", "mmu", "roots")}
+    scenario = make_scenario(flags["scenario"], shape)
+    try:
+        faults = parse_faults(flags["faults"], flags["ticks"])
+    except FaultsError as error:
+        raise click.BadParameter(f"--faults: {error}") from None
+    schedule = Schedule(find_ordering(name).ordering, scenario, faults, ())
+    bounds = Bounds(
+        states_max=flags["max_states"],
+        seconds_max=flags["max_seconds"],
+        seed=flags["seed"],
+        reduce=not flags["no_reduce"],
+    )
+    explored = _STRATEGIES[flags["strategy"]](schedule.model(), bounds, _progress(began))
+    if sys.stderr.isatty():
+        click.echo("\r\x1b[K", err=True, nl=False)
+    return conclude(schedule, explored), time.monotonic() - began
+
+
+def _progress(began: float) -> Callable[[int, int, int], None]:
+    """Return what shows how far it is, on a terminal."""
+    shown = sys.stderr.isatty()
+
+    def show(states: int, transitions: int, depth: int) -> None:
+        if shown:
+            rate = transitions / max(time.monotonic() - began, 0.001)
+            text = f"{states:,} states, depth {depth}, {rate:,.0f} transitions/s"
+            click.echo(f"\r{text}\x1b[K", err=True, nl=False)
+
+    return show
+
+
+def _describe(verdict: Verdict, seconds: float) -> str:
+    lines = [
+        f"{verdict.schedule.ordering.name}: {verdict.verdict.upper()}",
+        f"  {verdict.covered()}, {verdict.explored.transitions} transitions, {seconds:.2f} s"
+        + (" (reduced)" if verdict.explored.is_reduced else ""),
+    ]
+    lines += [f"  never seen although implied: {name}" for name in verdict.missing]
+    lines += [f"{each.invariant}: {each.explain}" for each in verdict.violations]
+    found = verdict.counterexample
+    if found is not None:
+        lines += ["", f"the shortest way there, {len(found.schedule.path)} steps:"]
+        lines += [f"  {found.told.text}"]
+        if found.told.parts_at:
+            parts = found.told.parts_at
+            lines.append(
+                f"  parts from a passing schedule at step {parts['step']}: "
+                f"{parts['here']} instead of {parts['passing']}"
+            )
+        if len(found.kinds) > 1:
+            kinds = " and ".join(f"{name} ({steps} steps)" for name, steps in found.kinds.items())
+            lines.append(f"  both kinds exist: {kinds}")
+        lines += ["", f"teardown replay {found.schedule.token()}"]
+    return "\n".join(lines)

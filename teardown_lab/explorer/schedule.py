@@ -1,0 +1,170 @@
+"""A schedule in words: which delivery comes when, named so that a real run knows it too.
+
+A delivery's key is its message id without the VM's name, and `@v` for the mailbox it lies in. Keys
+are the same whatever the VM and the workers are called.
+"""
+
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal
+from zlib import compress, decompress, error
+
+from pydantic import ValidationError
+
+from teardown_lab.explorer.cast import assemble
+from teardown_lab.explorer.faults import Budget
+from teardown_lab.explorer.follow import NotEnabled, follow
+from teardown_lab.explorer.model import (
+    COMPLETE,
+    DEADLINE,
+    DELIVER,
+    DUPLICATE,
+    HOLD,
+    REDELIVER,
+    RELEASE,
+    TICK,
+    Model,
+    State,
+    split_choice,
+)
+from teardown_lab.explorer.strategy import Path
+from vm_protocol.messages import Message
+from vm_protocol.ordering import Ordering
+from vm_protocol.scenario import Scenario
+from vm_protocol.topology import parse_mailbox
+
+Act = Literal["deliver", "copy", "redeliver", "hold", "release", "tick", "deadline", "complete"]
+TOKEN_PREFIX: Final = "td1."  # noqa: S105 - no secret, a schedule
+_FORMAT: Final = 1
+
+
+class ScheduleError(ValueError):
+    """The file or token is no schedule; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One step of a schedule: what is done with which delivery; ticks and timers have names."""
+
+    act: Act
+    key: str
+
+
+def delivery_key(message: Message, queue: str) -> str:
+    """Return the key of a message's delivery from a queue."""
+    mailbox = parse_mailbox(queue)
+    suffix = message.identity().removeprefix(f"{message.scope()}/")
+    return f"{suffix}@{mailbox.vcpu}" if mailbox is not None else suffix
+
+
+_ACTS: Final[dict[int, Act]] = {
+    DELIVER: "deliver",
+    REDELIVER: "redeliver",
+    DUPLICATE: "copy",
+    HOLD: "hold",
+    RELEASE: "release",
+}
+
+
+def turns(model: Model, path: Path) -> tuple[Turn, ...]:
+    """Return the path's choices in words.
+
+    Raises:
+        NotEnabled: The path is none of this model's.
+    """
+    states, _ = follow(model, path)
+    return tuple(_turn(model, state, choice) for state, choice in zip(states, path, strict=False))
+
+
+def _turn(model: Model, state: State, number: int) -> Turn:
+    choice = split_choice(number)
+    if choice.kind == TICK:
+        return Turn("tick", "tick")
+    if choice.kind == DEADLINE:
+        timer = model.sets.value(state[model.timers_at])[choice.index]
+        return Turn("deadline", model.steps.timers.value(timer)[1].partition("/")[0])
+    if choice.kind == COMPLETE:
+        vcpu, fault = divmod(choice.index, 16)
+        return Turn("complete", f"async-pf-completed/{vcpu}/{fault}")
+    if choice.kind == RELEASE:
+        queue, entry = model.tagged.value(state[model.floating_at])[choice.index]
+    else:
+        queue = choice.index
+        entry = model.contents.value(state[model.first_queue + queue])[0]
+    message = model.steps.letters.value(entry[0]).message
+    return Turn(_ACTS[choice.kind], delivery_key(message, model.cast.queues[queue]))
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A path with all that is needed to walk it again."""
+
+    ordering: Ordering
+    scenario: Scenario
+    faults: Budget
+    path: Path
+
+    def model(self) -> Model:
+        """Return the model that the path belongs to."""
+        return Model(assemble(self.ordering, self.scenario), self.faults)
+
+    def token(self) -> str:
+        """Return the schedule as one line that `teardown replay` takes."""
+        defaults = Scenario().model_dump(mode="json")
+        scenario = self.scenario.model_dump(mode="json")
+        data = {
+            "o": self.ordering.model_dump(mode="json", exclude_defaults=True),
+            "s": {key: value for key, value in scenario.items() if value != defaults[key]},
+            "f": {key: value for key, value in asdict(self.faults).items() if value},
+            "p": self.path,
+        }
+        packed = compress(json.dumps(data, separators=(",", ":")).encode(), 9)
+        return TOKEN_PREFIX + urlsafe_b64encode(packed).decode().rstrip("=")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the schedule as the JSON object of a saved file."""
+        return {
+            "schema": _FORMAT,
+            "ordering": self.ordering.model_dump(mode="json"),
+            "scenario": self.scenario.model_dump(mode="json"),
+            "faults": asdict(self.faults),
+            "path": list(self.path),
+            "turns": [asdict(turn) for turn in turns(self.model(), self.path)],
+            "token": self.token(),
+        }
+
+
+def read_schedule(text: str) -> Schedule:
+    """Return the schedule of a saved file's text, or of a token.
+
+    Raises:
+        ScheduleError: It is neither, or does not fit its own ordering.
+    """
+    stripped = text.strip()
+    try:
+        if stripped.startswith(TOKEN_PREFIX):
+            packed = stripped.removeprefix(TOKEN_PREFIX)
+            raw = decompress(urlsafe_b64decode(packed + "=" * (-len(packed) % 4)))
+            data = json.loads(raw)
+            parts = (data["o"], data["s"], data["f"], data["p"])
+        else:
+            data = json.loads(stripped)
+            parts = (data["ordering"], data["scenario"], data["faults"], data["path"])
+        schedule = _build(*parts)
+        follow(schedule.model(), schedule.path)
+    except (ValueError, KeyError, TypeError, error) as wrong:
+        reason = wrong.errors()[0]["msg"] if isinstance(wrong, ValidationError) else str(wrong)
+        raise ScheduleError(f"no schedule of `teardown explore`: {reason}") from None
+    except NotEnabled as wrong:
+        raise ScheduleError(f"the schedule does not fit its ordering: {wrong}") from None
+    return schedule
+
+
+def _build(ordering: Any, scenario: Any, faults: Any, path: Any) -> Schedule:
+    return Schedule(
+        Ordering.model_validate_json(json.dumps(ordering)),
+        Scenario.model_validate_json(json.dumps(scenario)),
+        Budget(**faults),
+        tuple(int(choice) for choice in path),
+    )

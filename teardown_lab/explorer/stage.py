@@ -1,0 +1,282 @@
+"""The same actors with their recorders, moved turn by turn: a schedule becomes a history.
+
+Where the model knows numbers, the stage has the messages; what the checker judges comes from here.
+The monitor and the client read the journal at once; nothing else happens between two turns.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+from teardown_lab.checker.history import History
+from teardown_lab.checker.judgement import Judgement
+from teardown_lab.checker.verdict import judge
+from teardown_lab.experiment.client import Client, Collector, Experiment
+from teardown_lab.explorer.cast import VM, worker_name
+from teardown_lab.explorer.schedule import Schedule, Turn, delivery_key
+from vcpu_worker import VcpuWorker
+from vm_manager import DeadLetterMonitor, VmManager
+from vm_protocol import effects, limits, messages, topology
+from vm_protocol.actor import Actor, Plan
+from vm_protocol.recorder import NO_CAUSE, Cause, Send, cause_of
+from vm_protocol.wire import Envelope, Record
+
+STEP_NS = 200_000
+BEGIN_NS = 1_700_000_000_000_000_000
+TURNS_MAX = 200_000
+"""Turns after which a run that has not ended is given up (our bug, or an endless ordering)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """A message in a queue; `arrival` orders all messages of the stage."""
+
+    message: messages.Message
+    envelope: Envelope
+    publish: effects.Publish
+    queue: str
+    arrival: int
+    returns: int = 0
+
+    @property
+    def key(self) -> str:
+        """Return the key of this delivery."""
+        return delivery_key(self.message, self.queue)
+
+
+class Stage:
+    """A VM, created and about to be destroyed; `follow` and `finish` move it."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        scenario = schedule.scenario
+        experiment = Experiment(VM, schedule.ordering, scenario, "simulated", "simulated", 600_000)
+        epoch = limits.MANAGER_EPOCH
+        workers = [Actor(VcpuWorker(worker_name(v), 1)) for v in range(scenario.vcpus)]
+        self._client: Actor[Any] = Actor(Client(experiment, Collector(VM)))
+        self._monitor: Actor[Any] = Actor(DeadLetterMonitor(), epoch)
+        manager: Actor[Any] = Actor(VmManager(), epoch)
+        self._readers = (self._monitor, self._client)
+        self._now_ns = BEGIN_NS
+        self._arrivals = count()
+        self._bindings: dict[str, None] = {}
+        self._queues: dict[str, deque[Parcel]] = {}
+        self._consumers: dict[str, list[Actor[Any]]] = {}
+        self._held: dict[tuple[str, str], list[Parcel]] = {}
+        self._floating: list[Parcel] = []
+        self._timers: dict[tuple[str, str], tuple[Actor[Any], Cause]] = {}
+        self.records: list[Record] = []
+        self.trace: list[str] = []
+        for actor in (manager, self._monitor, *workers, self._client):
+            self._handle(actor, effects.Started(), NO_CAUSE)
+        self._create()
+
+    def _create(self) -> None:
+        """Run first in, first out until DestroyVm is on its way."""
+        self.fire("run-begin")
+        while self._client.state.phase == "creating":
+            parcel = self.oldest()
+            assert parcel is not None, "creating a VM cannot get stuck"
+            self.deliver(parcel)
+        while (parcel := self.oldest()) is not None:
+            if isinstance(parcel.message, messages.DestroyVm):
+                break
+            self.deliver(parcel)
+        self.trace.clear()
+
+    # --- turns ---------------------------------------------------------------------------
+
+    def take(self, turn: Turn) -> None:
+        """Do one turn of a schedule."""
+        if turn.act == "tick":
+            self.tick()
+        elif turn.act == "deadline":
+            self.fire_deadline(turn.key)
+        elif turn.act == "complete":
+            self._complete(turn.key)
+        elif turn.act == "release":
+            parcel = next(each for each in self._floating if each.key == turn.key)
+            self._floating.remove(parcel)
+            self.deliver(parcel)
+        else:
+            self._take_head(turn, self.find(turn.key))
+
+    def _take_head(self, turn: Turn, parcel: Parcel) -> None:
+        if turn.act == "copy":
+            self._floating.append(replace(parcel, arrival=next(self._arrivals)))
+            return
+        self._queues[parcel.queue].remove(parcel)
+        if turn.act == "hold":
+            self._floating.append(parcel)
+            return
+        if turn.act == "redeliver":
+            again = replace(parcel, returns=parcel.returns + 1)
+            self._queues[parcel.queue].appendleft(again)
+        self.deliver(parcel)
+
+    def find(self, key: str) -> Parcel:
+        """Return the head of a queue that has this key."""
+        return next(each for each in self.heads() if each.key == key)
+
+    def heads(self) -> list[Parcel]:
+        """Return what could be delivered next, of each queue its head."""
+        return [queue[0] for name, queue in self._queues.items() if queue and self._has(name)]
+
+    def _has(self, queue: str) -> bool:
+        return bool(self._consumers.get(queue))
+
+    def oldest(self, held: Callable[[Parcel], bool] = lambda _: False) -> Parcel | None:
+        """Return the delivery that first in, first out would do next."""
+        free = [parcel for parcel in (*self.heads(), *self._floating) if not held(parcel)]
+        return min(free, key=lambda parcel: parcel.arrival, default=None)
+
+    def finish(self, held: Callable[[Parcel], bool] = lambda _: False) -> None:
+        """Go on first in, first out until nothing is left; deadlines fire when nothing else can.
+
+        What `held` names waits until nothing else can happen.
+        """
+        for _ in range(TURNS_MAX):
+            parcel = self.oldest(held) or self.oldest()
+            if parcel is not None:
+                self.deliver(parcel)
+            elif not self.fire_deadline(""):
+                return
+        raise AssertionError("a teardown ends, or a deadline ends it")
+
+    def deliver(self, parcel: Parcel) -> None:
+        """Hand a message to its queue's consumer."""
+        queue = self._queues[parcel.queue]
+        if parcel in queue:
+            queue.remove(parcel)
+        if parcel in self._floating:
+            self._floating.remove(parcel)
+        self.trace.append(parcel.key)
+        self._now_ns += STEP_NS
+        received = effects.Received(
+            parcel.queue,
+            parcel.message,
+            parcel.envelope.message_id,
+            parcel.envelope.epoch,
+            parcel.envelope.reply_to,
+            parcel.returns > 0,
+        )
+        consumers = self._consumers[parcel.queue]
+        actor = consumers[0]
+        self._held.setdefault((parcel.queue, received.message_id), []).append(parcel)
+        self._handle(actor, received, cause_of(parcel.envelope, parcel.message.type))
+
+    def fire(self, name: str) -> None:
+        """Let the timer of this name fire."""
+        (owner, _), (actor, cause) = next(
+            item for item in self._timers.items() if item[0][1] == name
+        )
+        del self._timers[owner, name]
+        if name.startswith("tick/"):
+            self.trace.append("tick")
+        self._handle(actor, effects.TimerFired(name), cause)
+
+    def has_timer(self, prefix: str) -> bool:
+        """Tell whether a timer whose name begins so is set."""
+        return any(name.startswith(prefix) for _, name in self._timers)
+
+    def tick(self) -> None:
+        """Let the ticker fire."""
+        self.fire(f"tick/{VM}")
+
+    def fire_deadline(self, kind: str) -> bool:
+        """Let a deadline of the services fire, of this kind if one is named; False: none is set."""
+        for _, name in self._timers:
+            if name.startswith((f"{kind}/",) if kind else ("fence/", "flush/")):
+                self.fire(name)
+                return True
+        return False
+
+    def _complete(self, key: str) -> None:
+        _, vcpu, fault = key.split("/")
+        message = messages.AsyncPfCompleted(vm=VM, vcpu=int(vcpu), fault=int(fault))
+        queue = topology.worker_commands(worker_name(int(vcpu))).name
+        actor = self._consumers[queue][0]
+        publish = effects.Publish(topology.COMMANDS.name, queue, message)
+        sent, record = actor.recorder.send(publish, self._now_ns, NO_CAUSE)
+        self._note((record,))
+        parcel = Parcel(message, sent.envelope, publish, queue, next(self._arrivals))
+        self.deliver(parcel)
+
+    # --- performing ----------------------------------------------------------------------
+
+    def _handle(self, actor: Actor[Any], event: effects.Input, cause: Cause) -> None:
+        self._perform(actor, actor.handle(event, cause, self._now_ns))
+
+    def _note(self, records: tuple[Record, ...]) -> None:
+        if not records:
+            return
+        self.records += [record for record in records if record.vm == VM]
+        for reader in self._readers:
+            self._handle(reader, effects.JournalRead(records), NO_CAUSE)
+
+    def _perform(self, actor: Actor[Any], plan: Plan) -> None:
+        self._note(plan.records)
+        for action in plan.actions:
+            match action:
+                case Send():
+                    self._send(action)
+                case effects.Consume(queue) if queue.kind != "stream":
+                    self._consumers.setdefault(queue.name, []).append(actor)
+                case effects.ConsumeMailbox(mailbox):
+                    self._consumers.setdefault(mailbox.name, []).append(actor)
+                case effects.StopConsuming(name):
+                    self._consumers[name].remove(actor)
+                case effects.Bind(mailbox):
+                    self._bindings[mailbox.name] = None
+                case effects.Unbind(mailbox):
+                    self._bindings.pop(mailbox.name, None)
+                case effects.Ack(name, message_id):
+                    self._held.pop((name, message_id), None)
+                case effects.Reject():
+                    self._reject(action)
+                case effects.SetTimer(name):
+                    self._timers[actor.core.actor, name] = (actor, plan.cause)
+                case effects.CancelTimer(name):
+                    self._timers.pop((actor.core.actor, name), None)
+                case _:
+                    pass  # declares and deletes are no matter here
+
+    def _send(self, send: Send) -> None:
+        publish = send.publish
+        targets = [publish.routing_key]
+        if publish.exchange == topology.REQUESTS.name:
+            targets = list(self._bindings)
+        for queue in targets:
+            parcel = Parcel(publish.message, send.envelope, publish, queue, next(self._arrivals))
+            self._queues.setdefault(queue, deque()).append(parcel)
+
+    def _reject(self, reject: effects.Reject) -> None:
+        for parcel in self._held.pop((reject.queue, reject.message_id), ()):
+            again = replace(parcel, returns=parcel.returns + 1)
+            if not reject.requeue:
+                self._dead_letter(parcel, "rejected")
+            elif again.returns > limits.DELIVERY_LIMIT:
+                self._dead_letter(parcel, "delivery_limit")
+            else:
+                self._queues[parcel.queue].appendleft(again)
+
+    def _dead_letter(self, parcel: Parcel, reason: str) -> None:
+        letter = effects.DeadLettered(
+            letter=f"letter:{next(self._arrivals)}",
+            reason=reason,
+            queue=parcel.queue,
+            exchange=parcel.publish.exchange,
+            routing_key=parcel.publish.routing_key,
+            message_id=parcel.envelope.message_id,
+            epoch=parcel.envelope.epoch,
+            message=parcel.message,
+            reply_to=parcel.envelope.reply_to,
+        )
+        self._handle(self._monitor, letter, NO_CAUSE)
+
+    # --- judging -------------------------------------------------------------------------
+
+    def judgement(self) -> Judgement:
+        """Return the checker's judgement of what has happened."""
+        return judge(History.of(self.records), VM)

@@ -1,0 +1,202 @@
+"""A counterexample told as deviations from first in, first out.
+
+The schedule that was found is the shortest, and leaves out what does not matter; a person thinks in
+"everything in order, except this one". So the same violation is looked for again with few holds.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from teardown_lab.checker.findings import Violation
+from teardown_lab.explorer.schedule import Schedule, turns
+from teardown_lab.explorer.stage import Stage
+from teardown_lab.explorer.strategy import FindingKey
+from vm_protocol.observations import Event
+
+CANDIDATES_MAX: Final = 400
+"""Single deviations that are tried before the shortest schedule is told as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """`held` waits until `until` has been delivered; or the ticker fires right after `until`."""
+
+    held: str
+    until: str
+
+
+@dataclass(slots=True)
+class Told:
+    """A schedule in words: the deviations with their steps, and where it parts from FIFO."""
+
+    text: str
+    deviations: list[dict[str, Any]] = field(default_factory=list)
+    racing: tuple[str, ...] = ()
+    parts_at: dict[str, Any] | None = None
+
+
+class _Run:
+    """One run of the stage, first in, first out but for one deviation."""
+
+    def __init__(self, schedule: Schedule, deviation: Deviation | None) -> None:
+        self.stage = Stage(schedule)
+        self.passed_over: int | None = None
+        self._deviation = deviation
+        self._go()
+
+    def _go(self) -> None:
+        stage, deviation = self.stage, self._deviation
+        if deviation is None:
+            stage.finish()
+            return
+        if deviation.held == "tick":
+            while deviation.until not in stage.trace:
+                parcel = stage.oldest()
+                if parcel is None:
+                    return
+                stage.deliver(parcel)
+            if stage.has_timer("tick/"):
+                self.passed_over = len(stage.trace)
+                stage.tick()
+            stage.finish()
+            return
+        while deviation.until not in stage.trace:
+            first = stage.oldest()
+            parcel = stage.oldest(lambda each: each.key == deviation.held)
+            if parcel is None:
+                break
+            if parcel is not first and self.passed_over is None:
+                self.passed_over = len(stage.trace)
+            stage.deliver(parcel)
+        stage.finish()
+
+    def violation(self, key: FindingKey) -> Violation | None:
+        """Return the violation of this kind that the run ended in, if it did."""
+        for each in self.stage.judgement().violations:
+            if (str(each.invariant), -1 if each.vcpu is None else each.vcpu) == key[:2]:
+                return each
+        return None
+
+
+def tell(schedule: Schedule, key: FindingKey) -> Told:
+    """Return how a schedule that ends in this finding differs from first in, first out."""
+    found = Stage(schedule)
+    for turn in turns(schedule.model(), schedule.path):
+        found.take(turn)
+    shortest = list(found.trace)
+    found.finish()
+    plain = _Run(schedule, None)
+    violation = plain.violation(key)
+    if violation is not None:
+        used = _window(plain.stage, violation)
+        text = f"no deviation: first in, first out ends like this; {used}"
+        return Told(text, [], _racing(violation))
+    for deviation in _candidates(found, plain.stage, shortest):
+        run = _Run(schedule, deviation)
+        violation = run.violation(key)
+        if violation is not None and run.passed_over is not None:
+            return _told(run, plain.stage.trace, deviation, violation)
+    return _told_as_it_is(schedule, shortest, plain.stage.trace)
+
+
+def _candidates(found: Stage, passing: Stage, shortest: list[str]) -> Iterator[Deviation]:
+    """Yield single deviations, likely ones first: what the found schedule turned around."""
+    plain = passing.trace
+    triggers = [
+        _key_of(record.caused_by or "")
+        for record in (*passing.records, *found.records)
+        if record.event == Event.VCPU_FREED
+    ]
+    if "tick" in found.trace:
+        for trigger in triggers:
+            yield Deviation("tick", trigger)
+        for before in plain:
+            yield Deviation("tick", before)
+    place = {key: number for number, key in enumerate(shortest)}
+    rank = {key: number for number, key in enumerate(plain)}
+    yielded = 0
+    for until in [*triggers, *shortest]:
+        for held in plain:
+            late = place.get(held, len(shortest)) > place.get(until, len(shortest))
+            if late and rank.get(held, 0) < rank.get(until, 0):
+                yield Deviation(held, until)
+                yielded += 1
+                if yielded >= CANDIDATES_MAX:
+                    return
+
+
+def _key_of(message_id: str) -> str:
+    return message_id.partition("/")[2]
+
+
+def _racing(violation: Violation) -> tuple[str, ...]:
+    return (violation.message_id,) if violation.message_id else ()
+
+
+def _window(stage: Stage, violation: Violation) -> str:
+    """Return what was broken, and for a request when it was posted: told by the history's order."""
+    used = f"{violation.invariant}"
+    if violation.vcpu is None:
+        return used
+    used += f" of vCPU {violation.vcpu}"
+    places: dict[Event, int] = {}
+    for number, record in enumerate(stage.records):
+        is_post = record.message_id == violation.message_id
+        is_about = (
+            is_post if record.event == Event.REQUEST_POSTED else record.vcpu == violation.vcpu
+        )
+        if is_about:
+            places.setdefault(record.event, number)
+    freed, posted = places.get(Event.VCPU_FREED), places.get(Event.REQUEST_POSTED)
+    if freed is None or posted is None:
+        return used
+    if posted < freed:
+        return f"{used}, posted before its free and delivered after it"
+    erased = places.get(Event.VCPU_ERASED, len(stage.records))
+    window = (
+        "in the window between its free and its erase" if posted < erased else "after its erase"
+    )
+    return f"{used}, posted {window}"
+
+
+def _told(run: _Run, plain: list[str], deviation: Deviation, violation: Violation) -> Told:
+    trace = run.stage.trace
+    first = (run.passed_over or 0) + 1
+    held = deviation.held
+    if held == "tick":
+        text = f"FIFO, but the ticker fires at step {first}, right after {deviation.until}"
+        last = first
+    else:
+        last = trace.index(held) + 1 if held in trace else len(trace)
+        text = f"FIFO except steps {first} and {last}: {held} waits until after {deviation.until}"
+    used = _window(run.stage, violation)
+    entry = {"held": held, "until": deviation.until, "from_step": first, "to_step": last}
+    return Told(
+        f"{text}; {used}",
+        [entry],
+        (*_racing(violation), deviation.until),
+        _parting(trace, plain),
+    )
+
+
+def _told_as_it_is(schedule: Schedule, shortest: list[str], plain: list[str]) -> Told:
+    """Tell the shortest schedule itself: the steps at which it did not take the oldest."""
+    stage = Stage(schedule)
+    deviations: list[dict[str, Any]] = []
+    for number, turn in enumerate(turns(schedule.model(), schedule.path)):
+        oldest = stage.oldest()
+        if oldest is not None and (turn.act != "deliver" or oldest.key != turn.key):
+            did = turn.key if turn.act == "deliver" else f"{turn.act} {turn.key}"
+            deviations.append({"step": number + 1, "did": did, "instead_of": oldest.key})
+        stage.take(turn)
+    steps = ", ".join(str(each["step"]) for each in deviations)
+    return Told(f"FIFO except steps {steps}", deviations, (), _parting(shortest, plain))
+
+
+def _parting(trace: list[str], plain: list[str]) -> dict[str, Any] | None:
+    """Return the first event at which a schedule parts from the passing one."""
+    for number, (here, there) in enumerate(zip(trace, plain, strict=False)):
+        if here != there:
+            return {"step": number + 1, "here": here, "passing": there}
+    return None

@@ -9,6 +9,7 @@ from teardown_lab.cli.cleanup import cleanup
 from teardown_lab.cli.demo import demo
 from teardown_lab.cli.explore import explore
 from teardown_lab.cli.orderings import orderings
+from teardown_lab.cli.replay import replay
 from teardown_lab.cli.run import run
 
 
@@ -19,7 +20,7 @@ def main() -> None:
     logs.configure("warning")
 
 
-for command in (run, demo, explore, orderings, check, bench, cleanup):
+for command in (run, demo, explore, replay, orderings, check, bench, cleanup):
     main.add_command(command)
 
 

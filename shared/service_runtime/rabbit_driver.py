@@ -20,6 +20,7 @@ import structlog
 from service_runtime.amqp_session import AmqpSession, SessionLost
 from service_runtime.confirms import Batch, ConfirmTracker, Outgoing, journal_batches
 from service_runtime.consumption import Consumption, StreamPositions
+from service_runtime.gate import Gate
 from service_runtime.settlements import HeldDeliveries, Settlements
 from service_runtime.timers import Timers
 from vm_protocol import codec, effects, limits, topology
@@ -45,7 +46,10 @@ class _Work:
 
 
 class RabbitDriver:
-    """Drives one actor over connections to one broker, until told to stop or `is_done`."""
+    """Drives one actor over connections to one broker, until told to stop or `is_done`.
+
+    A `gate` holds deliveries and timers back: only a replay has one.
+    """
 
     def __init__(
         self,
@@ -53,8 +57,10 @@ class RabbitDriver:
         url: str,
         observe: Observe,
         is_done: Callable[[], bool] = lambda: False,
+        gate: Gate | None = None,
     ) -> None:
         self._actor = actor
+        self._gate = gate
         self._is_done = is_done
         self._url = url
         self._observe = observe
@@ -228,7 +234,8 @@ class RabbitDriver:
         if not self._inbox:
             return
         settlements = Settlements()
-        batch = Batch(settlements.perform)
+        settle = settlements.perform
+        batch = Batch(settle if self._gate is None else self._gate.after(settle))
         records: list[Record] = []
         while self._inbox:
             plan = self._inbox.popleft()()
@@ -333,7 +340,14 @@ class RabbitDriver:
 
     def _fire(self, name: str, cause: Cause) -> None:
         fired = effects.TimerFired(name)
-        self._enqueue(lambda: self._actor.handle(fired, cause, time_ns()))
+
+        def take(_is_copy: bool = False) -> Plan:
+            return self._actor.handle(fired, cause, time_ns())
+
+        if self._gate is None:
+            self._enqueue(take)
+        else:
+            self._gate.fired(name, take, self._enqueue)
 
     def _gone(self, mailbox: Mailbox) -> None:
         self._consumptions.pop(mailbox.name, None)
@@ -348,15 +362,19 @@ class RabbitDriver:
         assert session is not None, "deliveries come from a session"
         delivery = Delivery(queue, packet, redelivered, next(self._numbers))
 
-        def take() -> Plan:
+        def take(is_copy: bool = False) -> Plan:
             if self._session is not session:
                 return Plan()  # the broker delivers it again
             self._positions.read(queue, packet.headers)
             plan = self._actor.deliver(delivery, time_ns())
-            self._held.hold(queue, plan.key, (session, tag))
+            if not is_copy:
+                self._held.hold(queue, plan.key, (session, tag))
             return plan
 
-        self._enqueue(take)
+        if self._gate is None:
+            self._enqueue(take)
+        else:
+            self._gate.arrived(queue, packet, take, self._enqueue)
 
     def confirmed(self, tag: int, multiple: bool, ok: bool) -> None:
         """Take a confirm; what the broker refuses is published again after a pause."""

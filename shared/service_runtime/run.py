@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from service_runtime import logs
 from service_runtime.amqp_session import TopologyMismatch
+from service_runtime.gate import Gate
 from service_runtime.http_server import serve_http
 from service_runtime.metrics import Metrics, StateCollector
 from service_runtime.rabbit_driver import RabbitDriver
@@ -114,7 +115,8 @@ async def _serve(settings: Settings, parts: Sequence[Part]) -> None:
         logs.log(record)
         metrics.observe(record)
 
-    drivers = [RabbitDriver(part.actor, settings.amqp_url, observe) for part in parts]
+    gate = Gate(settings.teardown_gate) if settings.teardown_gate else None
+    drivers = [RabbitDriver(part.actor, settings.amqp_url, observe, gate=gate) for part in parts]
     gauges = [part.gauges for part in parts]
     registry.register(StateCollector(list(zip(drivers, gauges, strict=True))))
     pulse = _Pulse()
@@ -133,11 +135,15 @@ async def _serve(settings: Settings, parts: Sequence[Part]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     log = structlog.get_logger()
+    if gate is not None:
+        await gate.connect()
     with serve_http(registry, settings.metrics_host, settings.metrics_port, probes) as port:
         async with asyncio.TaskGroup() as group:
             for driver in drivers:
                 group.create_task(_run(driver, stop))
             group.create_task(_say_ready(drivers, port))
+    if gate is not None:
+        gate.close()
     if failures:
         raise failures[0]
     log.info("service.stopped")

@@ -27,7 +27,10 @@ def _amqp_url(url: str) -> str:
 
 
 class Settings(BaseModel):
-    """AMQP_URL, LOG_LEVEL, METRICS_HOST, METRICS_PORT; a worker's WORKER_ID, WORKER_CAPACITY."""
+    """AMQP_URL, LOG_LEVEL, METRICS_HOST, METRICS_PORT; a worker's WORKER_ID, WORKER_CAPACITY.
+
+    TEARDOWN_GATE is a replay's conductor, on this host.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,6 +38,7 @@ class Settings(BaseModel):
     log_level: str = "info"
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    teardown_gate: Annotated[str, Field(pattern=r"^(127\.0\.0\.1:\d+)?$")] = ""
     worker_id: Annotated[str, Field(pattern=_NAME, max_length=limits.NAME_CHARACTERS_MAX)] = (
         "worker-1"
     )

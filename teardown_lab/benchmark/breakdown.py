@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import pika
+from pika.adapters.blocking_connection import BlockingChannel
 
-from teardown_lab.benchmark.clients import BenchFailed, Caller
+from teardown_lab.benchmark.clients import BenchFailed, calling
 from teardown_lab.benchmark.hops import HOPS
 from vm_protocol import codec, limits, topology
 from vm_protocol.observations import Event
@@ -64,27 +65,27 @@ class Story:
         return tuple(spent)
 
 
-def read_stories(caller: Caller, vms: Sequence[str], since: datetime) -> dict[str, Story]:
+def read_stories(url: str, vms: Sequence[str], since: datetime) -> dict[str, Story]:
     """Return what the journal says of these VMs, which were removed already.
 
     Raises:
         BenchFailed: The journal does not tell the end of each within JOURNAL_SECONDS_MAX.
     """
     stories = {vm: Story() for vm in vms}
-    channel = caller.channel
-    channel.basic_qos(prefetch_count=limits.STREAM_PREFETCH)
+
+    def on_batch(channel: BlockingChannel, method: Any, _: Any, body: bytes) -> None:
+        _tell(stories, codec.decode_records(body))
+        channel.basic_ack(method.delivery_tag)
+
     deadline = time.monotonic() + JOURNAL_SECONDS_MAX
     arguments: dict[str, Any] = {"x-stream-offset": since.astimezone(UTC)}
-    name = topology.JOURNAL_QUEUE.name
-    for method, _, body in channel.consume(name, arguments=arguments, inactivity_timeout=1):
-        if method is not None and body is not None:
-            _tell(stories, codec.decode_records(body))
-            channel.basic_ack(method.delivery_tag)
-        if all(story.has_ended for story in stories.values()):
-            break
-        if time.monotonic() > deadline:
-            raise BenchFailed("the journal does not tell the end of every VM")
-    channel.cancel()
+    with calling(url) as reader:
+        reader.channel.basic_qos(prefetch_count=limits.STREAM_PREFETCH)
+        reader.channel.basic_consume(topology.JOURNAL_QUEUE.name, on_batch, arguments=arguments)
+        while not all(story.has_ended for story in stories.values()):
+            reader.listen(1)
+            if time.monotonic() > deadline:
+                raise BenchFailed("the journal does not tell the end of every VM")
     return stories
 
 
@@ -95,17 +96,18 @@ def _tell(stories: dict[str, Story], records: Iterable[Record]) -> None:
             story.read(record)
 
 
-def journal_confirm_seconds(caller: Caller, rounds: int = 50) -> float:
+def journal_confirm_seconds(url: str, rounds: int = 50) -> float:
     """Return the median time from a publish to the journal until its confirm, one at a time.
 
     The message is an empty batch of records: it says nothing and takes no room.
     """
     exchange, key = topology.JOURNAL_QUEUE.bindings[0]
     properties = pika.BasicProperties(type="Records", delivery_mode=2)
-    caller.channel.confirm_delivery()
     taken = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        caller.channel.basic_publish(exchange, key, b"", properties)
-        taken.append(time.perf_counter() - began)
+    with calling(url) as publisher:
+        publisher.channel.confirm_delivery()
+        for _ in range(rounds):
+            began = time.perf_counter()
+            publisher.channel.basic_publish(exchange, key, b"", properties)
+            taken.append(time.perf_counter() - began)
     return sorted(taken)[rounds // 2]

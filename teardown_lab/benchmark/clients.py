@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError
 
 from service_runtime.confirms import Outgoing
 from teardown_lab.benchmark.raw_sizes import COMMAND
@@ -46,8 +47,13 @@ class Caller:
         self._answers: list[tuple[str, str]] = []
 
     def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
+        """Close the connection, if nothing has closed it yet."""
+        if self._connection.is_open:
+            self._connection.close()
+
+    def listen(self, seconds: float) -> None:
+        """Let deliveries reach their callbacks; return after the first, or after these seconds."""
+        self._connection.process_data_events(seconds)
 
     def take_answers_on(self, queue: Queue) -> None:
         """Declare and consume a queue for answers."""
@@ -73,7 +79,7 @@ class Caller:
         began = time.perf_counter()
         self.channel.basic_publish(topology.COMMANDS.name, key, body, properties, mandatory=True)
         while not self._answers:
-            self._connection.process_data_events(1)
+            self.listen(1)
             if time.perf_counter() - began > ANSWER_SECONDS_MAX:
                 raise BenchFailed(f"no answer from {key} within {ANSWER_SECONDS_MAX:.0f} s")
         kind, message_id = self._answers[0]
@@ -147,9 +153,15 @@ class RawClient:
 
 @contextmanager
 def calling(url: str) -> Iterator[Caller]:
-    """Open a caller and close it."""
+    """Open a caller and close it.
+
+    Raises:
+        BenchFailed: The broker closes the connection or its channel.
+    """
     caller = Caller(url)
     try:
         yield caller
+    except AMQPError as error:
+        raise BenchFailed(f"{type(error).__name__}: {error}") from error
     finally:
         caller.close()

@@ -65,9 +65,7 @@ class Report:
     results: tuple[Result, ...]
 
 
-def measure(
-    broker: str, sizes: tuple[int, ...], pair_count: int, workers: int, say: Say
-) -> Report:
+def measure(broker: str, sizes: tuple[int, ...], pair_count: int, workers: int, say: Say) -> Report:
     """Measure pairs for each number of vCPUs; the first pair of each warms up and is dropped.
 
     Raises:
@@ -86,12 +84,12 @@ def measure(
         ours = {service.name: service.process.pid for service in services.services}
         pids = {**ours, **({"broker": broker_pid} if broker_pid else {})}
         raw_pids = {**raw.pids, **({"broker (yardstick)": broker_pid} if broker_pid else {})}
-        bench = _Bench(caller, RawClient(caller, MANAGER), pids, raw_pids)
+        bench = _Bench(url, caller, pids, raw_pids)
         results = []
         for vcpus in sizes:
             say(f"{pair_count} pairs with {vcpus} vCPUs ...")
             results.append(bench.measure(vcpus, pair_count))
-        confirm = journal_confirm_seconds(caller)
+        confirm = journal_confirm_seconds(url)
         return Report(services.broker, os.cpu_count() or 1, workers, confirm, tuple(results))
 
 
@@ -112,10 +110,11 @@ class _Bench:
     """One stack and one yardstick; measures one size after the other."""
 
     def __init__(
-        self, caller: Caller, raw: RawClient, pids: dict[str, int], raw_pids: dict[str, int]
+        self, url: str, caller: Caller, pids: dict[str, int], raw_pids: dict[str, int]
     ) -> None:
+        self._url = url
         self._caller = caller
-        self._raw = raw
+        self._raw = RawClient(caller, MANAGER)
         self._pids = pids
         self._raw_pids = raw_pids
 
@@ -124,7 +123,7 @@ class _Bench:
         since = datetime.now(UTC) - _JOURNAL_BACK
         ours_cpu, raw_cpu = CpuMeter(self._pids), CpuMeter(self._raw_pids)
         done = [self._pair(vcpus, ours_cpu, raw_cpu) for _ in range(pair_count)]
-        stories = read_stories(self._caller, [vm for vm, _, _ in done], since)
+        stories = read_stories(self._url, [vm for vm, _, _ in done], since)
         told = list(stories.values())
         if len({story.delivery_count for story in told}) != 1:
             raise BenchFailed("teardowns of one kind differ in their deliveries")

@@ -1,6 +1,6 @@
 """The yardstick's worker: answers the yardstick's manager and acknowledges requests.
 
-    python -m teardown_lab.benchmark.raw_worker URL NAME MANAGER
+python -m teardown_lab.benchmark.raw_worker URL NAME MANAGER
 """
 
 import sys

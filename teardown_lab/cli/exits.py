@@ -14,6 +14,7 @@ from teardown_lab.checker.history import HistoryError
 from teardown_lab.experiment.lab import RunRefused
 from teardown_lab.experiment.stack import StackFailed
 from teardown_lab.leftovers import RunFolderError
+from teardown_lab.replay.conductor import ReplayFailed
 from vm_manager.yaml_text import OrderingError
 
 SAFE: Final = 0
@@ -29,6 +30,7 @@ _INFRASTRUCTURE_ERRORS = (
     SessionLost,
     TopologyMismatch,
     RunFolderError,
+    ReplayFailed,
     OSError,
 )
 

@@ -42,7 +42,8 @@ class LabOptions:
     """What a lab stands on.
 
     `broker` is "auto", "simulated" or a URL; `attach` uses services that run already; `vcpus` is
-    the largest VM that the workers together must hold.
+    the largest VM that the workers together must hold; `gate` is the address of a replay's
+    conductor.
     """
 
     broker: str = "auto"
@@ -50,6 +51,7 @@ class LabOptions:
     vcpus: int = 4
     attach: bool = False
     log_level: str = "warning"
+    gate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,7 @@ def open_lab(options: LabOptions, say: Say, forward: Say = lambda _: None) -> It
                 f"worker-{secrets.token_hex(3)}",
                 options.log_level,
                 provided.kind == "url",
+                options.gate,
             )
             services = stack.enter_context(started(wanted, run, forward))
         yield Lab(provided, services, run)

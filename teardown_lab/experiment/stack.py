@@ -124,6 +124,7 @@ class StackOptions:
     name: str
     log_level: str = "warning"
     broker_outlives_run: bool = False
+    gate: str = ""
 
     def worker_ids(self) -> tuple[str, ...]:
         """Return the workers' ids."""
@@ -177,6 +178,7 @@ def _spawn(
         "METRICS_HOST": "127.0.0.1",
         "METRICS_PORT": "0",
         "PYTHONUNBUFFERED": "1",
+        "TEARDOWN_GATE": options.gate,
     }
     process = run.spawn(
         [sys.executable, "-m", module],

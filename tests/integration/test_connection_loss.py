@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from integration.tools.service import service
 from support import expectations
 from support.randomness import seeded
 
-from teardown_lab.broker.private_node import PrivateNode
+from teardown_lab.broker.private_node import PrivateNode, server_script
 from teardown_lab.checker.history import load_history
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.experiment.lab import Lab, LabOptions, RunOptions, open_lab
@@ -84,20 +84,38 @@ def test_cut_connections_change_no_count(proxy: Proxy, tmp_path: Path, name: str
     assert proxy.cut_count >= 10
 
 
-@pytest.mark.parametrize("name", CELLS)
-def test_a_killed_node_changes_no_count(lone_node: PrivateNode, history: Path, name: str) -> None:
-    """SIGKILL for the broker in the middle, and a start on the same data."""
+@pytest.fixture(scope="module")
+def killed_node(amqp_url: str) -> Iterator[PrivateNode]:
+    if server_script() is None:
+        pytest.skip("a node of one's own needs rabbitmq-server")
+    with PrivateNode() as node:
+        yield node
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["unload-in-destroy", pytest.param("unload-in-destroy-wipe-last", marks=pytest.mark.long)],
+)
+def test_a_killed_node_changes_no_count(
+    killed_node: PrivateNode, history: Path, tmp_path: Path, name: str
+) -> None:
+    """SIGKILL for the broker in the middle, and a start on the same data.
+
+    Undisturbed runs come first: 3.10 forgets a stream that is killed right after its declaration.
+    """
     random = seeded(f"kill-{name}")
     moment = random.randrange(1, 200)
     killed = threading.Event()
 
     def kill() -> None:
         assert killed.wait(30)
-        lone_node.kill()
-        lone_node.start()
+        killed_node.kill()
+        killed_node.start()
 
-    options = LabOptions(broker=lone_node.url, workers=2, vcpus=VCPUS)
+    options = LabOptions(broker=killed_node.url, workers=2, vcpus=VCPUS)
     with open_lab(options, print) as lab, ThreadPoolExecutor(1) as pool:
+        for run in range(5):
+            tear_down(lab, name, lambda _: None, tmp_path / f"{run}.jsonl")
         killing = pool.submit(kill)
         cuts = Cuts(killed.set, {moment}, Event.TEARDOWN_STARTED)
         judgement = tear_down(lab, name, cuts, history)
@@ -159,11 +177,10 @@ def test_a_killed_manager_gives_its_command_back(lone_node: PrivateNode, history
     """Recovery is not built: the next manager does not know the VM, and says so to the client."""
     log = Log()
     options = LabOptions(broker=lone_node.url, workers=2, vcpus=VCPUS)
-    with pytest.raises(StackFailed, match="vm-manager ended with -9"):
-        with open_lab(options, print) as lab:
-            assert lab.stack is not None
-            manager = lab.stack.services[0].process
-            kill = Cuts(manager.kill, {1}, Event.TEARDOWN_STARTED)
+    with open_lab(options, print) as lab:
+        assert lab.stack is not None
+        kill = Cuts(lab.stack.services[0].process.kill, {1}, Event.TEARDOWN_STARTED)
+        with pytest.raises(StackFailed, match="vm-manager ended with -9"):
             tear_down(lab, "unload-in-destroy", kill, history)
     vm = load_history(history).the_vm()
 
@@ -186,11 +203,12 @@ def test_a_worker_told_to_end_in_the_middle_ends_well(
     lone_node: PrivateNode, history: Path
 ) -> None:
     options = LabOptions(broker=lone_node.url, workers=2, vcpus=VCPUS)
-    with pytest.raises(StackFailed, match="ended with 0"), open_lab(options, print) as lab:
+    with open_lab(options, print) as lab:
         assert lab.stack is not None
         worker = lab.stack.services[1].process
         stop = Cuts(worker.terminate, {1}, Event.TEARDOWN_STARTED)
-        tear_down(lab, "unload-in-destroy", stop, history)
+        with pytest.raises(StackFailed, match="ended with 0"):
+            tear_down(lab, "unload-in-destroy", stop, history)
     assert worker.returncode == 0
 
 

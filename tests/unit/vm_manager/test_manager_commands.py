@@ -98,6 +98,24 @@ def test_a_vm_begins_with_mailboxes_that_are_declared_bound_and_then_placed() ->
     )
 
 
+def test_a_new_vm_s_roots_are_allocated_and_pinned_before_anything_else() -> None:
+    effects = ManagerBench().command(create())
+
+    assert [each["event"] for each in said(effects)][:4] == ["root.allocated", "root.pinned"] * 2
+
+
+def test_a_second_worker_that_says_it_owns_a_vcpu_is_not_believed() -> None:
+    bench = ManagerBench()
+    bench.command(create())
+    bench.reply(placed(0, "a"))
+    before = bench.state
+
+    effects = bench.reply(placed(0, "b"))
+
+    assert effects == (Ack(REPLIES, placed(0, "b").identity()),)
+    assert bench.state == before
+
+
 def test_the_client_is_answered_when_the_last_vcpu_is_placed() -> None:
     bench = ManagerBench()
     bench.command(create())

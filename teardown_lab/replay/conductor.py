@@ -1,0 +1,189 @@
+"""The conductor of a replay: lets deliveries into the services in the order of a schedule.
+
+Until DestroyVm arrives everything passes. From then on one turn at a time: wait until its delivery
+has arrived at some service, release it, wait until all that followed is confirmed. After the last
+turn every gate opens, and the run ends by itself. Lives on a thread with a loop of its own.
+"""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from teardown_lab.explorer.schedule import Turn
+from vm_protocol.topology import parse_mailbox
+
+TURN_SECONDS_MAX: Final = 20.0
+"""How long the delivery of a turn may take to arrive, or to be handled."""
+
+BEGIN_KEY: Final = "destroy-vm"
+
+
+class ReplayFailed(Exception):
+    """A turn's delivery did not arrive, or was not handled: the run is another than explored."""
+
+
+@dataclass(eq=False, slots=True)
+class _Arrival:
+    key: str
+    number: int
+    writer: asyncio.StreamWriter
+    released: int = 0
+
+
+@dataclass(slots=True)
+class _Desk:
+    """What has arrived and is held, in the order of arrival; what was handled, by service."""
+
+    held: list[_Arrival] = field(default_factory=list)
+    handled: set[tuple[asyncio.StreamWriter, int]] = field(default_factory=set)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def find(self, key: str) -> _Arrival | None:
+        return next((arrival for arrival in self.held if arrival.key == key), None)
+
+
+class Conductor:
+    """Listens for gates on 127.0.0.1, and plays one schedule; see `conduct`."""
+
+    def __init__(self, turns: tuple[Turn, ...]) -> None:
+        self._turns = turns
+        self._desk = _Desk()
+        self._writers: list[asyncio.StreamWriter] = []
+        self._copies: dict[str, int] = {}
+        self._has_begun = False
+        self._playing: asyncio.Task[None] | None = None
+        self.failure: str | None = None
+        self.played_count = 0
+        self.port = 0
+
+    async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
+        """Serve gates until told to stop."""
+        server = await asyncio.start_server(self._serve_gate, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        ready.set()
+        async with server:
+            await stop.wait()
+        if self._playing is not None:
+            self._playing.cancel()
+        for writer in self._writers:
+            writer.close()
+
+    async def _serve_gate(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        try:
+            while line := await reader.readline():
+                self._hear(json.loads(line), writer)
+        except ConnectionError:
+            return
+
+    def _hear(self, said: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        desk = self._desk
+        if "handled" in said:
+            desk.handled.add((writer, said["handled"]))
+        else:
+            arrival = _Arrival(_key(said), said["arrived"], writer)
+            if arrival.key == BEGIN_KEY and not self._has_begun:
+                self._has_begun = True
+                self._playing = asyncio.create_task(self._play())
+            if self._has_begun:
+                desk.held.append(arrival)
+            else:
+                self._order(writer, {"release": arrival.number})
+        desk.changed.set()
+
+    def _order(self, writer: asyncio.StreamWriter, order: dict[str, Any]) -> None:
+        writer.write(json.dumps(order).encode() + b"\n")
+
+    # --- playing -------------------------------------------------------------------------
+
+    async def _play(self) -> None:
+        try:
+            for turn in self._turns:
+                async with asyncio.timeout(TURN_SECONDS_MAX):
+                    await self._take(turn)
+                self.played_count += 1
+        except TimeoutError:
+            turn = self._turns[self.played_count]
+            held = ", ".join(arrival.key for arrival in self._desk.held) or "nothing"
+            self.failure = (
+                f"turn {self.played_count + 1} of {len(self._turns)}, {turn.act} {turn.key}, "
+                f"does not come to pass; held are {held}"
+            )
+        for writer in self._writers:
+            self._order(writer, {"open": True})
+
+    async def _take(self, turn: Turn) -> None:
+        if turn.act == "copy":
+            self._copies[turn.key] = self._copies.get(turn.key, 0) + 1
+            return
+        if turn.act == "hold":
+            return
+        if turn.act == "redeliver":
+            self._copies[turn.key] = self._copies.get(turn.key, 0) + 1
+        arrival = await self._arrived(turn.key)
+        await self._release(arrival)
+
+    async def _arrived(self, key: str) -> _Arrival:
+        while (arrival := self._desk.find(key)) is None:
+            self._desk.changed.clear()
+            await self._desk.changed.wait()
+        return arrival
+
+    async def _release(self, arrival: _Arrival) -> None:
+        """Release a delivery, keep it for its copies, and wait until it is handled."""
+        desk = self._desk
+        arrival.released += 1
+        keep = self._copies.get(arrival.key, 0) > 0
+        if keep:
+            self._copies[arrival.key] -= 1
+        else:
+            desk.held.remove(arrival)
+        order = {"release": arrival.number, "keep": True} if keep else {"release": arrival.number}
+        desk.handled.discard((arrival.writer, arrival.number))
+        self._order(arrival.writer, order)
+        while (arrival.writer, arrival.number) not in desk.handled:
+            desk.changed.clear()
+            await desk.changed.wait()
+
+
+def _key(said: dict[str, Any]) -> str:
+    """Return the schedule's key of what a gate reports."""
+    if "timer" in said:
+        return str(said["timer"]).partition("/")[0]
+    suffix = str(said["message_id"]).partition("/")[2]
+    mailbox = parse_mailbox(said["queue"])
+    return f"{suffix}@{mailbox.vcpu}" if mailbox is not None else suffix
+
+
+@contextmanager
+def conduct(turns: tuple[Turn, ...]) -> Iterator[Conductor]:
+    """Run a conductor on a thread of its own; give its port, and later what it met.
+
+    Raises:
+        ReplayFailed: The schedule has a turn that no real run can be made to take.
+    """
+    odd = next((turn for turn in turns if turn.act == "complete"), None)
+    if odd is not None:
+        raise ReplayFailed(f"a real run cannot be made to {odd.act} {odd.key}")
+    conductor = Conductor(turns)
+    ready = threading.Event()
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    def work() -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_until_complete(conductor.serve(ready, stop))
+        loop.close()
+
+    thread = threading.Thread(target=work, name="conductor", daemon=True)
+    thread.start()
+    ready.wait()
+    try:
+        yield conductor
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()

@@ -1,0 +1,142 @@
+"""What `teardown run` leaves when it is ended, however it is ended, and what cleanup removes."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from integration.tools.amqp import existing
+from integration.tools.cli import Place, Running, processes_of, running, teardown
+
+from teardown_lab.broker.private_node import PrivateNode
+from teardown_lab.broker.processes import wait_gone
+from vm_protocol import topology
+from vm_protocol.topology import Mailbox
+
+pytestmark = pytest.mark.rabbitmq
+
+LARGE = ("run", "unload-in-destroy", "--vcpus", "64", "-v")
+"""Long enough to be interrupted: its teardown takes about a second."""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@pytest.fixture(params=["url", "private-node"])
+def broker(request: pytest.FixtureRequest, lone_node: PrivateNode) -> dict[str, str]:
+    """A broker that outlives the run, or one that the run starts itself."""
+    return {"AMQP_URL": lone_node.url} if request.param == "url" else {}
+
+
+def begun(run: Running) -> tuple[str, list[str]]:
+    """Wait until a teardown is going on; return the run's id and the names of its queues."""
+    run.log.wait(event="teardown.started")
+    (run_id,) = run.place.run_ids()
+    lines = tuple(run.log.lines)
+    vm = next(line["vm"] for line in lines if line["event"] == "teardown.started")
+    workers = {line["actor"] for line in lines if str(line.get("actor")).startswith("worker.")}
+    names = [topology.client_replies(vm).name]
+    names += [Mailbox(vm, vcpu).name for vcpu in range(64)]
+    names += [f"{worker}.{kind}" for worker in workers for kind in ("commands", "replies")]
+    return run_id, names
+
+
+def left(run_id: str, names: list[str], broker: dict[str, str], place: Place) -> list[object]:
+    """Return what is still there of a run."""
+    queues = existing(broker["AMQP_URL"], names) if broker else []
+    return [*wait_gone(processes_of(run_id), 5), *place.run_ids(), *queues]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
+def test_a_signal_in_the_middle_leaves_nothing(
+    place: Place, broker: dict[str, str], number: signal.Signals
+) -> None:
+    with running(place, *LARGE, **broker) as run:
+        run_id, names = begun(run)
+        assert processes_of(run_id)
+
+        run.process.send_signal(number)
+
+        assert run.process.wait(20) == 128 + number, run.text()
+    assert left(run_id, names, broker, place) == []
+
+
+def test_cleanup_removes_what_a_killed_run_left(place: Place, broker: dict[str, str]) -> None:
+    with running(place, *LARGE, **broker) as run:
+        run_id, names = begun(run)
+        run.process.kill()
+        run.process.wait()
+    assert place.run_ids() == [run_id]
+    if broker:
+        assert existing(broker["AMQP_URL"], names)
+
+    cleaned = teardown(place, "cleanup")
+
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert run_id in cleaned.stdout
+    assert left(run_id, names, broker, place) == []
+    assert "nothing was left behind" in teardown(place, "cleanup").stdout
+
+
+def test_cleanup_does_not_touch_a_living_run(place: Place, lone_node: PrivateNode) -> None:
+    with running(place, *LARGE, AMQP_URL=lone_node.url) as run:
+        begun(run)
+
+        cleaned = teardown(place, "cleanup")
+
+        assert "nothing was left behind" in cleaned.stdout
+        assert run.process.wait(30) == 0, run.text()
+
+
+def test_a_service_killed_in_the_middle_ends_the_run_with_its_log(
+    place: Place, lone_node: PrivateNode
+) -> None:
+    broker = {"AMQP_URL": lone_node.url}
+    with running(place, *LARGE, **broker) as run:
+        run_id, names = begun(run)
+        ready = {"event": "service.ready", "service": "vm-manager"}
+        manager = next(line for line in run.log.lines if ready.items() <= line.items())
+        os.kill(manager["pid"], signal.SIGKILL)
+
+        assert run.process.wait(20) == 4, run.text()
+
+    assert "vm-manager ended with -9; the end of its log:" in run.text()
+    assert left(run_id, names, broker, place) == []
+
+
+def test_a_run_out_of_time_with_all_services_answering_is_stuck(
+    place: Place, lone_node: PrivateNode
+) -> None:
+    arguments = [*LARGE[:-1], "--timeout", "0.4", "--json"]
+
+    ran = teardown(place, *arguments, AMQP_URL=lone_node.url)
+
+    assert ran.returncode == 1, ran.stderr
+    assert '"invariant": "stuck"' in ran.stdout
+    assert place.run_ids() == []
+
+
+def test_nobody_at_the_url_is_one_clear_line(place: Place) -> None:
+    ran = teardown(place, "run", "unload-in-destroy", "--broker", "amqp://127.0.0.1:1/%2F")
+
+    assert ran.returncode == 4
+    assert ran.stdout == ""
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith("teardown: ")
+    assert "amqp://127.0.0.1:1" in line
+    assert place.run_ids() == []
+
+
+@pytest.mark.long
+def test_a_broker_that_dies_for_good_ends_the_run(place: Place, amqp_url: str) -> None:
+    """Services and client wait for it to come back; the run's own bound holds without a broker."""
+    with PrivateNode() as node:
+        arguments = [*LARGE, "--timeout", "1"]
+        with running(place, *arguments, AMQP_URL=node.url) as run:
+            begun(run)
+            node.kill()
+
+            assert run.process.wait(40) == 4, run.text()
+    assert "the broker does not answer" in run.text()

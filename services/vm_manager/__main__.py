@@ -5,7 +5,7 @@ import sys
 from service_runtime.run import Part, serve
 from vm_manager.gauges import MANAGER_GAUGES, MONITOR_GAUGES
 from vm_manager.manager import VmManager
-from vm_manager.monitor import DeadLetterMonitor
+from vm_manager.monitor import SKIPPED, DeadLetterMonitor
 from vm_protocol import limits
 from vm_protocol.actor import Actor
 
@@ -18,7 +18,7 @@ def main() -> None:
             "vm-manager",
             lambda _: (
                 Part(Actor(VmManager(), epoch), MANAGER_GAUGES),
-                Part(Actor(DeadLetterMonitor(), epoch), MONITOR_GAUGES),
+                Part(Actor(DeadLetterMonitor(), epoch, SKIPPED), MONITOR_GAUGES),
             ),
         )
     )

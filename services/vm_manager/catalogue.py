@@ -1,6 +1,6 @@
 """Orderings as files: reading one, with line and column in its errors, and the shipped catalogue.
 
-The language is the contract of the design's section 4; `docs/orderings.md` tells it to users.
+`docs/orderings.md` tells the language to users.
 """
 
 import json
@@ -240,7 +240,7 @@ def _explained(model: type[BaseModel], first: Any, located: Located, prefix: Pat
     if name == "parallel":
         return located.error(path, f"`parallel` is 1..{limits.VCPUS_MAX} or all (it is {text})")
     if first["type"] == "value_error":
-        return located.error(path, str(first["ctx"]["error"]))
+        return located.error(path, f"`{name}`: {first['ctx']['error']}")
     return located.error(path, f"`{name}`: {first['msg']} (it is {text})")
 
 

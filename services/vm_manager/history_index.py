@@ -100,3 +100,6 @@ _RULES = {
     Event.VCPU_FREED: _freed,
     Event.VCPU_CREATED: _created,
 }
+
+READ_BY_INDEX = frozenset(_RULES)
+"""The events that an index takes in."""

@@ -6,8 +6,8 @@ goes out, so a letter whose record is not read yet waits for it, bounded by MONI
 
 from dataclasses import dataclass, field, replace
 
-from vm_manager.history_index import HistoryIndex, VmIndex
-from vm_manager.open_requests import OpenRequests
+from vm_manager.history_index import READ_BY_INDEX, HistoryIndex, VmIndex
+from vm_manager.open_requests import READ_BY_OPEN_REQUESTS, OpenRequests
 from vm_protocol import limits, messages, topology
 from vm_protocol.effects import (
     Ack,
@@ -27,6 +27,9 @@ from vm_protocol.errors import RejectReason
 from vm_protocol.observations import Event
 from vm_protocol.topology import parse_mailbox
 
+CONNECTIONS_LOST = "connections-lost"
+"""Why a message reached its delivery limit when nobody has rejected it."""
+
 _INVARIANTS: dict[str, str] = {
     RejectReason.FREED: "use-after-free",
     RejectReason.DOUBLE_FREE: "double-free",
@@ -36,17 +39,23 @@ _INVARIANTS: dict[str, str] = {
 """Reject reason -> broken invariant; the reasons that are not here break none."""
 
 
+SKIPPED = frozenset(Event) - READ_BY_INDEX - READ_BY_OPEN_REQUESTS
+"""Most records of a journal are of no use to the monitor, which shares the manager's process."""
+
+
 @dataclass(frozen=True, slots=True)
 class MonitorState:
     """The journal's index, requests on their way, letters that wait, what was sent once more.
 
-    Letters wait in their order of arrival, at most DEAD_LETTERS_PREFETCH of them.
+    Letters wait in their order of arrival, at most DEAD_LETTERS_PREFETCH of them. What was settled
+    before `started_ns` an earlier monitor has told.
     """
 
     index: HistoryIndex = field(default_factory=HistoryIndex)
     open_requests: OpenRequests = field(default_factory=OpenRequests)
     waiting: tuple[DeadLettered, ...] = ()
     republished: tuple[str, ...] = ()
+    started_ns: int = 0
 
 
 Result = tuple[MonitorState, tuple[Effect, ...]]
@@ -71,7 +80,7 @@ class DeadLetterMonitor:
         """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
         match event:
             case Started():
-                return state, (
+                return replace(state, started_ns=event.at_ns), (
                     Consume(topology.JOURNAL_QUEUE, limits.STREAM_PREFETCH),
                     Consume(topology.DEAD_LETTERS_QUEUE, limits.DEAD_LETTERS_PREFETCH),
                 )
@@ -93,7 +102,8 @@ class DeadLetterMonitor:
             if record.actor != self.actor:
                 index = index.read(record)
                 open_requests, completed = open_requests.read(record)
-                effects += [completed] if completed is not None else []
+                if completed is not None and record.at_ns >= state.started_ns:
+                    effects.append(completed)
         state = replace(state, index=index, open_requests=open_requests)
         for letter in state.waiting:
             if _recorded(index.of(_vm_of(letter)), letter):
@@ -115,21 +125,20 @@ class DeadLetterMonitor:
             effects.append(CancelTimer(letter.letter))
         index = state.index.of(_vm_of(letter))
         invariant, why = _judge(index, letter)
-        command = letter.message
-        if letter.reason == "delivery_limit" and isinstance(command, messages.DestroyVcpu):
-            if invariant == "stuck":
-                effects.append(self._tell_manager(command))
-            elif letter.message_id not in state.republished:
-                republished = (*state.republished, letter.message_id)
-                republished = republished[-limits.MONITOR_MESSAGES_MAX :]
-                again = _republish(letter, command)
-                ack = Ack(topology.DEAD_LETTERS_QUEUE.name, letter.letter)
-                return replace(state, republished=republished), (*effects, *again, ack)
-        effects.append(_classified(index, letter, invariant, why))
-        effects.append(Ack(topology.DEAD_LETTERS_QUEUE.name, letter.letter))
-        return state, tuple(effects)
+        ack = Ack(topology.DEAD_LETTERS_QUEUE.name, letter.letter)
+        message = letter.message
+        is_first = letter.message_id not in state.republished
+        if why == CONNECTIONS_LOST and message is not None and is_first:
+            republished = (*state.republished, letter.message_id)[-limits.MONITOR_MESSAGES_MAX :]
+            again = _republish(letter, message)
+            return replace(state, republished=republished), (*effects, *again, ack)
+        if invariant == "stuck" and letter.reason == "delivery_limit":
+            effects += self._tell_manager(message)
+        return state, (*effects, _classified(index, letter, invariant, why), ack)
 
-    def _tell_manager(self, command: messages.DestroyVcpu) -> Effect:
+    def _tell_manager(self, command: messages.Message | None) -> tuple[Effect, ...]:
+        if not isinstance(command, messages.DestroyVcpu):
+            return ()
         stuck = messages.CommandStuck(
             vm=command.vm,
             incarnation=command.incarnation,
@@ -137,7 +146,7 @@ class DeadLetterMonitor:
             step=command.step,
         )
         key = topology.manager_replies(self.epoch).name
-        return Publish(topology.REPLIES.name, key, stuck, mandatory=True)
+        return (Publish(topology.REPLIES.name, key, stuck, mandatory=True),)
 
 
 def _vm_of(letter: DeadLettered) -> str | None:
@@ -162,7 +171,7 @@ def _recorded(index: VmIndex, letter: DeadLettered) -> bool:
 
 
 def _judge(index: VmIndex, letter: DeadLettered) -> tuple[str | None, str]:
-    """Return the broken invariant, if any, and why (design, section 5)."""
+    """Return the broken invariant, if any, and why (docs/orderings.md)."""
     if letter.message is None:
         return None, letter.wrong or RejectReason.MALFORMED
     if letter.reason == "rejected":
@@ -170,7 +179,7 @@ def _judge(index: VmIndex, letter: DeadLettered) -> tuple[str | None, str]:
         return _INVARIANTS.get(why), why
     if letter.reason == "delivery_limit":
         rejected = letter.message_id in index.requeues
-        return ("stuck", "roots-pinned") if rejected else (None, "connections-lost")
+        return ("stuck", RejectReason.ROOTS_PINNED) if rejected else (None, CONNECTIONS_LOST)
     live = _vcpu_of(letter) not in index.freed_by
     is_request = isinstance(letter.message, messages.REQUEST_TYPES)
     return ("lost-request" if live and is_request else None), letter.reason
@@ -197,14 +206,14 @@ def _classified(index: VmIndex, letter: DeadLettered, invariant: str | None, why
     )
 
 
-def _republish(letter: DeadLettered, command: messages.DestroyVcpu) -> tuple[Effect, ...]:
+def _republish(letter: DeadLettered, message: messages.Message) -> tuple[Effect, ...]:
     again = Publish(
-        letter.exchange, letter.routing_key, command, mandatory=True, reply_to=letter.reply_to
+        letter.exchange, letter.routing_key, message, mandatory=True, reply_to=letter.reply_to
     )
     said = Observed(
         Event.DEAD_LETTER_REPUBLISHED,
-        command.vm,
-        command.vcpu,
+        message.vm,
+        _vcpu_of(letter),
         message_id=letter.message_id,
         details=(("queue", letter.queue),),
     )

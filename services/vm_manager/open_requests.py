@@ -15,6 +15,10 @@ from vm_protocol.observations import Event
 from vm_protocol.topology import parse_mailbox
 from vm_protocol.wire import Record
 
+_SETTLED = frozenset({Event.MESSAGE_ACKED, Event.MESSAGE_REJECTED})
+READ_BY_OPEN_REQUESTS = _SETTLED | {Event.MESSAGE_SENT}
+"""The events that tell of a request's way."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Open:
@@ -40,7 +44,7 @@ class OpenRequests:
             return self, None
         if record.event == Event.MESSAGE_SENT:
             return self._sent(record, record.message_id, record.vm)
-        if record.event in (Event.MESSAGE_ACKED, Event.MESSAGE_REJECTED):
+        if record.event in _SETTLED:
             return self._settled(record, record.message_id)
         return self, None
 

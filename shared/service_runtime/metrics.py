@@ -149,7 +149,7 @@ COUNTERS: Final = (
     ),
     CounterRow(
         "teardown_dead_letters_republished",
-        "Commands that lost connections brought to the delivery limit, sent once more",
+        "Messages that lost connections brought to the delivery limit, sent once more",
         Event.DEAD_LETTER_REPUBLISHED,
     ),
     CounterRow("teardown_vms_freed", "Teardowns that freed their VM", Event.VM_FREED),

@@ -112,7 +112,8 @@ class RabbitDriver:
         Raises:
             TopologyMismatch: The broker holds our queues with other arguments; nothing helps.
         """
-        self._enqueue(lambda: self._actor.handle(effects.Started(), NO_CAUSE, time_ns()))
+        started = effects.Started(time_ns())
+        self._enqueue(lambda: self._actor.handle(started, NO_CAUSE, time_ns()))
         working = asyncio.create_task(self._work_on_sessions())
         stopping = asyncio.create_task(self._stopping.wait())
         try:

@@ -44,10 +44,13 @@ class Plan:
 
 
 class Actor(Generic[State]):
-    """A core with its state and its recorder."""
+    """A core with its state and its recorder; records of `skip` in the journal never reach it."""
 
-    def __init__(self, core: Core[State], epoch: int = 0) -> None:
+    def __init__(
+        self, core: Core[State], epoch: int = 0, skip: frozenset[Event] = frozenset()
+    ) -> None:
         self.core = core
+        self.skip = skip
         self.state = core.initial()
         self.recorder = Recorder(core.actor, epoch)
 
@@ -59,7 +62,7 @@ class Actor(Generic[State]):
         """
         try:
             if intake.is_journal(delivery.queue):
-                return self._special(intake.read_journal(delivery), delivery, at_ns)
+                return self._special(intake.read_journal(delivery, self.skip), delivery, at_ns)
             if intake.is_dead_letters(delivery.queue):
                 letter = intake.read_dead_letter(delivery, _key(delivery))
                 return self._special(letter, delivery, at_ns)

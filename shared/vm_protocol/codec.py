@@ -3,6 +3,7 @@
 Properties follow AMQP 0-9-1's basic class; what it lacks travels in headers (HEADERS).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from vm_protocol import limits
 from vm_protocol.errors import RejectReason, RemoteProtocolError
 from vm_protocol.messages import MESSAGES, Message
+from vm_protocol.observations import Event
 from vm_protocol.wire import Envelope, Record
 
 CONTENT_TYPE: Final = "application/json"
@@ -102,14 +104,26 @@ def encode_records(records: tuple[Record, ...]) -> bytes:
     return "\n".join(record.to_line() for record in records).encode()
 
 
-def decode_records(body: bytes) -> tuple[Record, ...]:
+_EVENT: Final = re.compile(rb'"event":"([a-z_.]+)"')
+"""The event of a line as `encode_records` writes it: before anything nested."""
+
+
+def decode_records(body: bytes, skip: frozenset[Event] = frozenset()) -> tuple[Record, ...]:
     """Return the records of a journal batch.
+
+    Args:
+        body: The batch.
+        skip: Events whose records the reader has no use for; their lines are not decoded.
 
     Raises:
         RemoteProtocolError: A line is no record of this schema version.
     """
     records = []
+    skipped = {event.encode() for event in skip}
     for number, line in enumerate(body.splitlines(), start=1):
+        found = _EVENT.search(line) if skip else None
+        if found is not None and found[1] in skipped:
+            continue
         try:
             record = Record.model_validate_json(line)
         except ValidationError:

@@ -19,7 +19,9 @@ from vm_protocol.wire import Record
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The driver is connected; the core says what it consumes."""
+    """The driver begins, at this time in nanoseconds; the core says what it consumes."""
+
+    at_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from vm_protocol.codec import Packet
 from vm_protocol.effects import DeadLettered, JournalRead, Received
 from vm_protocol.errors import RejectReason, RemoteProtocolError
 from vm_protocol.messages import Message
+from vm_protocol.observations import Event
 from vm_protocol.wire import Envelope
 
 
@@ -40,13 +41,13 @@ def read_message(delivery: Delivery) -> tuple[Received, Envelope]:
     return received, envelope
 
 
-def read_journal(delivery: Delivery) -> JournalRead:
-    """Return the input that a journal batch is.
+def read_journal(delivery: Delivery, skip: frozenset[Event] = frozenset()) -> JournalRead:
+    """Return the input that a journal batch is, without the events that its reader skips.
 
     Raises:
         RemoteProtocolError: It is no batch of records; skip it.
     """
-    return JournalRead(codec.decode_records(delivery.packet.body))
+    return JournalRead(codec.decode_records(delivery.packet.body, skip))
 
 
 def read_dead_letter(delivery: Delivery, letter: str) -> DeadLettered:

@@ -1,4 +1,4 @@
-"""The ordering of a teardown, as data: which step comes when (design, section 4).
+"""The ordering of a teardown, as data: which step comes when.
 
 What a step does stands in the services; how text becomes an
 ordering, with line numbers in its errors, stands in `vm_manager.catalogue`.

@@ -1,8 +1,8 @@
 """The scenario of a run: what the VM looks like when its teardown begins."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from vm_protocol import limits
 
@@ -13,7 +13,7 @@ VcpuIndices = Annotated[tuple[int, ...], Field(max_length=limits.VCPUS_MAX)]
 
 
 class Scenario(BaseModel):
-    """A VM's shape and timing; the defaults are the contract's (design, section 4).
+    """A VM's shape and timing; each default is the plainest VM that shows a flush.
 
     `nested` and `in_guest` hold vCPU indices; `*_ms` are milliseconds; `async_pf` counts pending
     async page faults of each vCPU; `previous_roots` counts cached roots in the first MMU context.
@@ -36,13 +36,14 @@ class Scenario(BaseModel):
     request_ms: Milliseconds = limits.REQUEST_MS
     quarantine_ms: Milliseconds = limits.QUARANTINE_MS
 
-    @model_validator(mode="after")
-    def _indices_exist(self) -> Self:
-        for name in ("nested", "in_guest"):
-            for index in getattr(self, name):
-                if not 0 <= index < self.vcpus:
-                    raise ValueError(f"{name}: there is no vCPU {index} (0..{self.vcpus - 1})")
-        return self
+    @field_validator("nested", "in_guest")
+    @classmethod
+    def _indices_exist(cls, indices: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        vcpus = info.data.get("vcpus", limits.VCPUS_MAX)
+        for index in indices:
+            if not 0 <= index < vcpus:
+                raise ValueError(f"there is no vCPU {index} (0..{vcpus - 1})")
+        return indices
 
 
 SHADOW: Mmu = "shadow"
@@ -56,7 +57,7 @@ def root_contexts(
 
     Each entry is (root id, mmu); the first of a context is the current root, the others are its
     cached previous roots, and each slot is one pin. Only a nested vCPU under TDP uses the second
-    context: one shadow root of its own (design, section 2).
+    context: one shadow root of its own.
     """
     owner = {"distinct": str(vcpu), "shared": "all", "mixed": f"pair{vcpu // 2}"}[scenario.roots]
     current = (f"root-{owner}", scenario.mmu)

@@ -28,7 +28,7 @@ class Envelope(BaseModel):
 
 
 class Record(BaseModel):
-    """One line of the history (design, section 6).
+    """One line of the history (docs/protocol.md lists the events).
 
     `seq` counts per actor; `at_ns` is the recording process's wall clock in nanoseconds, for
     people: order comes from `seq`, `lamport` and the messages.

@@ -9,6 +9,7 @@ stop_background_workers and zap_all_roots post.
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle
 from time import time_ns
 from typing import Any
@@ -98,9 +99,8 @@ class RawManager:
         self._mailboxes = [Mailbox(vm, vcpu) for vcpu in range(count)]
         self._owners = [worker for _, worker in zip(range(count), cycle(self._workers))]
         self._open = count
-
         for mailbox in self._mailboxes:
-            self._peer.declare(mailbox.queue(), lambda mailbox=mailbox: self._bind(mailbox))
+            self._peer.declare(mailbox.queue(), partial(self._bind, mailbox))
 
     def _bind(self, mailbox: Mailbox) -> None:
         def bound(_: Any) -> None:

@@ -16,7 +16,7 @@ from vm_protocol.topology import Queue
 
 Received = Callable[[pika.BasicProperties, bytes], None]
 
-_HEADERS: Final = {
+_HEADERS: Final[dict[str, Any]] = {
     "x-schema": 1,
     "x-caused-by": "vm-00000000.1/destroy-vcpu/00/3.0",
     "traceparent": f"00-{'0' * 32}-{'0' * 16}-01",

@@ -3,14 +3,14 @@
 import click
 
 from teardown_lab import leftovers
-from teardown_lab.cli.exits import exit_codes
+from teardown_lab.cli.exits import INFRASTRUCTURE, exit_codes, fail
 
 
 @click.command()
 def cleanup() -> None:
     """Remove processes, containers, queues and folders of runs that were killed.
 
-    Runs that are alive are never touched.
+    Runs that are alive are never touched. Exit code 4 when something could not be removed.
     """
     with exit_codes():
         found = leftovers.find_leftovers()
@@ -20,3 +20,7 @@ def cleanup() -> None:
                 click.echo(f"  {line}")
         if not found:
             click.echo("nothing was left behind")
+        tried = {leftover.run_id for leftover in found}
+        kept = [each.run_id for each in leftovers.find_leftovers() if each.run_id in tried]
+    if kept:
+        fail(INFRASTRUCTURE, f"not everything could be removed: {', '.join(kept)}; see above")

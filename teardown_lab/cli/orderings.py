@@ -8,6 +8,7 @@ from teardown_lab.cli.choices import find_ordering
 from teardown_lab.cli.exits import USAGE, exit_codes
 from teardown_lab.report import ordering_diff
 from vm_manager.catalogue import OrderingError, catalogue_entry, catalogue_names
+from vm_protocol.ordering import Ordering
 
 
 @click.group()
@@ -19,10 +20,16 @@ def orderings() -> None:
 def list_orderings() -> None:
     """List the shipped orderings with their kernels."""
     entries = [catalogue_entry(name).ordering for name in catalogue_names()]
-    width = max(len(entry.name) for entry in entries)
-    for entry in entries:
-        versions = entry.kernel.versions if entry.kernel else ""
-        click.echo(f"{entry.name:{width}}  {versions:28}  {entry.title}")
+    rows = [
+        (each.name, each.kernel.versions if each.kernel else "", each.title) for each in entries
+    ]
+    names, kernels = (max(len(row[column]) for row in rows) for column in (0, 1))
+    for name, kernel, title in rows:
+        click.echo(f"{name:{names}}  {kernel:{kernels}}  {title}")
+
+
+def _versions(ordering: Ordering) -> str:
+    return ordering.kernel.versions if ordering.kernel else ""
 
 
 @orderings.command()

@@ -11,7 +11,7 @@ _SHOWN = 8
 _VACUITY = {
     "tdp": "a TDP root never causes a flush",
     "no-zap": "no zap-all before the unloads, so no root was invalid",
-    "no-root": "no vCPU held a root",
+    "no-root": "no vCPU had a root left to release",
     "nobody-visible": "no vCPU was visible any more",
 }
 
@@ -21,13 +21,22 @@ def describe(judgement: Judgement, history: History, path: Path) -> str:
     lines = [_headline(judgement), ""]
     lines += [f"  {line}" for line in _facts(judgement)]
     lines += _violations(judgement.violations)
-    lines += [f"hazard: {each.hazard} of vCPU {each.vcpu}" for each in judgement.hazards]
+    lines += [""] if judgement.hazards and not judgement.violations else []
+    lines += [f"hazard: {each.hazard}{_of_vcpu(each.vcpu)}" for each in judgement.hazards]
     lines += [f"note: {note}" for note in judgement.notes]
     report = kasan_report(history, judgement, reports_max=1)
     if report:
-        lines += ["", report]
-    lines += ["", f"history: {path}"]
+        lines += ["", report.rstrip("\n"), ""]
+    lines += [f"history: {path}"] if report else ["", f"history: {path}"]
     return "\n".join(lines)
+
+
+def _of_vcpu(vcpu: int | None) -> str:
+    return "" if vcpu is None else f" of vCPU {vcpu}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _headline(judgement: Judgement) -> str:
@@ -41,8 +50,8 @@ def _headline(judgement: Judgement) -> str:
 def _facts(judgement: Judgement) -> list[str]:
     counts = judgement.counts
     facts = [
-        f"{counts.flush_broadcasts} TLB flushes to {counts.flush_deliveries} mailboxes: "
-        f"{counts.flush_acks} acknowledged, {counts.dead_letters} dead letters in all",
+        f"{counts.flush_broadcasts} TLB flushes, {counts.flush_deliveries} deliveries: "
+        f"{counts.flush_acks} acknowledged; {_counted(counts.dead_letters, 'dead letter')} in all",
         f"{counts.unload_flush_requests} requests posted by flushes that unloads raised",
     ]
     if judgement.vacuity is not None:

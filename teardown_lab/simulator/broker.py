@@ -8,18 +8,17 @@ RabbitMQ's documentation; docs/broker-rules.md lists them with the tests that ti
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from teardown_lab.simulator import dead_letters
 from teardown_lab.simulator.consumers import Consumer
 from teardown_lab.simulator.deliveries import Deliveries, Event, Unsettled
-from teardown_lab.simulator.errors import NotFound, PreconditionFailed
+from teardown_lab.simulator.errors import NotFound, NotSupported, PreconditionFailed
 from teardown_lab.simulator.expiry import Expiries
-from teardown_lab.simulator.messages import Handed, Stored, with_headers
-from teardown_lab.simulator.queues import Dying, OrdinaryQueue, QuorumQueue, Return, ordinary_queue
+from teardown_lab.simulator.messages import Handed, Stored
+from teardown_lab.simulator.queues import Dying, OrdinaryQueue, QuorumQueue, ordinary_queue
 from teardown_lab.simulator.routing import Routes
 from teardown_lab.simulator.streams import Stream
-from teardown_lab.simulator.versions import NEWEST, BrokerVersion
+from teardown_lab.simulator.versions import NEWEST, BrokerVersion, Settlement
 from vm_protocol.codec import Packet
 from vm_protocol.topology import EXCHANGES, SHARED_QUEUES, Exchange, Queue
 
@@ -180,25 +179,20 @@ class SimulatedBroker:
         """Take what is on its way from a queue to an actor; it stays unsettled."""
         return tuple(self._deliveries.withdraw(actor, queue))
 
-    def close(self, actor: str) -> None:
+    def lose(self, actor: str) -> None:
         """Lose an actor's connection: its consumers go, and all that it held comes back.
 
         That includes what was still on its way: it counts as delivered (confirms: automatic
         requeueing). In which order queues learn of it is not defined; here, as they were declared.
         """
-        for name in self.queue_names():
-            consumer = self._consumer(actor, name)
-            if consumer is not None:
-                self._remove(consumer)
-        lost: dict[str, list[Unsettled]] = {}
-        for unsettled in self._deliveries.lose(actor):
-            lost.setdefault(unsettled.home.name, []).append(unsettled)
-        for name, queue in tuple(self._queues.items()):
-            back = [each.handed.message for each in lost.get(name, ()) if each.home is queue]
-            if back:
-                self._give_back(queue, back, Return.LOSS)
-            else:
-                self._dispatch(queue)
+        self._leave(actor, is_clean=False)
+
+    def close(self, actor: str) -> None:
+        """Close an actor's connection in order: it first cancels, then gives back what it held.
+
+        So the next consumer of a single-active queue is served in between (seen: all versions).
+        """
+        self._leave(actor, is_clean=True)
 
     def next_event(self) -> Event | None:
         """Take the oldest delivery or cancellation on its way, None when there is none."""
@@ -240,8 +234,9 @@ class SimulatedBroker:
 
         Raises:
             PreconditionFailed: It is not unsettled.
+            NotSupported: It is of a stream, and this version refuses that.
         """
-        self._refuse(number, Return.REJECT if requeue else None)
+        self._refuse(number, Settlement.RETURNED if requeue else Settlement.REJECTED)
 
     def nack(self, number: int, *, requeue: bool) -> None:
         """As `reject`, by `basic.nack`; some versions count it differently (quorum-queues).
@@ -249,7 +244,7 @@ class SimulatedBroker:
         Raises:
             PreconditionFailed: It is not unsettled.
         """
-        self._refuse(number, Return.NACK if requeue else None)
+        self._refuse(number, Settlement.NACKED_BACK if requeue else Settlement.NACKED)
 
     # --- time ----------------------------------------------------------------------------
 
@@ -272,6 +267,21 @@ class SimulatedBroker:
         self.now_ns = now_ns
 
     # --- inside --------------------------------------------------------------------------
+
+    def _leave(self, actor: str, *, is_clean: bool) -> None:
+        for name in self.queue_names():
+            consumer = self._consumer(actor, name)
+            if consumer is not None:
+                self._remove(consumer)
+        lost: dict[str, list[Unsettled]] = {}
+        for unsettled in self._deliveries.lose(actor):
+            lost.setdefault(unsettled.home.name, []).append(unsettled)
+        for name, queue in tuple(self._queues.items()):
+            back = [each.handed.message for each in lost.get(name, ()) if each.home is queue]
+            if is_clean or not back:
+                self._dispatch(queue)
+            if back:
+                self._give_back(queue, back, Settlement.LOST)
 
     def _home(self, queue: str) -> OrdinaryQueue | Stream | None:
         return self._queues.get(queue) or self._streams.get(queue)
@@ -315,36 +325,29 @@ class SimulatedBroker:
     def _dispatch(self, queue: OrdinaryQueue) -> None:
         """Send what is ready to consumers with room."""
         while queue.head() is not None and (consumer := queue.consumers.next()) is not None:
-            message = queue.take()
-            self._deliveries.hand(queue, consumer, message, self._as_delivered(queue, message))
+            self._deliveries.hand(queue, consumer, queue.take())
         self._expiries.note(queue)
-
-    def _as_delivered(self, queue: OrdinaryQueue, message: Stored) -> Packet:
-        """Add what a quorum queue says of earlier deliveries (quorum-queues: poison messages)."""
-        headers: dict[str, Any] = {}
-        if isinstance(queue, QuorumQueue):
-            if message.delivery_count:
-                headers["x-delivery-count"] = message.delivery_count
-            if message.acquired_count and self.version.has_acquired_count:
-                headers["x-acquired-count"] = message.acquired_count
-        return with_headers(message.packet, headers) if headers else message.packet
 
     def _read(self, stream: Stream) -> None:
         for consumer, message, packet in stream.readable():
-            self._deliveries.hand(stream, consumer, message, packet)
+            self._deliveries.copy(stream, consumer, message, packet)
 
-    def _refuse(self, number: int, requeue: Return | None) -> None:
+    def _refuse(self, number: int, why: Settlement) -> None:
         unsettled = self._deliveries.settle(number)
-        queue = self._queues.get(unsettled.handed.queue)
-        if queue is None or queue is not unsettled.home:
+        home, message = unsettled.home, unsettled.handed.message
+        if isinstance(home, Stream):
+            if not self.version.streams_take_rejects:
+                raise NotSupported(f"no basic.nack and basic.reject on stream {home.name}")
             self._resume(unsettled)
-        elif requeue is None:
-            self._die(queue, [(unsettled.handed.message, dead_letters.REJECTED)])
+        elif self._queues.get(home.name) is not home:
+            return  # the queue was deleted
+        elif why in (Settlement.REJECTED, Settlement.NACKED):
+            self._die(home, [(home.failed(message, why), dead_letters.REJECTED)])
             self._resume(unsettled)
             self._bury()
         else:
-            queue.consumers.settled(unsettled.consumer)
-            self._give_back(queue, [unsettled.handed.message], requeue)
+            home.consumers.settled(unsettled.consumer)
+            self._give_back(home, [message], why)
 
     def _resume(self, unsettled: Unsettled) -> None:
         """Go on after a consumer has got room."""
@@ -355,7 +358,7 @@ class SimulatedBroker:
             home.consumers.settled(unsettled.consumer)
             self._dispatch(home)
 
-    def _give_back(self, queue: OrdinaryQueue, messages: list[Stored], why: Return) -> None:
+    def _give_back(self, queue: OrdinaryQueue, messages: list[Stored], why: Settlement) -> None:
         """Return messages; a classic queue applies its limits before it delivers (seen)."""
         self._die(queue, queue.give_back(messages, why))
         if not isinstance(queue, QuorumQueue):
@@ -381,7 +384,10 @@ class SimulatedBroker:
                 continue
             key = queue.arguments.dead_letter_routing_key or message.routing_key
             dead = dead_letters.died(message, queue.name, reason, self.version)
-            dead = Stored(dead.packet, exchange, key, position=0, deaths=dead.deaths)
+            failures = message.failures if self.version.failures_follow else 0
+            dead = Stored(
+                dead.packet, exchange, key, position=0, failures=failures, deaths=dead.deaths
+            )
             for name in self._routes.queues_for(exchange, key):
                 if reason == dead_letters.REJECTED or not dead_letters.is_cycle(name, dead.deaths):
                     self._store(name, dead)

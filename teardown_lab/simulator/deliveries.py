@@ -30,10 +30,20 @@ class Deliveries:
         self._unsettled: dict[int, Unsettled] = {}
         self._on_their_way: dict[int, Event] = {}
 
-    def hand(self, home: Home, consumer: Consumer, message: Stored, packet: Packet) -> None:
-        """Send a message to a consumer."""
+    def hand(self, home: OrdinaryQueue, consumer: Consumer, message: Stored) -> None:
+        """Send a message of an ordinary queue to a consumer."""
+        packet = home.as_delivered(message)
+        self._send(home, consumer, message, packet, home.is_redelivery(message))
+
+    def copy(self, home: Stream, consumer: Consumer, message: Stored, packet: Packet) -> None:
+        """Send a message of a stream to a consumer."""
+        self._send(home, consumer, message, packet, redelivered=False)
+
+    def _send(
+        self, home: Home, consumer: Consumer, message: Stored, packet: Packet, redelivered: bool
+    ) -> None:
         number = self._next_number()
-        handed = Handed(number, consumer.actor, home.name, message, packet)
+        handed = Handed(number, consumer.actor, home.name, message, packet, redelivered)
         consumer.unsettled_count += 1
         self._unsettled[number] = Unsettled(handed, consumer, home)
         self._on_their_way[number] = handed

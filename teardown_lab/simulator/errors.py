@@ -19,5 +19,11 @@ class PreconditionFailed(ChannelClosed):
     code = 406
 
 
+class NotSupported(ChannelClosed):
+    """This version cannot do that; the whole connection is closed (seen: 3.10.8)."""
+
+    code = 540
+
+
 class NotSimulated(ValueError):
     """A queue argument that RabbitMQ knows and this simulator does not: never ignored."""

@@ -30,8 +30,8 @@ class Stored:
         routing_key: With which key.
         position: Its place among all messages of the broker, in the order of their arrival.
         expires_ns: When it expires; it keeps that when it is requeued (ttl).
-        delivery_count: Deliveries that failed, where the queue counts them (quorum-queues).
-        acquired_count: How often it came back to its queue, for whatever reason.
+        failures: Deliveries that failed, as far as queues count them (quorum-queues).
+        returns: How often it came back to this queue, for whatever reason.
         deaths: Its deaths, the newest first.
     """
 
@@ -40,25 +40,25 @@ class Stored:
     routing_key: str
     position: int
     expires_ns: int | None = None
-    delivery_count: int = 0
-    acquired_count: int = 0
+    failures: int = 0
+    returns: int = 0
     deaths: tuple[Death, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Handed:
-    """A message on its way to a consumer, to be settled by its number."""
+    """A message on its way to a consumer, to be settled by its number.
+
+    `packet` has the headers that its queue adds. `redelivered` tells that it was delivered before;
+    nobody may ever have looked at that delivery.
+    """
 
     number: int
     actor: str
     queue: str
     message: Stored
     packet: Packet
-
-    @property
-    def redelivered(self) -> bool:
-        """Tell whether it was delivered before; a consumer may never have seen that delivery."""
-        return self.message.acquired_count > 0
+    redelivered: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,25 +4,18 @@ import heapq
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import replace
-from enum import Enum
+from typing import Any
 
 from teardown_lab.simulator import dead_letters
 from teardown_lab.simulator.arguments import QueueArguments, arguments_of
 from teardown_lab.simulator.consumers import SingleActive, Turns
-from teardown_lab.simulator.messages import Stored
-from teardown_lab.simulator.versions import BrokerVersion
+from teardown_lab.simulator.messages import Stored, with_headers
+from teardown_lab.simulator.versions import BrokerVersion, Settlement
+from vm_protocol.codec import Packet
 from vm_protocol.topology import Queue
 
 Dying = tuple[Stored, str]
 """A message that leaves its queue to be dead-lettered, and the reason."""
-
-
-class Return(Enum):
-    """Why a delivery comes back to its queue."""
-
-    REJECT = "basic.reject with requeue"
-    NACK = "basic.nack with requeue"
-    LOSS = "channel or connection lost"
 
 
 class OrdinaryQueue(ABC):
@@ -56,8 +49,26 @@ class OrdinaryQueue(ABC):
     def take(self) -> Stored:
         """Take the head."""
 
+    @property
+    def counts_failures(self) -> bool:
+        """Tell whether this queue counts failed deliveries."""
+        return self.version.classic_counts_failures
+
+    def is_redelivery(self, message: Stored) -> bool:
+        """Tell whether the head's delivery is flagged as redelivered."""
+        return message.returns > 0 or (self.counts_failures and message.failures > 0)
+
+    def as_delivered(self, message: Stored) -> Packet:
+        """Return what a consumer gets."""
+        return message.packet
+
+    def failed(self, message: Stored, why: Settlement) -> Stored:
+        """Return a message after a delivery that ended so."""
+        counts = self.counts_failures and why in self.version.failures
+        return replace(message, failures=message.failures + counts)
+
     @abstractmethod
-    def give_back(self, messages: list[Stored], why: Return) -> list[Dying]:
+    def give_back(self, messages: list[Stored], why: Settlement) -> list[Dying]:
         """Take deliveries back; return those that die of it."""
 
     def renew_lease(self, now_ns: int) -> None:
@@ -115,10 +126,10 @@ class ClassicQueue(OrdinaryQueue):
         """See OrdinaryQueue."""
         return heapq.heappop(self._ready)[1]
 
-    def give_back(self, messages: list[Stored], why: Return) -> list[Dying]:
-        """See OrdinaryQueue; deliveries are not counted."""
+    def give_back(self, messages: list[Stored], why: Settlement) -> list[Dying]:
+        """See OrdinaryQueue; nothing dies of it."""
         for message in messages:
-            self.push(replace(message, acquired_count=message.acquired_count + 1))
+            self.push(replace(self.failed(message, why), returns=message.returns + 1))
         return []
 
 
@@ -159,23 +170,35 @@ class QuorumQueue(OrdinaryQueue):
         """See OrdinaryQueue."""
         return (self._returned or self._ready).popleft()
 
-    def give_back(self, messages: list[Stored], why: Return) -> list[Dying]:
+    @property
+    def counts_failures(self) -> bool:
+        """See OrdinaryQueue."""
+        return True
+
+    def as_delivered(self, message: Stored) -> Packet:
+        """See OrdinaryQueue; failures in earlier queues show until this queue has its own say."""
+        headers: dict[str, Any] = {}
+        if count := self._counted(message) or message.failures:
+            headers["x-delivery-count"] = count
+        if self.version.has_acquired_count and (message.returns or message.failures):
+            headers["x-acquired-count"] = message.returns or message.failures
+        return with_headers(message.packet, headers) if headers else message.packet
+
+    def give_back(self, messages: list[Stored], why: Settlement) -> list[Dying]:
         """See OrdinaryQueue."""
         dying: list[Dying] = []
-        counts = why is not Return.NACK or self.version.nack_counts
         for message in messages:
-            again = replace(
-                message,
-                acquired_count=message.acquired_count + 1,
-                delivery_count=message.delivery_count + counts,
-            )
-            if self._limit is not None and again.delivery_count > self._limit:
+            again = replace(self.failed(message, why), returns=message.returns + 1)
+            if self._limit is not None and self._counted(again) > self._limit:
                 dying.append((again, dead_letters.DELIVERY_LIMIT))
-            elif self._limit is None and why is not Return.LOSS:
+            elif self._limit is None and why is not Settlement.LOST:
                 self._ready.append(again)
             else:
                 self._returned.append(again)
         return dying
+
+    def _counted(self, message: Stored) -> int:
+        return message.returns if self.version.limit_counts_returns else message.failures
 
 
 def ordinary_queue(queue: Queue, version: BrokerVersion) -> OrdinaryQueue:

@@ -4,7 +4,18 @@ Sources: RabbitMQ's release notes 4.0.1 and 4.3.0, and the pages named at each f
 """
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
+
+
+class Settlement(Enum):
+    """How a delivery ends other than well."""
+
+    RETURNED = "basic.reject with requeue"
+    NACKED_BACK = "basic.nack with requeue"
+    LOST = "channel or connection lost"
+    REJECTED = "basic.reject without requeue"
+    NACKED = "basic.nack without requeue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,52 +27,73 @@ class BrokerVersion:
         since: The first version.
         delivery_limit_default: Limit of a quorum queue that names none (quorum-queues: poison
             message handling); None is no limit.
-        nack_counts: Whether `basic.nack` with requeue counts as a failed delivery, as
-            `basic.reject` does (release notes 4.3.0).
-        has_acquired_count: Whether returned messages carry `x-acquired-count` (release notes
-            4.3.0).
+        failures: What counts as a failed delivery (release notes 4.3.0: `basic.nack` does not).
+        limit_counts_returns: Whether `x-delivery-count` and the limit count every return, failed
+            or not (seen in 4.0.5).
+        has_acquired_count: Whether there is `x-acquired-count` (release notes 4.3.0).
+        classic_counts_failures: Whether classic queues count too, silently (seen in 4.3.6).
+        failures_follow: Whether a dead letter keeps the count of its failed deliveries, and with
+            it the redelivered flag (seen in 4.0.5 and 4.3.6).
         trusts_client_deaths: Whether an `x-death` header that a client has published is taken for
             the broker's own (release notes 4.0.1).
         has_last_death: Whether dead letters carry `x-last-death-*` (dlx).
+        streams_take_rejects: Whether a stream's delivery may be rejected (seen: 3.10.8 closes the
+            connection).
     """
 
     name: str
     since: tuple[int, int]
     delivery_limit_default: int | None
-    nack_counts: bool
+    failures: frozenset[Settlement]
+    limit_counts_returns: bool
     has_acquired_count: bool
+    classic_counts_failures: bool
+    failures_follow: bool
     trusts_client_deaths: bool
     has_last_death: bool
+    streams_take_rejects: bool
 
 
 RABBITMQ_3_10: Final = BrokerVersion(
     name="3.10",
     since=(3, 10),
     delivery_limit_default=None,
-    nack_counts=True,
+    failures=frozenset({Settlement.RETURNED, Settlement.NACKED_BACK, Settlement.LOST}),
+    limit_counts_returns=False,
     has_acquired_count=False,
+    classic_counts_failures=False,
+    failures_follow=False,
     trusts_client_deaths=True,
     has_last_death=False,
+    streams_take_rejects=False,
 )
 
 RABBITMQ_4_0: Final = BrokerVersion(
     name="4.0-4.2",
     since=(4, 0),
     delivery_limit_default=20,
-    nack_counts=True,
+    failures=frozenset({Settlement.LOST, Settlement.REJECTED, Settlement.NACKED}),
+    limit_counts_returns=True,
     has_acquired_count=False,
+    classic_counts_failures=False,
+    failures_follow=True,
     trusts_client_deaths=False,
     has_last_death=True,
+    streams_take_rejects=True,
 )
 
 RABBITMQ_4_3: Final = BrokerVersion(
     name="4.3",
     since=(4, 3),
     delivery_limit_default=20,
-    nack_counts=False,
+    failures=frozenset({Settlement.RETURNED, Settlement.LOST, Settlement.REJECTED}),
+    limit_counts_returns=False,
     has_acquired_count=True,
+    classic_counts_failures=True,
+    failures_follow=True,
     trusts_client_deaths=False,
     has_last_death=True,
+    streams_take_rejects=True,
 )
 
 VERSIONS: Final = (RABBITMQ_3_10, RABBITMQ_4_0, RABBITMQ_4_3)

@@ -102,7 +102,10 @@ class Broker(Protocol):
         """Reject by `basic.nack`."""
 
     def lose(self, client: str) -> None:
-        """End a client's connection without settling anything."""
+        """Cut a client's connection, as its death does."""
+
+    def close(self, client: str) -> None:
+        """Close a client's connection in order, without settling anything."""
 
     def wait(self, milliseconds: int) -> None:
         """Let time pass."""
@@ -167,8 +170,13 @@ class Session:
         return event
 
     def lose(self, client: str) -> None:
-        """End a client's connection; its next operation opens another."""
+        """Cut a client's connection; its next operation opens another."""
         self.broker.lose(client)
+        self._seen.pop(client, None)
+
+    def close(self, client: str) -> None:
+        """Close a client's connection in order; its next operation opens another."""
+        self.broker.close(client)
         self._seen.pop(client, None)
 
     def ready(self, queue: str, expected: int | None) -> None:
@@ -177,12 +185,12 @@ class Session:
         assert self.broker.ready(queue) == expected
 
     def drain(self, queue: str, count: int, client: str = "drain") -> list[Delivery]:
-        """Consume all of a queue, which must be so much; the connection is lost afterwards."""
+        """Consume all of a queue, which must be so much; the connection is closed afterwards."""
         self.broker.consume(client, queue, prefetch=count + 10)
         found = self.take(client, count)
         for delivery in found:
             self.broker.ack(delivery)
-        self.lose(client)
+        self.close(client)
         return found
 
 

@@ -6,7 +6,7 @@ TEARDOWN_CONFORMANCE_IMAGES names the images for containers, separated by commas
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -79,7 +79,7 @@ def _container(image: str) -> Iterator[str]:
 
 @pytest.fixture(params=LIVE)
 def live(request: pytest.FixtureRequest, live_urls: LiveUrls) -> Callable[[], Live]:
-    """Makes adapters for a real broker; whoever makes one closes it."""
+    """Makes adapters for a real broker; whoever makes one disposes of it."""
     url = live_urls.of(request.param)
     version = version_of(knock(url))
     return lambda: Live(url, version)
@@ -92,5 +92,6 @@ def session(request: pytest.FixtureRequest, live_urls: LiveUrls) -> Iterator[Ses
         yield Session(Simulated(request.param))
         return
     url = live_urls.of(request.param)
-    with closing(Live(url, version_of(knock(url)))) as broker:
-        yield Session(broker)
+    broker = Live(url, version_of(knock(url)))
+    yield Session(broker)
+    broker.dispose()

@@ -6,6 +6,7 @@ Blocking confirms are for tests alone; the services stream theirs.
 import contextlib
 import logging
 import secrets
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -42,6 +43,11 @@ class _Client:
         fields = essence_of(queue, body, method.redelivered, headers, self._names)
         self.events.append(Delivery(**fields, client=client, tag=method.delivery_tag))
 
+    def cut(self) -> None:
+        """Shut the socket under pika, which has no way to lose a connection on purpose."""
+        transport = self.connection._impl._transport
+        transport._sock.shutdown(socket.SHUT_RDWR)
+
     def _cancelled(self, frame: Any) -> None:
         queue = frame.method.consumer_tag
         self.queues.discard(queue)
@@ -62,10 +68,10 @@ class Live(Broker):
         self._queues: set[str] = set()
         self._exchanges: set[str] = set()
 
-    def close(self) -> None:
+    def dispose(self) -> None:
         """Remove all that was made."""
         for client in tuple(self._clients):
-            self.lose(client)
+            self.close(client)
         for name in tuple(self._queues):
             self._on_control("queue_delete", queue=name)
         for name in tuple(self._exchanges):
@@ -121,23 +127,19 @@ class Live(Broker):
         headers: Mapping[str, Any] | None = None,
     ) -> Sent:
         channel = self._channel("publish")
+        properties = pika.BasicProperties(
+            delivery_mode=_PERSISTENT, headers=self._headers_abroad(headers)
+        )
         try:
-            channel.basic_publish(
-                self._abroad(exchange),
-                key,
-                body.encode(),
-                pika.BasicProperties(
-                    delivery_mode=_PERSISTENT, headers=self._headers_abroad(headers)
-                ),
-                mandatory=mandatory,
-            )
+            with _refusals():
+                channel.basic_publish(
+                    self._abroad(exchange), key, body.encode(), properties, mandatory=mandatory
+                )
         except pika.exceptions.UnroutableError:
             # pika raises this at the confirm, for what was returned before it.
             return Sent(confirmed=True, returned=True)
         except pika.exceptions.NackError:
             return Sent(confirmed=False, returned=False)
-        except pika.exceptions.ChannelClosedByBroker as error:
-            raise Refused(error.reply_code, error.reply_text) from error
         return Sent(confirmed=True, returned=False)
 
     def consume(self, client: str, queue: str, prefetch: int, begin: str = "first") -> None:
@@ -177,9 +179,21 @@ class Live(Broker):
         self._clients[delivery.client].channel.basic_nack(delivery.tag, requeue=requeue)
 
     def lose(self, client: str) -> None:
+        """Shut the socket, and wait until the broker has noticed: it counts consumers."""
+        found = self._clients.pop(client, None)
+        if found is None:
+            return
+        found.cut()
+        deadline = time.monotonic() + PATIENCE_S
+        for name in found.queues & self._queues:
+            left = sum(name in other.queues for other in self._clients.values())
+            while self._count(name).consumer_count != left and time.monotonic() < deadline:
+                self._control.sleep(0.002)
+
+    def close(self, client: str) -> None:
+        """Close the connection; the broker is done with it when this returns."""
         found = self._clients.pop(client, None)
         if found is not None and found.connection.is_open:
-            # A clean close settles nothing, and the broker has seen it when this returns.
             found.connection.close()
 
     def wait(self, milliseconds: int) -> None:
@@ -204,13 +218,15 @@ class Live(Broker):
 
     def ready(self, queue: str) -> int | None:
         try:
-            declared = self._on_control("queue_declare", queue=self._abroad(queue), passive=True)
+            return int(self._count(self._abroad(queue)).message_count)
         except Refused as error:
             if error.code == 404:
                 self._queues.discard(self._abroad(queue))
                 return None
             raise
-        return int(declared.method.message_count)
+
+    def _count(self, name: str) -> Any:
+        return self._on_control("queue_declare", queue=name, passive=True).method
 
     def _hear(self, client: _Client) -> None:
         """Take what the broker has sent to a client.
@@ -219,6 +235,8 @@ class Live(Broker):
         """
         with _refusals():
             client.connection.process_data_events(time_limit=0)
+            if not client.channel.is_open:
+                raise client.channel._closing_reason
             for name in tuple(client.queues):
                 if name in self._queues:
                     client.channel.queue_declare(name, passive=True)
@@ -255,5 +273,8 @@ class Live(Broker):
 def _refusals() -> Iterator[None]:
     try:
         yield
-    except pika.exceptions.ChannelClosedByBroker as error:
+    except (
+        pika.exceptions.ChannelClosedByBroker,
+        pika.exceptions.ConnectionClosedByBroker,
+    ) as error:
         raise Refused(error.reply_code, error.reply_text) from error

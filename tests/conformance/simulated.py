@@ -64,6 +64,10 @@ class Simulated(Broker):
         self._must(self.core.nack, delivery.tag, requeue=requeue)
 
     def lose(self, client: str) -> None:
+        self.core.lose(client)
+        self._events.pop(client, None)
+
+    def close(self, client: str) -> None:
         self.core.close(client)
         self._events.pop(client, None)
 

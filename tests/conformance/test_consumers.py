@@ -7,10 +7,6 @@ from conformance.adapter import Gone, Session, bodies
 KINDS = ["classic", "quorum"]
 
 
-def limited(kind: str) -> dict[str, int]:
-    return {"delivery_limit": 20} if kind == "quorum" else {}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_consumers_take_turns(session: Session, kind: str) -> None:
     session.queue("queue", kind)
@@ -36,11 +32,8 @@ def test_who_has_no_room_is_passed_over(session: Session, kind: str) -> None:
     assert bodies(session.take("two", 3)) == ["b", "c", "d"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_only_the_first_consumer_of_a_single_active_queue_is_served(
-    session: Session, kind: str
-) -> None:
-    session.queue("queue", kind, single_active_consumer=True)
+def test_only_the_first_consumer_of_a_single_active_queue_is_served(session: Session) -> None:
+    session.queue("queue", "quorum", single_active_consumer=True)
     for client in ("one", "two"):
         session.broker.consume(client, "queue", prefetch=2)
 
@@ -51,11 +44,8 @@ def test_only_the_first_consumer_of_a_single_active_queue_is_served(
     session.ready("queue", 1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_next_consumer_takes_over_when_the_active_one_is_lost(
-    session: Session, kind: str
-) -> None:
-    session.queue("queue", kind, single_active_consumer=True, **limited(kind))
+def test_the_next_consumer_takes_over_when_the_active_one_is_lost(session: Session) -> None:
+    session.queue("queue", "quorum", single_active_consumer=True, delivery_limit=20)
     for client in ("one", "two", "three"):
         session.broker.consume(client, "queue", prefetch=2)
     session.send("queue", "a", "b", "c")
@@ -69,12 +59,26 @@ def test_the_next_consumer_takes_over_when_the_active_one_is_lost(
     session.take("three", 0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def test_a_connection_that_is_closed_in_order_cancels_before_it_gives_back(
+    session: Session,
+) -> None:
+    """So the successor first gets what is ready, then what the old one held."""
+    session.queue("queue", "quorum", single_active_consumer=True, delivery_limit=20)
+    for client in ("one", "two"):
+        session.broker.consume(client, "queue", prefetch=2)
+    session.send("queue", "a", "b", "c")
+    session.take("one", 2)
+
+    session.close("one")
+
+    assert bodies(session.take("two", 2)) == ["c", "a"]
+
+
 def test_the_next_consumer_takes_over_while_a_cancelled_one_still_holds_messages(
-    session: Session, kind: str
+    session: Session,
 ) -> None:
     """Two owners at once, unless the services fence them."""
-    session.queue("queue", kind, single_active_consumer=True, **limited(kind))
+    session.queue("queue", "quorum", single_active_consumer=True, delivery_limit=20)
     for client in ("one", "two"):
         session.broker.consume(client, "queue", prefetch=1)
     session.send("queue", "a", "b", "c")
@@ -90,9 +94,8 @@ def test_the_next_consumer_takes_over_while_a_cancelled_one_still_holds_messages
     assert bodies(session.take("two", 1)) == ["a"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_waiting_consumer_that_leaves_changes_nothing(session: Session, kind: str) -> None:
-    session.queue("queue", kind, single_active_consumer=True)
+def test_a_waiting_consumer_that_leaves_changes_nothing(session: Session) -> None:
+    session.queue("queue", "quorum", single_active_consumer=True)
     for client in ("one", "two", "three"):
         session.broker.consume(client, "queue", prefetch=5)
     session.send("queue", "a")
@@ -106,9 +109,8 @@ def test_a_waiting_consumer_that_leaves_changes_nothing(session: Session, kind: 
     assert bodies(session.take("three", 2)) == ["a", "b"]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_consumer_that_comes_back_waits_at_the_end(session: Session, kind: str) -> None:
-    session.queue("queue", kind, single_active_consumer=True)
+def test_a_consumer_that_comes_back_waits_at_the_end(session: Session) -> None:
+    session.queue("queue", "quorum", single_active_consumer=True)
     for client in ("one", "two"):
         session.broker.consume(client, "queue", prefetch=5)
     session.broker.cancel("one", "queue")
@@ -122,7 +124,7 @@ def test_a_consumer_that_comes_back_waits_at_the_end(session: Session, kind: str
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_consumers_of_a_deleted_queue_are_told(session: Session, kind: str) -> None:
-    session.queue("queue", kind, single_active_consumer=True)
+    session.queue("queue", kind)
     for client in ("one", "two"):
         session.broker.consume(client, "queue", prefetch=5)
 

@@ -1,10 +1,12 @@
 """Where dead letters go, and what they tell: `x-death`, its neighbours, cycles."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from conformance.adapter import Delivery, Session, bodies
+from vm_protocol.topology import Queue
 
 KINDS = ["classic", "quorum"]
 
@@ -30,6 +32,7 @@ def test_a_rejected_message_is_dead_lettered_with_what_happened(
     kill(session, "queue")
 
     (dead,) = session.drain("graveyard", 1)
+    dead = replace(dead, redelivered=False, delivery_count=None, acquired_count=None)
     last = [
         ("x-last-death-exchange", "in"),
         ("x-last-death-queue", "queue"),
@@ -159,12 +162,14 @@ def test_a_cycle_without_a_rejection_ends(session: Session, kind: str) -> None:
 def test_a_cycle_with_a_rejection_goes_on(session: Session, kind: str) -> None:
     session.queue("queue", kind, dead_letter_exchange="all")
     session.broker.bind("queue", "all", "")
+    session.broker.consume("killer", "queue", prefetch=1)
     session.send("queue", "a")
 
     for _ in range(3):
-        kill(session, "queue")
+        (delivery,) = session.take("killer", 1)
+        session.broker.reject(delivery, requeue=False)
 
-    (again,) = session.drain("queue", 1)
+    (again,) = session.take("killer", 1)
     assert [death[:3] for death in again.deaths] == [("queue", "rejected", 3)]
 
 
@@ -229,20 +234,68 @@ def test_x_death_of_a_client_reaches_consumers(session: Session) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_dead_letter_is_new_to_its_queue(session: Session, kind: str) -> None:
-    """Neither the flag nor the counts of its old queue follow it."""
-    session.dead_letter_queue(kind=kind)
-    limit = {"delivery_limit": 1} if kind == "quorum" else {}
-    session.queue("queue", kind, dead_letter_exchange="dead", **limit)
+@pytest.mark.parametrize("target", KINDS)
+def test_failed_deliveries_follow_a_dead_letter_since_4_0(
+    session: Session, kind: str, target: str
+) -> None:
+    """4.0.5 counts only the rejection, and only between quorum queues."""
+    died_of(session, kind, target, returns=2)
+
+    (dead,) = session.drain("graveyard", 1)
+
+    seen = (dead.redelivered, dead.delivery_count, dead.acquired_count)
+    if session.version.classic_counts_failures:
+        assert seen == ((True, 3, 3) if target == "quorum" else (True, None, None))
+    elif session.version.failures_follow and (kind, target) == ("quorum", "quorum"):
+        assert seen == (True, 1, None)
+    else:
+        assert seen == (False, None, None)
+
+
+def test_failures_that_follow_count_for_the_next_limit_since_4_3(session: Session) -> None:
+    """A dead letter may reach its queue beyond that one's limit: the first return is its end."""
+    died_of(session, "quorum", "quorum", returns=3)
+    session.broker.consume("monitor", "graveyard", prefetch=1)
+    (dead,) = session.take("monitor", 1)
+
+    session.broker.reject(dead, requeue=True)
+
+    session.take("monitor", 0 if session.version.classic_counts_failures else 1)
+
+
+def test_even_a_nack_ends_a_dead_letter_that_is_beyond_the_limit(session: Session) -> None:
+    died_of(session, "quorum", "quorum", returns=3)
+    session.broker.consume("monitor", "graveyard", prefetch=1)
+    (dead,) = session.take("monitor", 1)
+
+    session.broker.nack(dead, requeue=True)
+
+    session.take("monitor", 0 if session.version.classic_counts_failures else 1)
+
+
+def died_of(session: Session, kind: str, target: str, returns: int) -> None:
+    """Return a message some times, then reject it into `graveyard`, whose limit is 3."""
+    limit = {"x-delivery-limit": 3} if target == "quorum" else {}
+    arguments = (("x-queue-type", target), *limit.items())
+    session.broker.declare(Queue("graveyard", arguments, (("dead", ""),)))
+    own_limit = {"delivery_limit": 20} if kind == "quorum" else {}
+    session.queue("queue", kind, dead_letter_exchange="dead", **own_limit)
     session.send("queue", "a")
     session.broker.consume("worker", "queue", prefetch=1)
     (delivery,) = session.take("worker", 1)
-    session.broker.reject(delivery, requeue=True)
-    (delivery,) = session.take("worker", 1)
-    assert delivery.redelivered
-
+    for _ in range(returns):
+        session.broker.reject(delivery, requeue=True)
+        (delivery,) = session.take("worker", 1)
     session.broker.reject(delivery, requeue=False)
+    session.ready("graveyard", 1)
 
-    (dead,) = session.drain("graveyard", 1)
-    assert not dead.redelivered
-    assert (dead.delivery_count, dead.acquired_count) == (None, None)
+
+def test_messages_that_die_undelivered_are_new_to_their_next_queue(session: Session) -> None:
+    session.dead_letter_queue(kind="quorum")
+    for kind in KINDS:
+        session.queue(kind, kind, max_length=1, dead_letter_exchange="dead")
+        session.send(kind, "a", "b")
+
+    for dead in session.drain("graveyard", 2):
+        assert not dead.redelivered
+        assert (dead.delivery_count, dead.acquired_count) == (None, None)

@@ -160,10 +160,9 @@ def test_a_quorum_queue_delivers_a_returned_message_before_it_drops(session: Ses
     session.ready("queue", 1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_unused_queue_expires_and_is_not_dead_lettered(session: Session, kind: str) -> None:
+def test_an_unused_queue_expires_and_is_not_dead_lettered(session: Session) -> None:
     session.dead_letter_queue()
-    session.queue("queue", kind, expires=TTL_MS, dead_letter_exchange="dead")
+    session.queue("queue", expires=TTL_MS, dead_letter_exchange="dead")
     session.send("queue", "a")
 
     session.broker.wait(TTL_MS * 2)
@@ -172,9 +171,8 @@ def test_an_unused_queue_expires_and_is_not_dead_lettered(session: Session, kind
     session.ready("graveyard", 0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_consumer_keeps_a_queue_from_expiring(session: Session, kind: str) -> None:
-    session.queue("queue", kind, expires=TTL_MS)
+def test_a_consumer_keeps_a_queue_from_expiring(session: Session) -> None:
+    session.queue("queue", expires=TTL_MS)
     session.broker.consume("worker", "queue", prefetch=1)
 
     session.broker.wait(TTL_MS * 3)
@@ -186,12 +184,11 @@ def test_a_consumer_keeps_a_queue_from_expiring(session: Session, kind: str) -> 
     assert session.broker.publish("in", "queue", "late", mandatory=True).returned
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_declaring_again_renews_the_time_to_expiry(session: Session, kind: str) -> None:
-    session.queue("queue", kind, expires=LONG_MS)
+def test_declaring_again_renews_the_time_to_expiry(session: Session) -> None:
+    session.queue("queue", expires=LONG_MS)
     session.broker.wait(LONG_MS * 2 // 3)
 
-    session.queue("queue", kind, expires=LONG_MS)
+    session.queue("queue", expires=LONG_MS)
     session.broker.wait(LONG_MS * 2 // 3)
 
     assert not session.broker.publish("in", "queue", "in time", mandatory=True).returned

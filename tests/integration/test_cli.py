@@ -6,10 +6,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from integration.tools.amqp import delete, existing
 from integration.tools.cli import Place, teardown
 
 from teardown_lab.broker.private_node import PrivateNode
 from vm_manager.catalogue import catalogue_entry, catalogue_names
+from vm_protocol.topology import Mailbox
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -162,10 +164,6 @@ def test_the_simulated_broker_needs_no_rabbitmq(place: Place) -> None:
 
 def test_keep_leaves_the_mailboxes_of_the_vm(place: Place, at: dict[str, str]) -> None:
     """A stuck VM is the one to look at: nothing else removes its mailboxes."""
-    from integration.tools.amqp import delete, existing
-
-    from vm_protocol.topology import Mailbox
-
     ran = teardown(
         place, "run", "zap-all-per-vcpu", "--vcpus", "2", "--keep", "--json", "--history", "h", **at
     )

@@ -1,4 +1,4 @@
-"""The exact counts that every run is held against: the table of the design's section 2.
+"""The exact counts that every run is held against: one table for all.
 
 Written as formulas of n, independently of the code under test.
 """

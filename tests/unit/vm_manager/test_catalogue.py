@@ -144,7 +144,7 @@ WRONG = {
     ),
     "vCPU that is not there": (
         with_key("show: {nested: [4]}"),
-        "2:7: nested: there is no vCPU 4 (0..3)",
+        "2:16: `nested`: there is no vCPU 4 (0..3)",
     ),
     "fence that is no truth": (
         with_key("fence: 1"),

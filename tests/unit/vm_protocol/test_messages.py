@@ -134,7 +134,7 @@ def test_the_steps_of_all_loops_together_are_bounded() -> None:
 
 @pytest.mark.parametrize("field", ["nested", "in_guest"])
 def test_a_scenario_names_only_vcpus_that_it_has(field: str) -> None:
-    with pytest.raises(ValidationError, match=f"{field}: there is no vCPU 4"):
+    with pytest.raises(ValidationError, match=f"{field}\n.*there is no vCPU 4"):
         Scenario.model_validate({field: (4,)})
     with pytest.raises(ValidationError, match="too_long"):
         Scenario.model_validate({field: (0,) * (limits.VCPUS_MAX + 1)})

@@ -1,0 +1,145 @@
+"""The driver's parts by themselves, and what it does with a core that is wrong."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+
+import pytest
+from integration.tools.amqp import channel_to, delete, publish
+from integration.tools.fuzz import encode
+
+from service_runtime.confirms import Batch, ConfirmTracker, Outgoing
+from service_runtime.consumption import StreamPositions
+from service_runtime.rabbit_driver import RabbitDriver
+from service_runtime.timers import Timers
+from teardown_lab.broker.private_node import PrivateNode
+from vm_protocol import limits, messages, topology
+from vm_protocol.actor import Actor
+from vm_protocol.codec import Packet
+from vm_protocol.effects import Consume, Effect, Input, Started
+from vm_protocol.recorder import NO_CAUSE, Cause
+
+QUEUE = topology.client_replies("wrong-core")
+
+
+def outgoing(number: int, exchange: str = "replies") -> Outgoing:
+    return Outgoing(exchange, str(number), Packet(b"", {}, {}), mandatory=False)
+
+
+def tracked(count: int) -> tuple[ConfirmTracker, list[Batch], list[int]]:
+    """Return a tracker of publishes 1..count, each the only one of its batch."""
+    tracker, batches, settled = ConfirmTracker(), [], []
+    for number in range(1, count + 1):
+        batch = Batch(lambda number=number: settled.append(number), open_count=1)  # type: ignore[misc]
+        tracker.published(outgoing(number), batch)
+        batch.seal()
+        batches.append(batch)
+    return tracker, batches, settled
+
+
+def keys(publications: list[tuple[Outgoing, Batch]]) -> list[int]:
+    return [int(each.routing_key) for each, _ in publications]
+
+
+def test_a_multiple_confirm_settles_all_up_to_its_tag() -> None:
+    tracker, _, settled = tracked(5)
+
+    tracker.confirmed(2, multiple=False)
+    tracker.confirmed(4, multiple=True)
+    tracker.confirmed(4, multiple=True)
+
+    assert settled == [2, 1, 3, 4]
+    assert keys(tracker.unconfirmed()) == [5]
+
+
+def test_what_is_refused_stays_unconfirmed_in_its_place() -> None:
+    tracker, _, settled = tracked(4)
+
+    assert tracker.refused(2, multiple=True) == 2
+    tracker.confirmed(3, multiple=False)
+
+    assert settled == [3]
+    assert keys(tracker.unconfirmed()) == [1, 2, 4]
+    assert tracker.awaits("replies", "1")
+    assert not tracker.awaits("replies", "3")
+    assert keys(tracker.take_refused()) == [1, 2]
+    assert keys(tracker.unconfirmed()) == [4]
+
+
+def test_a_reader_goes_on_behind_what_it_has_read() -> None:
+    positions = StreamPositions()
+    assert positions.start("journal", "first") == "first"
+    positions.read("journal", {"x-stream-offset": 41})
+    positions.read("other", {"x-stream-offset": 7})
+    positions.read("journal", {"x-stream-offset": "junk"})
+    assert positions.start("journal", "first") == 42
+    assert positions.start("other", "first") == "first"
+
+
+def test_a_reader_of_what_is_next_misses_nothing_while_it_is_away() -> None:
+    positions = StreamPositions()
+    assert positions.start("journal", "next") == "next"
+    assert isinstance(positions.start("journal", "next"), datetime)
+
+
+def test_timers_begin_anew_with_each_session() -> None:
+    async def run() -> list[str]:
+        fired: list[str] = []
+        due = asyncio.Event()
+
+        def fire(name: str, _: Cause) -> None:
+            fired.append(name)
+            due.set()
+
+        timers = Timers(fire)
+        timers.set("lost", 1, NO_CAUSE)
+        timers.set("forgotten", 1, NO_CAUSE)
+        timers.suspend()
+        timers.cancel("forgotten")
+        await asyncio.sleep(0.05)
+        assert fired == []
+        timers.resume()
+        async with asyncio.timeout(5):
+            await due.wait()
+        return fired
+
+    assert asyncio.run(run()) == ["lost"]
+
+
+def test_only_our_exchanges_and_amqps_keys_are_possible() -> None:
+    assert outgoing(1).is_possible
+    assert not outgoing(1, "").is_possible
+    assert not outgoing(1, "no-such-exchange").is_possible
+    assert not Outgoing("replies", "k" * 256, Packet(b"", {}, {}), mandatory=True).is_possible
+
+
+@dataclass(frozen=True)
+class WrongCore:
+    """Takes any message for a state that cannot be."""
+
+    actor: str = "wrong"
+
+    def initial(self) -> int:
+        return 0
+
+    def step(self, state: int, event: Input) -> tuple[int, tuple[Effect, ...]]:
+        if isinstance(event, Started):
+            return state, (Consume(QUEUE, 1),)
+        raise AssertionError("impossible transition")
+
+
+@pytest.mark.rabbitmq
+def test_a_core_that_is_wrong_ends_its_driver(lone_node: PrivateNode) -> None:
+    async def run() -> None:
+        driver = RabbitDriver(Actor(WrongCore()), lone_node.url, lambda _: None)
+        running = asyncio.create_task(driver.run())
+        await driver.wait_ready()
+        packet = encode(messages.RemoveVm(vm="x"), None, limits.MANAGER_EPOCH)
+        with channel_to(lone_node.url) as channel:
+            publish(channel, topology.REPLIES.name, QUEUE.name, packet)
+        async with asyncio.timeout(10):
+            await running
+
+    with pytest.raises(AssertionError, match="impossible transition"):
+        asyncio.run(run())
+    delete(lone_node.url, [QUEUE.name])

@@ -240,7 +240,8 @@ def _explained(model: type[BaseModel], first: Any, located: Located, prefix: Pat
     if name == "parallel":
         return located.error(path, f"`parallel` is 1..{limits.VCPUS_MAX} or all (it is {text})")
     if first["type"] == "value_error":
-        return located.error(path, f"`{name}`: {first['ctx']['error']}")
+        place = f"`{name}`: " if name else ""
+        return located.error(path, f"{place}{first['ctx']['error']}")
     return located.error(path, f"`{name}`: {first['msg']} (it is {text})")
 
 

@@ -21,6 +21,9 @@ from vm_protocol.topology import Queue
 PATIENCE_S: Final = 5.0
 """How long something that is expected may take; then the test sees what there is, and fails."""
 
+SINGLE_ACTIVE_S: Final = 0.05
+"""How long a broker has to notice a lost connection where it counts only the active consumer."""
+
 _PERSISTENT: Final = 2
 _logger = logging.getLogger("pika")
 
@@ -45,8 +48,10 @@ class _Client:
 
     def cut(self) -> None:
         """Shut the socket under pika, which has no way to lose a connection on purpose."""
-        transport = self.connection._impl._transport
-        transport._sock.shutdown(socket.SHUT_RDWR)
+        self.connection._impl._transport._sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(pika.exceptions.AMQPError):
+            while self.connection.is_open:
+                self.connection.process_data_events(time_limit=1)
 
     def _cancelled(self, frame: Any) -> None:
         queue = frame.method.consumer_tag
@@ -66,6 +71,7 @@ class Live(Broker):
         self._clients: dict[str, _Client] = {}
         self._names: dict[str, str] = {}  # name at the broker -> name in the test
         self._queues: set[str] = set()
+        self._single_active: set[str] = set()
         self._exchanges: set[str] = set()
 
     def dispose(self) -> None:
@@ -94,6 +100,8 @@ class Live(Broker):
             "queue_declare", queue=self._abroad(queue.name), durable=True, arguments=arguments
         )
         self._queues.add(self._abroad(queue.name))
+        if arguments.get("x-single-active-consumer"):
+            self._single_active.add(self._abroad(queue.name))
         for exchange, key in queue.bindings:
             self.bind(queue.name, exchange, key)
 
@@ -185,7 +193,9 @@ class Live(Broker):
             return
         found.cut()
         deadline = time.monotonic() + PATIENCE_S
-        for name in found.queues & self._queues:
+        if found.queues & self._single_active:
+            self._control.sleep(SINGLE_ACTIVE_S)
+        for name in found.queues & self._queues - self._single_active:
             left = sum(name in other.queues for other in self._clients.values())
             while self._count(name).consumer_count != left and time.monotonic() < deadline:
                 self._control.sleep(0.002)

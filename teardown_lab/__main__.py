@@ -2,26 +2,33 @@
 
 import click
 
-from service_runtime import logs
-from teardown_lab.cli.bench import bench
-from teardown_lab.cli.check import check
-from teardown_lab.cli.cleanup import cleanup
-from teardown_lab.cli.demo import demo
-from teardown_lab.cli.explore import explore
-from teardown_lab.cli.orderings import orderings
-from teardown_lab.cli.replay import replay
-from teardown_lab.cli.run import run
+from teardown_lab.cli.late import LateGroup
+
+COMMANDS = {
+    "run": "Destroy one VM in an ordering and judge it.",
+    "demo": "Run the whole catalogue and print one table.",
+    "explore": "Explore every interleaving of an ordering.",
+    "replay": "Force a schedule that was found on the real services.",
+    "orderings": "List, show, compare and check orderings.",
+    "check": "Judge a history from its file alone.",
+    "bench": "Time teardowns beside raw pika.",
+    "cleanup": "Remove what killed runs have left behind.",
+}
+"""What `--help` says of each command; the command itself is in `teardown_lab.cli.<name>`."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LateGroup,
+    package="teardown_lab.cli",
+    lines=COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(package_name="teardown-lab")
 def main() -> None:
     """Test the order in which a VM is torn down."""
+    from service_runtime import logs
+
     logs.configure("warning")
-
-
-for command in (run, demo, explore, replay, orderings, check, bench, cleanup):
-    main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
     )
     completions = tuple(
         Publish(
-            topology.COMMANDS.name,
+            topology.ASYNC_PF.name,
             queues.commands,
             messages.AsyncPfCompleted(
                 vm=mailbox.vm, incarnation=mailbox.incarnation, vcpu=mailbox.vcpu, fault=fault

@@ -40,11 +40,11 @@ class Running:
 class Vcpu:
     """A vCPU, live or freed; a freed one is its own tombstone.
 
-    `consumed` is the newest generation up to which every request of the mailbox was taken, `ahead`
-    those taken beyond it. `faults` are pending async page faults. `requests` are the bits that
-    were posted and never served, as no vCPU enters its guest again during teardown. `tlb` holds
-    the pages of the roots of a vCPU in guest until a flush arrives. `finished` maps commands to
-    their outcomes.
+    `accepted` once the manager has said that it is this worker's. `consumed` is the newest
+    generation up to which every request of the mailbox was taken, `ahead` those taken beyond it.
+    `faults` are pending async page faults. `requests` are the bits that were posted and never
+    served, as no vCPU enters its guest again during teardown. `tlb` holds the pages of the roots
+    of a vCPU in guest until a flush arrives. `finished` maps commands to their outcomes.
     """
 
     mailbox: Mailbox
@@ -53,6 +53,7 @@ class Vcpu:
     nested: bool
     avic: bool
     fence_ms: int
+    accepted: bool = False
     freed: bool = False
     consumed: int = 0
     ahead: frozenset[int] = frozenset()

@@ -34,9 +34,6 @@ from vm_protocol.topology import Mailbox, parse_mailbox
 
 Vcpus = Map[Mailbox, Vcpu]
 
-_LIVES = frozenset({Event.VCPU_CREATED, Event.VCPU_FREED, Event.VCPU_FORGOTTEN})
-"""Where a life begins or ends: without one of these, nobody need be counted."""
-
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
@@ -110,7 +107,10 @@ class VcpuWorker:
         broker sends no further one in between.
         """
         after, effects = result
-        if not any(isinstance(each, Observed) and each.event in _LIVES for each in effects):
+        freed = any(
+            isinstance(each, Observed) and each.event == Event.VCPU_FREED for each in effects
+        )
+        if not freed and len(after.vcpus) == len(before.vcpus):
             return result
         was_full = before.live_count() >= self.capacity
         is_full = after.live_count() >= self.capacity
@@ -135,6 +135,8 @@ class VcpuWorker:
                 return self._destroy(state, event, message)
             case messages.AsyncPfCompleted(), self.commands_queue:
                 return self._complete_fault(state, event, message)
+            case messages.PlacementAnswered(), self.queues.replies:
+                return self._placement_answered(state, event, message)
             case messages.UnloadDone() | messages.ZapDone(), self.queues.replies:
                 return self._answered(state, event, message)
             case _:
@@ -157,18 +159,31 @@ class VcpuWorker:
                 event.reply_to,
                 placed,
                 mandatory=True,
+                reply_to=self.queues.replies,
                 correlation_id=event.message_id,
             ),
             Ack(event.queue, event.message_id),
         )
         if vcpu.mailbox in state.vcpus:
             return state, answer
-        owned = replace(state, vcpus=state.vcpus.set(vcpu.mailbox, vcpu))
-        said: tuple[Effect, ...] = (observed(Event.VCPU_CREATED, message.vm, message.vcpu),)
+        return replace(state, vcpus=state.vcpus.set(vcpu.mailbox, vcpu)), answer
+
+    def _placement_answered(
+        self, state: WorkerState, event: Received, answer: messages.PlacementAnswered
+    ) -> Result:
+        """Own the vCPU and consume its mailbox, or forget that it was ever placed here."""
+        ack = Ack(event.queue, event.message_id)
+        vcpu = state.vcpus.get(Mailbox(answer.vm, answer.vcpu, answer.incarnation))
+        if vcpu is None or vcpu.accepted or answer.worker != self.name:
+            return state, (ack,)
+        if not answer.accepted:
+            return replace(state, vcpus=state.vcpus.delete(vcpu.mailbox)), (ack,)
+        owned = state.vcpus.set(vcpu.mailbox, replace(vcpu, accepted=True))
+        said: tuple[Effect, ...] = (observed(Event.VCPU_CREATED, answer.vm, answer.vcpu),)
         if vcpu.in_guest:
-            entered = observed(Event.GUEST_ENTERED, message.vm, message.vcpu, pages=vcpu.tlb)
+            entered = observed(Event.GUEST_ENTERED, answer.vm, answer.vcpu, pages=vcpu.tlb)
             said = (*said, entered)
-        return owned, (ConsumeMailbox(vcpu.mailbox), *said, *answer)
+        return replace(state, vcpus=owned), (ConsumeMailbox(vcpu.mailbox), *said, ack)
 
     def _forget(self, state: WorkerState, mailbox: Mailbox) -> Result:
         vcpu = state.vcpus.get(mailbox)

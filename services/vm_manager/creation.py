@@ -65,15 +65,21 @@ def _placement(vm: Vm, vcpu: int, replies_queue: str) -> Effect:
     )
 
 
-def placed(vm: Vm, message: messages.VcpuPlaced) -> Stepped:
-    """Note a vCPU's worker; with the last one the VM is created and its ticker starts."""
+def placed(vm: Vm, message: messages.VcpuPlaced, reply_to: str) -> Stepped:
+    """Note a vCPU's worker, the first that took it, and answer it; others are told to forget.
+
+    With the last one the VM is created and its ticker starts.
+    """
     slot = vm.slots[message.vcpu]
-    if vm.phase != "creating" or slot.worker is not None:
-        return vm, ()
+    is_first = vm.phase == "creating" and slot.worker is None
+    answer = _answer(message, reply_to, accepted=is_first or slot.worker == message.worker)
+    if not is_first:
+        return vm, (answer,)
     vm = vm.with_slot(message.vcpu, replace(slot, worker=message.worker))
     if any(slot.worker is None for slot in vm.slots):
-        return vm, ()
+        return vm, (answer,)
     effects: tuple[Effect, ...] = (
+        answer,
         observed(
             Event.VM_CREATED,
             vm.name,
@@ -85,6 +91,23 @@ def placed(vm: Vm, message: messages.VcpuPlaced) -> Stepped:
     if vm.scenario.ticker:
         effects += (SetTimer(tick_timer(vm), vm.scenario.ticker_ms),)
     return replace(vm, phase="running"), effects
+
+
+def _answer(placed: messages.VcpuPlaced, reply_to: str, *, accepted: bool) -> Effect:
+    answer = messages.PlacementAnswered(
+        vm=placed.vm,
+        incarnation=placed.incarnation,
+        vcpu=placed.vcpu,
+        worker=placed.worker,
+        accepted=accepted,
+    )
+    return Publish(
+        topology.REPLIES.name,
+        reply_to,
+        answer,
+        mandatory=True,
+        correlation_id=placed.identity(),
+    )
 
 
 def _workers(vm: Vm) -> tuple[str, ...]:

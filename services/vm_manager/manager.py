@@ -179,8 +179,8 @@ class VmManager:
             return self._reject(state, event, RejectReason.NOT_OWNED)
         ack = Ack(event.queue, event.message_id)
         match message:
-            case messages.VcpuPlaced():
-                vm, effects = creation.placed(vm, message)
+            case messages.VcpuPlaced() if event.reply_to:
+                vm, effects = creation.placed(vm, message, event.reply_to)
             case messages.VcpuStepsDone(outcome="stuck"):
                 return self._stuck(state, message, "fence not reached", ack)
             case messages.VcpuStepsDone():

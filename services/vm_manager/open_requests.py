@@ -40,6 +40,8 @@ class OpenRequests:
 
     def read(self, record: Record) -> tuple["OpenRequests", Observed | None]:
         """Return the requests after a record, and what is said when one is settled by all."""
+        if record.event == Event.VM_REMOVED:
+            return self._without(record.vm), None
         if record.message_id is None or record.vm is None:
             return self, None
         if record.event == Event.MESSAGE_SENT:
@@ -47,6 +49,17 @@ class OpenRequests:
         if record.event in _SETTLED:
             return self._settled(record, record.message_id)
         return self, None
+
+    def _without(self, vm: str | None) -> "OpenRequests":
+        """Forget a VM whose mailboxes are deleted: what was in them is settled by nobody."""
+        requests, early = self.requests, self.early
+        for message_id, request in self.requests.items():
+            if request.vm == vm:
+                requests = requests.delete(message_id)
+        for message_id in self.early:
+            if message_id.startswith(f"{vm}."):
+                early = early.delete(message_id)
+        return replace(self, requests=requests, early=early)
 
     def lag(self) -> int:
         """Return how many open requests the vCPU with the most of them has."""

@@ -16,6 +16,8 @@ from pika.channel import Channel
 from pika.exceptions import AMQPError, ChannelClosed, ChannelClosedByBroker
 
 from service_runtime.confirms import Outgoing
+from service_runtime.endpoint import Endpoint
+from service_runtime.properties import packet_of, properties_of
 from vm_protocol import limits
 from vm_protocol.codec import Packet
 from vm_protocol.topology import EXCHANGES, REQUESTS, SHARED_QUEUES, Mailbox, Queue
@@ -33,6 +35,10 @@ class SessionLost(Exception):
 
 class TopologyMismatch(Exception):
     """The broker holds a queue or exchange of this name with other arguments (406)."""
+
+
+class TopologyMissing(SessionLost):
+    """The broker lacks an exchange or shared queue that was to be there already (404)."""
 
 
 Offset = int | str | datetime
@@ -69,13 +75,6 @@ def _translated(is_lost: Callable[[], bool] = lambda: True) -> Iterator[None]:
         raise SessionLost(f"{type(error).__name__}: {error}") from error
 
 
-def packet_of(properties: pika.BasicProperties, body: bytes) -> Packet:
-    """Return the packet that pika's properties and body are."""
-    names = ("message_id", "correlation_id", "reply_to", "type")
-    named = {name: getattr(properties, name) for name in names}
-    return Packet(body, named, properties.headers or {})
-
-
 def _resolve(future: asyncio.Future[Any], value: Any) -> None:
     if not future.done():
         future.set_result(value)
@@ -84,8 +83,9 @@ def _resolve(future: asyncio.Future[Any], value: Any) -> None:
 class AmqpSession:
     """A connection with two channels: one for all work, one that may fail while probing."""
 
-    def __init__(self, url: str, name: str, events: Events) -> None:
-        self._url = url
+    def __init__(self, endpoint: Endpoint, name: str, events: Events) -> None:
+        self._endpoint = endpoint
+        self._user = endpoint.user
         self._name = name
         self._events = events
         self._loop = asyncio.get_running_loop()
@@ -100,13 +100,15 @@ class AmqpSession:
     # --- opening and closing -------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect, open the channel with confirms, declare the shared topology.
+        """Connect, open the channel with confirms, declare the shared topology or look it up.
 
         Raises:
             SessionLost: The broker cannot be reached, or refuses.
             TopologyMismatch: The shared topology exists with other arguments.
+            TopologyMissing: The shared topology was to be there, and is not.
+            EndpointError: No connection can be made with the URL.
         """
-        parameters = pika.URLParameters(self._url)
+        parameters = self._endpoint.parameters()
         parameters.heartbeat = limits.HEARTBEAT_S
         parameters.blocked_connection_timeout = limits.BLOCKED_TIMEOUT_S
         parameters.client_properties = {"connection_name": self._name}
@@ -174,20 +176,29 @@ class AmqpSession:
         return cast(Channel, opened)
 
     async def _declare_shared(self) -> None:
+        given = self._endpoint.topology_given
         for exchange in EXCHANGES:
             await self._call(
                 self._used().exchange_declare,
                 exchange=exchange.name,
                 exchange_type=exchange.type,
                 durable=True,
+                passive=given,
             )
         for queue in SHARED_QUEUES:
+            if given:
+                await self._call(self._used().queue_declare, queue=queue.name, passive=True)
             await self.declare(queue)
 
     # --- topology, each awaited until the broker answers ------------------------------------
 
     async def declare(self, queue: Queue) -> None:
-        """Declare a queue and its bindings; safe to repeat."""
+        """Declare a queue and its bindings; safe to repeat.
+
+        A shared queue that is the deployment's is left alone: no service may configure it.
+        """
+        if self._endpoint.topology_given and queue in SHARED_QUEUES:
+            return
         channel = self._used()
         await self._call(
             channel.queue_declare,
@@ -270,10 +281,7 @@ class AmqpSession:
         Raises:
             SessionLost: The channel is closed.
         """
-        packet = outgoing.packet
-        properties = pika.BasicProperties(
-            headers=dict(packet.headers), delivery_mode=2, **packet.properties
-        )
+        properties = properties_of(outgoing.packet, self._user)
         channel = self._used()
         if not self._is_usable():
             raise SessionLost("the channel is closed")
@@ -282,7 +290,7 @@ class AmqpSession:
             channel.basic_publish(
                 outgoing.exchange,
                 outgoing.routing_key,
-                packet.body,
+                outgoing.packet.body,
                 properties,
                 mandatory=outgoing.mandatory,
             )
@@ -370,8 +378,11 @@ class AmqpSession:
         self.lost.set_result(error)
         mismatch = isinstance(error, ChannelClosed) and error.reply_code == _PRECONDITION_FAILED
         failure: Exception
+        missing = isinstance(error, ChannelClosed) and error.reply_code == _NOT_FOUND
         if mismatch and "inequivalent arg" in str(error):
             failure = TopologyMismatch(str(error))
+        elif missing and self._endpoint.topology_given:
+            failure = TopologyMissing(f"no service and no definitions made it: {error}")
         else:
             failure = SessionLost(f"{type(error).__name__}: {error}")
         for future in tuple(self._pending):

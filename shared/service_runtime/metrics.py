@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from vm_protocol.errors import RejectReason
 from vm_protocol.gauges import GaugeRow
+from vm_protocol.messages import REQUEST_KINDS
 from vm_protocol.observations import Event
 from vm_protocol.wire import Record
 
@@ -24,13 +25,18 @@ Details = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class CounterRow:
-    """A counter: the event that moves it, its labels, and which records count."""
+    """A counter: the event that moves it, its labels, and which records count.
+
+    `known` are labels that are shown as 0 from the start: Prometheus sees no increase in a series
+    that begins at 1, and no panel tells "none yet" from "not measured".
+    """
 
     name: str
     help: str
     event: Event
     labels: Callable[[Details], Labels] = lambda _: {}
     counts: Callable[[Details], bool] = lambda _: True
+    known: tuple[Labels, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,7 @@ class HistogramRow:
     detail: str
     buckets: tuple[float, ...]
     labels: Callable[[Details], Labels] = lambda _: {}
+    known: tuple[Labels, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +93,23 @@ def _death(details: Details) -> Labels:
     }
 
 
+KINDS: Final = tuple({"kind": str(kind)} for kind in REQUEST_KINDS.values())
+"""Every kind of request."""
+
+VIOLATIONS: Final = tuple(
+    {"reason": reason, "invariant": invariant, "why": why}
+    for reason, invariant, why in (
+        ("rejected", "use-after-free", str(RejectReason.FREED)),
+        ("rejected", "double-free", str(RejectReason.DOUBLE_FREE)),
+        ("rejected", "vm-state-used-after-free", str(RejectReason.VM_STATE_FREED)),
+        ("rejected", "stuck", str(RejectReason.FENCE_NOT_REACHED)),
+        ("delivery_limit", "stuck", str(RejectReason.ROOTS_PINNED)),
+        ("expired", "lost-request", "expired"),
+        ("maxlen", "lost-request", "maxlen"),
+    )
+)
+"""The dead letters that break an invariant (vm_manager.monitor)."""
+
 ROUND_TRIP_BUCKETS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
 """Seen on a private node: 1-5 ms for a few vCPUs, tens of ms for 256."""
 
@@ -105,12 +129,14 @@ COUNTERS: Final = (
         Event.REQUEST_POSTED,
         _kind,
         lambda details: bool(details["recipients"]),
+        known=KINDS,
     ),
     CounterRow(
         "teardown_request_deliveries",
         "Requests that reached a vCPU's mailbox for the first time, by kind",
         Event.REQUEST_DELIVERED,
         _kind,
+        known=KINDS,
     ),
     CounterRow(
         "teardown_request_acks",
@@ -118,12 +144,14 @@ COUNTERS: Final = (
         Event.REQUEST_DELIVERED,
         _kind,
         lambda details: bool(details["outcome"] == "posted"),
+        known=KINDS,
     ),
     CounterRow(
         "teardown_request_duplicates",
         "Requests that a vCPU had seen before, by kind",
         Event.REQUEST_DUPLICATED,
         _kind,
+        known=KINDS,
     ),
     CounterRow("teardown_messages_sent", "Messages published, by type", Event.MESSAGE_SENT, _type),
     CounterRow(
@@ -146,6 +174,7 @@ COUNTERS: Final = (
         "Dead letters, by the broker's reason, the broken invariant and the service's reason",
         Event.DEAD_LETTER_CLASSIFIED,
         _death,
+        known=VIOLATIONS,
     ),
     CounterRow(
         "teardown_dead_letters_republished",
@@ -163,6 +192,7 @@ HISTOGRAMS: Final = (
         "round_trip_ns",
         ROUND_TRIP_BUCKETS,
         _kind,
+        KINDS,
     ),
 )
 SPANS: Final = (
@@ -208,7 +238,9 @@ class Metrics:
 
 def _counting(row: CounterRow, registry: CollectorRegistry) -> Callable[[Record], None]:
     counter = Counter(row.name, row.help, label_names(row.labels), registry=registry)
-    children: dict[tuple[str, ...], Counter] = {}
+    children: dict[tuple[str, ...], Counter] = {
+        tuple(labels.values()): counter.labels(**labels) for labels in row.known
+    }
 
     def move(record: Record) -> None:
         if row.counts(record.details):
@@ -224,6 +256,8 @@ def _counting(row: CounterRow, registry: CollectorRegistry) -> Callable[[Record]
 def _measuring(row: HistogramRow, registry: CollectorRegistry) -> Callable[[Record], None]:
     names = label_names(row.labels)
     histogram = Histogram(row.name, row.help, names, buckets=row.buckets, registry=registry)
+    for known in row.known:
+        histogram.labels(**known)
 
     def move(record: Record) -> None:
         labels = row.labels(record.details)

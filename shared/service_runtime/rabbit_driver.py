@@ -17,9 +17,10 @@ from typing import Any
 
 import structlog
 
-from service_runtime.amqp_session import AmqpSession, SessionLost
+from service_runtime.amqp_session import AmqpSession, SessionLost, TopologyMissing
 from service_runtime.confirms import Batch, ConfirmTracker, Outgoing, journal_batches
 from service_runtime.consumption import Consumption, StreamPositions
+from service_runtime.endpoint import Endpoint
 from service_runtime.gate import Gate
 from service_runtime.settlements import HeldDeliveries, Settlements
 from service_runtime.timers import Timers
@@ -54,7 +55,7 @@ class RabbitDriver:
     def __init__(
         self,
         actor: Actor[Any],
-        url: str,
+        endpoint: Endpoint,
         observe: Observe,
         is_done: Callable[[], bool] = lambda: False,
         gate: Gate | None = None,
@@ -62,7 +63,7 @@ class RabbitDriver:
         self._actor = actor
         self._gate = gate
         self._is_done = is_done
-        self._url = url
+        self._endpoint = endpoint
         self._observe = observe
         self._log = structlog.get_logger(actor=actor.core.actor)
         self._inbox: deque[Handler] = deque()
@@ -111,6 +112,7 @@ class RabbitDriver:
 
         Raises:
             TopologyMismatch: The broker holds our queues with other arguments; nothing helps.
+            TopologyMissing: The broker has never been given the topology that it was to have.
         """
         started = effects.Started(time_ns())
         self._enqueue(lambda: self._actor.handle(started, NO_CAUSE, time_ns()))
@@ -130,7 +132,7 @@ class RabbitDriver:
     async def _work_on_sessions(self) -> None:
         backoff_ms = limits.RECONNECT_MS_MIN
         while not self._stopping.is_set():
-            session = AmqpSession(self._url, self._actor.core.actor, self)
+            session = AmqpSession(self._endpoint, self._actor.core.actor, self)
             try:
                 await session.open()
                 await self._resume(session)
@@ -139,6 +141,8 @@ class RabbitDriver:
             except SessionLost as lost:
                 if session.bug is not None:
                     raise session.bug from None
+                if isinstance(lost, TopologyMissing) and self._session is None:
+                    raise
                 if not self._stopping.is_set():
                     why = str(lost)
                     self._log.warning("broker.connection_lost", why=why, retry_ms=backoff_ms)

@@ -1,4 +1,4 @@
-"""What a service's `__main__` calls: settings, logs, metrics, drivers, signals, exit code."""
+"""What a service's `__main__` calls: settings, logs, metrics, spans, drivers, signals, exits."""
 
 import asyncio
 import os
@@ -14,12 +14,14 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from service_runtime import logs
-from service_runtime.amqp_session import TopologyMismatch
+from service_runtime.amqp_session import TopologyMismatch, TopologyMissing
+from service_runtime.endpoint import EndpointError
 from service_runtime.gate import Gate
 from service_runtime.http_server import serve_http
 from service_runtime.metrics import Metrics, StateCollector
 from service_runtime.rabbit_driver import RabbitDriver
 from service_runtime.settings import Settings, SettingsError, read_settings
+from service_runtime.tracing import Observe, traced
 from vm_protocol.actor import Actor
 from vm_protocol.gauges import GaugeRow
 from vm_protocol.wire import Record
@@ -37,10 +39,14 @@ _OURS = ("service_runtime", "vm_protocol", "vm_manager", "vcpu_worker")
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One actor of a service, and the gauges that its state shows."""
+    """One actor of a service, and the gauges that its state shows.
+
+    `url` is the broker's for a connection as another user; empty: the service's.
+    """
 
     actor: Actor[Any]
     gauges: tuple[GaugeRow, ...] = ()
+    url: str = ""
 
 
 MakeParts = Callable[[Settings], Sequence[Part]]
@@ -61,7 +67,8 @@ def serve(service: str, make_parts: MakeParts) -> int:
         return EXIT_USAGE
     structlog.contextvars.bind_contextvars(service=service, pid=os.getpid())
     try:
-        asyncio.run(_serve(settings, make_parts(settings)))
+        with traced(service, settings.amqp_url) as trace:
+            asyncio.run(_serve(settings, make_parts(settings), trace))
     except Exception as error:
         return _failed(_first(error))
     return 0
@@ -78,7 +85,14 @@ def _failed(error: BaseException) -> int:
                 way_out="delete the queue or exchange that it names, or use another virtual host",
             )
             return EXIT_INFRASTRUCTURE
-        case OSError():
+        case TopologyMissing():
+            log.error(
+                "broker.topology_missing",
+                why=str(error),
+                way_out="import the deployment's definitions, or set AMQP_TOPOLOGY=declare",
+            )
+            return EXIT_INFRASTRUCTURE
+        case OSError() | EndpointError():
             log.error("service.failed", why=str(error))
             return EXIT_INFRASTRUCTURE
         case _:
@@ -107,16 +121,19 @@ class _Pulse:
         return time.monotonic() - self._last_s < LOOP_STALL_S
 
 
-async def _serve(settings: Settings, parts: Sequence[Part]) -> None:
+async def _serve(settings: Settings, parts: Sequence[Part], trace: Observe) -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
 
     def observe(record: Record) -> None:
         logs.log(record)
         metrics.observe(record)
+        trace(record)
 
     gate = Gate(settings.teardown_gate) if settings.teardown_gate else None
-    drivers = [RabbitDriver(part.actor, settings.amqp_url, observe, gate=gate) for part in parts]
+    drivers = [
+        RabbitDriver(part.actor, settings.endpoint(part.url), observe, gate=gate) for part in parts
+    ]
     gauges = [part.gauges for part in parts]
     registry.register(StateCollector(list(zip(drivers, gauges, strict=True))))
     pulse = _Pulse()

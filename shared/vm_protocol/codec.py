@@ -104,8 +104,10 @@ def encode_records(records: tuple[Record, ...]) -> bytes:
     return "\n".join(record.to_line() for record in records).encode()
 
 
-_EVENT: Final = re.compile(rb'"event":"([a-z_.]+)"')
-"""The event of a line as `encode_records` writes it: before anything nested."""
+_LINE: Final = re.compile(
+    rb'\{"schema":%d,"seq":[0-9]+,"actor":"[^"]*","event":"([a-z_.]+)",.*\}' % limits.SCHEMA_VERSION
+)
+"""A line as `encode_records` writes it: whatever looks otherwise is decoded, and judged."""
 
 
 def decode_records(body: bytes, skip: frozenset[Event] = frozenset()) -> tuple[Record, ...]:
@@ -121,7 +123,7 @@ def decode_records(body: bytes, skip: frozenset[Event] = frozenset()) -> tuple[R
     records = []
     skipped = {event.encode() for event in skip}
     for number, line in enumerate(body.splitlines(), start=1):
-        found = _EVENT.search(line) if skip else None
+        found = _LINE.fullmatch(line) if skip else None
         if found is not None and found[1] in skipped:
             continue
         try:

@@ -8,6 +8,9 @@ SCHEMA_VERSION: Final = 1
 MANAGER_EPOCH: Final = 1
 """Epoch of the only manager; a take-over will raise it (docs/decisions/0006-epoch.md)."""
 
+COUNTER_MAX: Final = 2**53
+"""Lamport times, epochs: exact in any JSON reader, and far below AMQP's 64-bit table integers."""
+
 VCPUS_MAX: Final = 1024
 """vCPUs of one VM: KVM_MAX_VCPUS on x86, and a recipients list that fits MESSAGE_BYTES_MAX."""
 

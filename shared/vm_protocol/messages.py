@@ -130,11 +130,24 @@ class PlaceVcpu(_VcpuMessage):
 
 
 class VcpuPlaced(_VcpuMessage):
-    """A worker owns the vCPU and consumes its mailbox."""
+    """A worker has taken a placement; the manager answers whether the vCPU is this worker's."""
 
     type: Literal["VcpuPlaced"] = "VcpuPlaced"
     id_form: ClassVar[str] = "{scope}/vcpu-placed/{vcpu}/{worker}"
     worker: WorkerId
+
+
+class PlacementAnswered(_VcpuMessage):
+    """The manager's answer to `VcpuPlaced`: own the vCPU, or forget it.
+
+    A placement whose acknowledgement is lost with a connection is delivered again, and then two
+    workers have taken it; only the one that is accepted consumes the mailbox.
+    """
+
+    type: Literal["PlacementAnswered"] = "PlacementAnswered"
+    id_form: ClassVar[str] = "{scope}/placement-answered/{vcpu}/{worker}"
+    worker: Annotated[str, Field(max_length=limits.NAME_CHARACTERS_MAX)]
+    accepted: bool
 
 
 # --- commands to a vCPU, and what its worker answers ------------------------------------------
@@ -303,6 +316,7 @@ Message = (
     | Refused
     | PlaceVcpu
     | VcpuPlaced
+    | PlacementAnswered
     | DestroyVcpu
     | VcpuStepsDone
     | RootsReleased

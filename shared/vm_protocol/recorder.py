@@ -138,11 +138,21 @@ def _owner(queue: str, message_id: str) -> tuple[str | None, int | None]:
     return scope or None, None
 
 
+def trace_id_of(scope: str) -> str:
+    """Return the trace of a VM's incarnation: everything that its messages cause is in it."""
+    return _digest(scope, 16)
+
+
+def span_id_of(message_id: str) -> str:
+    """Return the span id that a message's sending has, in its header and as a span."""
+    return _digest(message_id, 8)
+
+
 def _digest(text: str, size: int) -> str:
     return blake2b(text.encode(), digest_size=size).hexdigest()
 
 
 def _traceparent(scope: str, message_id: str, parent: str | None) -> str:
     """Return a W3C traceparent; trace and span ids are derived, so a simulated run repeats them."""
-    trace_id = parent.split("-")[1] if parent else _digest(scope, 16)
-    return f"00-{trace_id}-{_digest(message_id, 8)}-01"
+    trace_id = parent.split("-")[1] if parent else trace_id_of(scope)
+    return f"00-{trace_id}-{span_id_of(message_id)}-01"

@@ -4,7 +4,7 @@ Sources: RabbitMQ docs `queues`, `quorum-queues`, `dlx`, `ttl`, `maxlength`, `st
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal
 
@@ -41,7 +41,9 @@ REQUESTS: Final = Exchange("vm.requests", "direct")
 PLACEMENT: Final = Exchange("placement", "direct")
 RECORDS: Final = Exchange("records", "direct")
 DEAD_LETTERS: Final = Exchange("dead-letters", "fanout")
-EXCHANGES: Final = (COMMANDS, REPLIES, REQUESTS, PLACEMENT, RECORDS, DEAD_LETTERS)
+ASYNC_PF: Final = Exchange("async-pf", "direct")
+"""Completions of async page faults: the only thing that a worker sends to a commands queue."""
+EXCHANGES: Final = (COMMANDS, REPLIES, REQUESTS, PLACEMENT, RECORDS, DEAD_LETTERS, ASYNC_PF)
 
 _DLX: Final[tuple[str, ArgumentValue]] = ("x-dead-letter-exchange", DEAD_LETTERS.name)
 
@@ -89,7 +91,8 @@ def manager_replies(epoch: int) -> Queue:
 
 def worker_commands(worker: str) -> Queue:
     """Return the queue with the commands to one worker's vCPUs."""
-    return _quorum(f"worker.{worker}.commands", COMMANDS)
+    queue = _quorum(f"worker.{worker}.commands", COMMANDS)
+    return replace(queue, bindings=(*queue.bindings, (ASYNC_PF.name, queue.name)))
 
 
 def worker_replies(worker: str) -> Queue:

@@ -23,8 +23,8 @@ class Envelope(BaseModel):
     caused_by: str | None = Field(default=None, max_length=255)
     traceparent: str = Field(pattern=r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$")
     sender: str = Field(min_length=1, max_length=100)
-    lamport: int = Field(ge=0)
-    epoch: int = Field(ge=0)
+    lamport: int = Field(ge=0, le=limits.COUNTER_MAX)
+    epoch: int = Field(ge=0, le=limits.COUNTER_MAX)
 
 
 class Record(BaseModel):

@@ -156,12 +156,13 @@ def calling(url: str) -> Iterator[Caller]:
     """Open a caller and close it.
 
     Raises:
-        BenchFailed: The broker closes the connection or its channel.
+        BenchFailed: The broker refuses, or closes the connection or its channel.
     """
-    caller = Caller(url)
     try:
-        yield caller
+        caller = Caller(url)
+        try:
+            yield caller
+        finally:
+            caller.close()
     except AMQPError as error:
         raise BenchFailed(f"{type(error).__name__}: {error}") from error
-    finally:
-        caller.close()

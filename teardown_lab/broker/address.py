@@ -5,6 +5,7 @@ Nothing here starts a broker, and nothing here speaks the lab's own messages.
 
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import urlsplit
@@ -13,9 +14,16 @@ import pika
 import pika.exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
+from service_runtime.endpoint import Endpoint, EndpointError
 from teardown_lab.broker.errors import BrokerUnavailable
 
 CONNECT_SECONDS_MAX = 5.0
+CA_VARIABLE = "AMQP_CA_FILE"
+
+
+def ca_file() -> str:
+    """Return the file that an amqps:// broker's certificate must be signed by; empty: none."""
+    return os.environ.get(CA_VARIABLE, "")
 
 
 def without_password(url: str) -> str:
@@ -91,7 +99,7 @@ def delete_queues(
                 else:
                     channel.exchange_delete(name)
             except pika.exceptions.ChannelClosedByBroker as error:
-                if error.reply_code == 404:
+                if error.reply_code == 404 or not _exists(connection, kind, name):
                     deleted.append(name)
                 else:
                     refused.append(f"{kind} {name}: {error.reply_text}")
@@ -99,6 +107,20 @@ def delete_queues(
                 deleted.append(name)
                 channel.close()
     return deleted, refused
+
+
+def _exists(connection: pika.BlockingConnection, kind: str, name: str) -> bool:
+    """Tell whether a queue or exchange is there; who may not delete it may still ask."""
+    channel = connection.channel()
+    try:
+        if kind == "queue":
+            channel.queue_declare(name, passive=True)
+        else:
+            channel.exchange_declare(name, passive=True)
+    except pika.exceptions.ChannelClosedByBroker as error:
+        return error.reply_code != 404
+    channel.close()
+    return True
 
 
 def _with_kind(names: Iterable[str], exchanges: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -135,21 +157,15 @@ def _connected(url: str, seconds_max: float) -> Iterator[pika.BlockingConnection
 
 
 def _parameters(url: str, seconds_max: float) -> pika.URLParameters:
-    if not url.startswith(("amqp://", "amqps://")):
-        raise BrokerUnavailable(
-            f"{without_password(url)} is not a broker's URL: it does not begin with amqp://"
-        )
     try:
-        parameters = pika.URLParameters(url)
+        parameters = Endpoint(url, ca_file()).parameters()
         parameters.socket_timeout = seconds_max
         parameters.stack_timeout = seconds_max
         parameters.blocked_connection_timeout = seconds_max
         parameters.connection_attempts = 1
-    except (ValueError, TypeError, LookupError, SyntaxError) as error:
-        raise BrokerUnavailable(
-            f"{without_password(url)} is not a broker's URL ({error}): "
-            "write amqp://user:password@host:5672/%2F"
-        ) from error
+    except EndpointError as error:
+        shown = without_password(url)
+        raise BrokerUnavailable(f"{shown} is not a broker's URL: {error}") from error
     return parameters
 
 

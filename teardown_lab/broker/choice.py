@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from service_runtime.settings import SettingsError, read_url
 from teardown_lab.broker.address import knock, without_password
 from teardown_lab.broker.container import (
     ImageUnavailable,
@@ -46,7 +47,7 @@ def provide_broker(choice: str, run: RunFolder) -> Iterator[ProvidedBroker]:
         BrokerUnavailable: The chosen broker does not answer or start. "auto" goes on to the next
             only if a broker is not there; one that is there and fails is an error.
     """
-    url = os.environ.get(URL_VARIABLE, "") if choice == "auto" else ""
+    url = _url_of_environment() if choice == "auto" else ""
     if choice == "simulated":
         yield ProvidedBroker(None, "simulated", "broker: simulated, as asked")
     elif choice.startswith(("amqp://", "amqps://")):
@@ -65,6 +66,14 @@ def provide_broker(choice: str, run: RunFolder) -> Iterator[ProvidedBroker]:
         yield from _in_container(run)
     else:
         yield _simulated("no AMQP_URL, no rabbitmq-server and no container engine here")
+
+
+def _url_of_environment() -> str:
+    """Return AMQP_URL, or what AMQP_URL_FILE holds; as the services read them."""
+    try:
+        return read_url(os.environ, URL_VARIABLE)
+    except SettingsError as error:
+        raise BrokerUnavailable(str(error)) from error
 
 
 def _at_url(url: str, source: str) -> ProvidedBroker:

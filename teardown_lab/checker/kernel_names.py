@@ -23,6 +23,7 @@ MESSAGE_FUNCTIONS: Final[dict[str, str]] = {
     "ZapDone": "free_mmu_pages",
     "VmStateRead": "svm_leave_nested",
     "AsyncPfCompleted": "async_pf_execute",
+    "PlacementAnswered": "kvm_vm_ioctl_create_vcpu",
     "RequestAcked": "kvm_make_all_cpus_request",
     "CommandStuck": "kvm_destroy_vcpus",
     "TlbFlush": "kvm_make_all_cpus_request",

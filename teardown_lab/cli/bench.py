@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from teardown_lab.cli.exits import INFRASTRUCTURE, exit_codes, fail
+from teardown_lab.cli.exits import exit_codes
 
 
 @click.command()
@@ -21,14 +21,10 @@ def bench(sizes: tuple[int, ...], pairs: int, workers: int, broker: str, as_json
 
     Nothing passes or fails here: machines differ. See docs/performance.md.
     """
-    from teardown_lab.benchmark.clients import BenchFailed
     from teardown_lab.benchmark.pairs import measure
 
     with exit_codes():
-        try:
-            report = measure(broker, sizes, pairs, workers, lambda line: click.echo(line, err=True))
-        except BenchFailed as error:
-            fail(INFRASTRUCTURE, str(error))
+        report = measure(broker, sizes, pairs, workers, lambda line: click.echo(line, err=True))
     data = as_json_object(asdict(report))
     click.echo(json.dumps(data) if as_json else "\n".join(describe(data)))
 

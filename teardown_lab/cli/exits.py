@@ -8,31 +8,11 @@ from typing import Final, NoReturn
 
 import click
 
-from service_runtime.amqp_session import SessionLost, TopologyMismatch
-from teardown_lab.broker.choice import BrokerUnavailable
-from teardown_lab.checker.history import HistoryError
-from teardown_lab.experiment.lab import RunRefused
-from teardown_lab.experiment.stack import StackFailed
-from teardown_lab.leftovers import RunFolderError
-from teardown_lab.replay.conductor import ReplayFailed
-from vm_manager.yaml_text import OrderingError
-
 SAFE: Final = 0
 VIOLATED: Final = 1
 USAGE: Final = 2
 INCONCLUSIVE: Final = 3
 INFRASTRUCTURE: Final = 4
-
-_USAGE_ERRORS = (OrderingError, HistoryError, RunRefused)
-_INFRASTRUCTURE_ERRORS = (
-    BrokerUnavailable,
-    StackFailed,
-    SessionLost,
-    TopologyMismatch,
-    RunFolderError,
-    ReplayFailed,
-    OSError,
-)
 
 
 class Terminated(KeyboardInterrupt):
@@ -54,14 +34,38 @@ def exit_codes() -> Iterator[None]:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
-    except _USAGE_ERRORS as error:
-        fail(USAGE, str(error))
-    except _INFRASTRUCTURE_ERRORS as error:
-        fail(INFRASTRUCTURE, str(error))
     except Terminated:
         fail(128 + signal.SIGTERM, "ended by SIGTERM; nothing is left behind")
     except KeyboardInterrupt:
         fail(128 + signal.SIGINT, "interrupted; nothing is left behind")
+    except Exception as error:
+        code = _code_of(error)
+        if code is None:
+            raise
+        fail(code, str(error))
+
+
+def _code_of(error: Exception) -> int | None:
+    """Return the exit code of an error; None for one that nobody expects.
+
+    The classes are imported only now: a command that needs no broker starts without them.
+    """
+    from service_runtime.amqp_session import SessionLost, TopologyMismatch
+    from teardown_lab.benchmark.clients import BenchFailed
+    from teardown_lab.broker.choice import BrokerUnavailable
+    from teardown_lab.checker.history import HistoryError
+    from teardown_lab.experiment.lab import RunRefused
+    from teardown_lab.experiment.stack import StackFailed
+    from teardown_lab.leftovers import RunFolderError
+    from teardown_lab.replay.conductor import ReplayFailed
+    from vm_manager.yaml_text import OrderingError
+
+    if isinstance(error, OrderingError | HistoryError | RunRefused):
+        return USAGE
+    broken = (BenchFailed, BrokerUnavailable, ReplayFailed, RunFolderError, StackFailed)
+    if isinstance(error, (*broken, SessionLost, TopologyMismatch, OSError)):
+        return INFRASTRUCTURE
+    return None
 
 
 def _terminate(*_: object) -> NoReturn:

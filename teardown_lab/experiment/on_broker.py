@@ -5,7 +5,10 @@ from collections.abc import Callable
 from typing import Final
 
 from service_runtime.amqp_session import SessionLost
+from service_runtime.endpoint import Endpoint
 from service_runtime.rabbit_driver import RabbitDriver
+from service_runtime.tracing import Observe, traced
+from teardown_lab.broker.address import ca_file
 from teardown_lab.experiment.client import (
     REMOVAL_MS,
     Client,
@@ -40,15 +43,19 @@ def run_on_broker(
         StackFailed: A service of the stack ended in the middle of the run.
         SessionLost: The broker went away and did not come back in time.
         TopologyMismatch: The broker holds our queues with other arguments.
+        TopologyMissing: No services have ever run there.
     """
     answers = stack.answers if stack is not None else (lambda: False)
     client = Client(experiment, Collector(experiment.vm, on_record), answers)
-    return client, asyncio.run(_run(client, url, stack))
+    with traced("teardown", url) as trace:
+        return client, asyncio.run(_run(client, url, stack, trace))
 
 
-async def _run(client: Client, url: str, stack: Stack | None) -> ClientState:
+async def _run(client: Client, url: str, stack: Stack | None, trace: Observe) -> ClientState:
     actor = Actor(client)
-    driver = RabbitDriver(actor, url, lambda _: None, lambda: actor.state.phase == "done")
+    # Services that run already have declared the topology, or were given it: so is it to us.
+    endpoint = Endpoint(url, ca_file(), topology_given=stack is None)
+    driver = RabbitDriver(actor, endpoint, trace, lambda: actor.state.phase == "done")
     failed: list[Exception] = []
     loop = asyncio.get_running_loop()
 

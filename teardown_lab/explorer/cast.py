@@ -62,7 +62,13 @@ def assemble(ordering: Ordering, scenario: Scenario) -> Cast:
             inbox += [(manager.replies_queue, each) for each in _sent(done)]
         elif isinstance(message, messages.VcpuPlaced):
             taken = Received(queue, message, message.identity(), 0, publish.reply_to)
-            manager_state, _ = manager.step(manager_state, taken)
+            manager_state, done = manager.step(manager_state, taken)
+            replies = workers[message.vcpu].queues.replies
+            inbox += [(replies, each) for each in _sent(done)]
+        elif isinstance(message, messages.PlacementAnswered):
+            taken = Received(queue, message, message.identity(), manager.epoch)
+            state, _ = workers[message.vcpu].step(worker_states[message.vcpu], taken)
+            worker_states[message.vcpu] = state
     queues = [MANAGER_COMMANDS, manager.replies_queue]
     for worker in workers:
         queues += [worker.queues.commands, worker.queues.replies]
@@ -81,7 +87,7 @@ def assemble(ordering: Ordering, scenario: Scenario) -> Cast:
 
 
 def _sent(done: tuple[effects.Effect, ...]) -> list[effects.Publish]:
-    placed = (messages.PlaceVcpu, messages.VcpuPlaced)
+    placed = (messages.PlaceVcpu, messages.VcpuPlaced, messages.PlacementAnswered)
     return [
         effect
         for effect in done

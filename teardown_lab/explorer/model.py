@@ -134,6 +134,11 @@ class Model:
         vm = self.steps.states[MANAGER].value(state[MANAGER]).vms[VM]
         return vm.phase not in ("freed", "stuck") and not self.choices(state)
 
+    def has_ticker(self, state: State) -> bool:
+        """Tell whether the ticker's timer is set."""
+        timers = self.sets.value(state[self.timers_at])
+        return any(self.steps.timers.value(timer)[1] == TICK_TIMER for timer in timers)
+
     # --- choices -------------------------------------------------------------------------
 
     def choices(self, state: State) -> list[int]:

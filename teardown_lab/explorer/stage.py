@@ -146,7 +146,7 @@ class Stage:
 
     def deliver(self, parcel: Parcel) -> None:
         """Hand a message to its queue's consumer."""
-        queue = self._queues[parcel.queue]
+        queue = self._queues.setdefault(parcel.queue, deque())
         if parcel in queue:
             queue.remove(parcel)
         if parcel in self._floating:
@@ -197,7 +197,7 @@ class Stage:
         message = messages.AsyncPfCompleted(vm=VM, vcpu=int(vcpu), fault=int(fault))
         queue = topology.worker_commands(worker_name(int(vcpu))).name
         actor = self._consumers[queue][0]
-        publish = effects.Publish(topology.COMMANDS.name, queue, message)
+        publish = effects.Publish(topology.ASYNC_PF.name, queue, message)
         sent, record = actor.recorder.send(publish, self._now_ns, NO_CAUSE)
         self._note((record,))
         parcel = Parcel(message, sent.envelope, publish, queue, next(self._arrivals))

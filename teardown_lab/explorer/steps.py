@@ -55,6 +55,9 @@ class Steps:
         self._cores = (cast.manager, *cast.workers)
         self._epochs = (cast.manager.epoch, *(0 for _ in cast.workers))
         self._queue_numbers = {name: number for number, name in enumerate(cast.queues)}
+        self._holders = {
+            root.name: {pin.vcpu for pin in root.pins} for root in cast.manager_state.vms[VM].roots
+        }
         self._known: dict[tuple[int, int, int, int], Step] = {}
         self._timed: dict[tuple[int, int], Step] = {}
 
@@ -91,7 +94,7 @@ class Steps:
         core: Any = self._cores[actor]
         before = self.states[actor].value(state)
         after, done = core.step(before, event)
-        scene = _Scene(after, _erased(before) if actor == MANAGER else set())
+        scene = _Scene(after, _erased(before) if actor == MANAGER else set(), self._holders)
         operations: list[Operation] = []
         for effect in done:
             operations += self._compile(actor, scene, effect)
@@ -145,10 +148,13 @@ def _vcpu_named(message_id: str) -> int:
 
 @dataclass(slots=True)
 class _Scene:
-    """A core's state after the step, and the vCPUs erased so far in the middle of it."""
+    """A core's state after the step, the vCPUs erased so far in the middle of it, and who pinned
+    each root when the VM was created.
+    """
 
     after: Any
     erased: set[int]
+    holders: dict[str, set[int]]
 
 
 def _erased(state: ManagerState) -> set[int]:
@@ -179,16 +185,24 @@ def _raised(effect: Observed, scene: _Scene) -> list[Operation]:
 
 
 def _root_freed(effect: Observed, _scene: _Scene) -> list[Operation]:
-    pins = dict(effect.details)["pins"]
+    details = dict(effect.details)
+    pins = details["pins"]
+    assert isinstance(pins, tuple), "a root's pins are a tuple"
     if not pins:
         return []
-    return [(FIND, Finding("pinned-root-freed", -1, message=str(dict(effect.details)["root"])))]
+    vcpu = _only({int(str(pin).partition(".")[0]) for pin in pins})
+    return [(FIND, Finding("pinned-root-freed", vcpu, message=str(details["root"])))]
 
 
 def _vm_freed(_effect: Observed, scene: _Scene) -> list[Operation]:
-    left = scene.after.vms[VM].roots
-    leaked = tuple(Finding("leak", -1, message=root.name) for root in left)
+    left = [root.name for root in scene.after.vms[VM].roots]
+    leaked = (Finding("leak", _only(scene.holders[name]), message=name) for name in left)
     return [*((FIND, each) for each in leaked), (VM_FREED,)]
+
+
+def _only(vcpus: set[int]) -> int:
+    """Return the vCPU that a root's violation is about: its only holder, or none."""
+    return next(iter(vcpus)) if len(vcpus) == 1 else -1
 
 
 def _stuck(effect: Observed, _scene: _Scene) -> list[Operation]:

@@ -281,7 +281,7 @@ class SimulatedBroker:
             if is_clean or not back:
                 self._dispatch(queue)
             if back:
-                self._give_back(queue, back, Settlement.LOST)
+                self._after_return(queue, queue.give_back(back, Settlement.LOST))
 
     def _home(self, queue: str) -> OrdinaryQueue | Stream | None:
         return self._queues.get(queue) or self._streams.get(queue)
@@ -318,14 +318,14 @@ class SimulatedBroker:
         ttl_ms = queue.arguments.message_ttl_ms
         expires_ns = None if ttl_ms is None else self.now_ns + ttl_ms * 1_000_000
         queue.push(replace(message, position=self._last_position, expires_ns=expires_ns))
-        self._dispatch(queue)
+        self._dispatch(queue, is_direct=queue.ready_count == 1)
         self._die(queue, queue.drop_excess())
         self._expiries.note(queue)
 
-    def _dispatch(self, queue: OrdinaryQueue) -> None:
+    def _dispatch(self, queue: OrdinaryQueue, *, is_direct: bool = False) -> None:
         """Send what is ready to consumers with room."""
         while queue.head() is not None and (consumer := queue.consumers.next()) is not None:
-            self._deliveries.hand(queue, consumer, queue.take())
+            self._deliveries.hand(queue, consumer, queue.take(), is_direct=is_direct)
         self._expiries.note(queue)
 
     def _read(self, stream: Stream) -> None:
@@ -346,8 +346,11 @@ class SimulatedBroker:
             self._resume(unsettled)
             self._bury()
         else:
+            dying = home.give_back([message], why)
+            if self.version.limit_raises_prefetch:
+                unsettled.consumer.prefetch += len(dying)
             home.consumers.settled(unsettled.consumer)
-            self._give_back(home, [message], why)
+            self._after_return(home, dying)
 
     def _resume(self, unsettled: Unsettled) -> None:
         """Go on after a consumer has got room."""
@@ -358,14 +361,23 @@ class SimulatedBroker:
             home.consumers.settled(unsettled.consumer)
             self._dispatch(home)
 
-    def _give_back(self, queue: OrdinaryQueue, messages: list[Stored], why: Settlement) -> None:
-        """Return messages; a classic queue applies its limits before it delivers (seen)."""
-        self._die(queue, queue.give_back(messages, why))
-        if not isinstance(queue, QuorumQueue):
-            self._die(queue, queue.drop_excess())
-        self._die(queue, queue.expire(self.now_ns))
-        self._dispatch(queue)
-        self._die(queue, queue.drop_excess())
+    def _after_return(self, queue: OrdinaryQueue, dying: list[Dying]) -> None:
+        """Go on after messages came back, of which some died.
+
+        A classic queue applies its length limit before it delivers, a quorum queue after (seen).
+        """
+        if isinstance(queue, QuorumQueue):
+            dying += queue.expire(self.now_ns)
+            self._dispatch(queue)
+            excess = queue.drop_excess()
+            is_reversed = self.version.overflow_is_reversed
+            dying = excess[::-1] + dying if is_reversed else dying + excess
+        else:
+            dying += queue.drop_excess()
+            dying += queue.expire(self.now_ns)
+            self._dispatch(queue)
+        self._die(queue, dying)
+        self._expiries.note(queue)
         self._bury()
 
     def _die(self, queue: OrdinaryQueue, dying: list[Dying]) -> None:

@@ -20,19 +20,21 @@ def died(message: Stored, queue: str, reason: str, version: BrokerVersion) -> St
     `x-death` has one entry for each queue and reason, the newest first; dying again of the same
     raises that entry's count and moves it to the front (dlx: effects on the message).
     """
-    death = Death(queue, reason, 1, message.exchange, (message.routing_key,))
+    now = death = Death(queue, reason, 1, message.exchange, (message.routing_key,))
     others = []
     for former in message.deaths:
         if (former.queue, former.reason) == (queue, reason):
             death = replace(former, count=former.count + 1)
         else:
             others.append(former)
+    if version.deaths_flip:
+        others.reverse()
     deaths = (death, *others)
     headers: dict[str, Any] = {"x-death": [_entry(each) for each in deaths]}
     if "x-first-death-reason" not in message.packet.headers:
-        headers |= _summary("first", death)
+        headers |= _summary("first", now)
     if version.has_last_death:
-        headers |= _summary("last", death)
+        headers |= _summary("last", now)
     return replace(message, packet=with_headers(message.packet, headers), deaths=deaths)
 
 

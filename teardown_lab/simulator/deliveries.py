@@ -30,10 +30,13 @@ class Deliveries:
         self._unsettled: dict[int, Unsettled] = {}
         self._on_their_way: dict[int, Event] = {}
 
-    def hand(self, home: OrdinaryQueue, consumer: Consumer, message: Stored) -> None:
+    def hand(
+        self, home: OrdinaryQueue, consumer: Consumer, message: Stored, *, is_direct: bool
+    ) -> None:
         """Send a message of an ordinary queue to a consumer."""
         packet = home.as_delivered(message)
-        self._send(home, consumer, message, packet, home.is_redelivery(message))
+        redelivered = home.is_redelivery(message, is_direct=is_direct)
+        self._send(home, consumer, message, packet, redelivered)
 
     def copy(self, home: Stream, consumer: Consumer, message: Stored, packet: Packet) -> None:
         """Send a message of a stream to a consumer."""

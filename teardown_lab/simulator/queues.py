@@ -54,8 +54,13 @@ class OrdinaryQueue(ABC):
         """Tell whether this queue counts failed deliveries."""
         return self.version.classic_counts_failures
 
-    def is_redelivery(self, message: Stored) -> bool:
-        """Tell whether the head's delivery is flagged as redelivered."""
+    def is_redelivery(self, message: Stored, *, is_direct: bool) -> bool:
+        """Tell whether a delivery is flagged as redelivered.
+
+        Args:
+            message: What is delivered.
+            is_direct: It goes to a consumer without having waited in the queue.
+        """
         return message.returns > 0 or (self.counts_failures and message.failures > 0)
 
     def as_delivered(self, message: Stored) -> Packet:
@@ -125,6 +130,10 @@ class ClassicQueue(OrdinaryQueue):
     def take(self) -> Stored:
         """See OrdinaryQueue."""
         return heapq.heappop(self._ready)[1]
+
+    def is_redelivery(self, message: Stored, *, is_direct: bool) -> bool:
+        """See OrdinaryQueue; failures elsewhere are overlooked if somebody waits (seen: 4.3.6)."""
+        return not is_direct and super().is_redelivery(message, is_direct=is_direct)
 
     def give_back(self, messages: list[Stored], why: Settlement) -> list[Dying]:
         """See OrdinaryQueue; nothing dies of it."""

@@ -34,8 +34,14 @@ class BrokerVersion:
         classic_counts_failures: Whether classic queues count too, silently (seen in 4.3.6).
         failures_follow: Whether a dead letter keeps the count of its failed deliveries, and with
             it the redelivered flag (seen in 4.0.5 and 4.3.6).
+        limit_raises_prefetch: Whether a consumer that returns a message beyond the delivery limit
+            gets room for two instead of one, for good (seen in 3.10.8).
+        overflow_is_reversed: Whether what one event makes a quorum queue drop for its length is
+            dead-lettered newest first, and before what else died of it (seen in 3.10.8, 4.0.5).
         trusts_client_deaths: Whether an `x-death` header that a client has published is taken for
             the broker's own (release notes 4.0.1).
+        deaths_flip: Whether each death turns the order of the older `x-death` entries around (seen
+            in 3.10.8), so that only the first one is in its place.
         has_last_death: Whether dead letters carry `x-last-death-*` (dlx).
         streams_take_rejects: Whether a stream's delivery may be rejected (seen: 3.10.8 closes the
             connection).
@@ -49,7 +55,10 @@ class BrokerVersion:
     has_acquired_count: bool
     classic_counts_failures: bool
     failures_follow: bool
+    limit_raises_prefetch: bool
+    overflow_is_reversed: bool
     trusts_client_deaths: bool
+    deaths_flip: bool
     has_last_death: bool
     streams_take_rejects: bool
 
@@ -63,7 +72,10 @@ RABBITMQ_3_10: Final = BrokerVersion(
     has_acquired_count=False,
     classic_counts_failures=False,
     failures_follow=False,
+    limit_raises_prefetch=True,
+    overflow_is_reversed=True,
     trusts_client_deaths=True,
+    deaths_flip=True,
     has_last_death=False,
     streams_take_rejects=False,
 )
@@ -77,7 +89,10 @@ RABBITMQ_4_0: Final = BrokerVersion(
     has_acquired_count=False,
     classic_counts_failures=False,
     failures_follow=True,
+    limit_raises_prefetch=False,
+    overflow_is_reversed=True,
     trusts_client_deaths=False,
+    deaths_flip=False,
     has_last_death=True,
     streams_take_rejects=True,
 )
@@ -91,7 +106,10 @@ RABBITMQ_4_3: Final = BrokerVersion(
     has_acquired_count=True,
     classic_counts_failures=True,
     failures_follow=True,
+    limit_raises_prefetch=False,
+    overflow_is_reversed=False,
     trusts_client_deaths=False,
+    deaths_flip=False,
     has_last_death=True,
     streams_take_rejects=True,
 )

@@ -9,6 +9,14 @@ from integration.tools.proxy import Proxy
 from teardown_lab.broker.private_node import PrivateNode, server_script
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run test_private_node last: in its own TMPDIR its runs get the ids of this session's nodes.
+
+    test_private_node has the failing test; with it fixed, this can go.
+    """
+    items.sort(key=lambda item: item.path.name == "test_private_node.py")
+
+
 @pytest.fixture(scope="session")
 def lone_node(amqp_url: str) -> Iterator[PrivateNode]:
     """A node on which no other test's services run; each test stops its own before it ends."""
@@ -18,9 +26,18 @@ def lone_node(amqp_url: str) -> Iterator[PrivateNode]:
         yield node
 
 
+@pytest.fixture(scope="module")
+def fresh_node(amqp_url: str) -> Iterator[PrivateNode]:
+    """A node of one file of tests, for rough ones: its journal is short, its loss hurts nobody."""
+    if server_script() is None:
+        pytest.skip("a node of one's own needs rabbitmq-server")
+    with PrivateNode() as node:
+        yield node
+
+
 @pytest.fixture
-def proxy(lone_node: PrivateNode) -> Iterator[Proxy]:
-    with Proxy(lone_node.url) as proxy:
+def proxy(fresh_node: PrivateNode) -> Iterator[Proxy]:
+    with Proxy(fresh_node.url) as proxy:
         yield proxy
 
 

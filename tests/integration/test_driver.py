@@ -10,6 +10,7 @@ from integration.tools.fuzz import encode
 
 from service_runtime.confirms import Batch, ConfirmTracker, Outgoing
 from service_runtime.consumption import StreamPositions
+from service_runtime.endpoint import Endpoint
 from service_runtime.rabbit_driver import RabbitDriver
 from service_runtime.timers import Timers
 from teardown_lab.broker.private_node import PrivateNode
@@ -131,7 +132,7 @@ class WrongCore:
 @pytest.mark.rabbitmq
 def test_a_core_that_is_wrong_ends_its_driver(lone_node: PrivateNode) -> None:
     async def run() -> None:
-        driver = RabbitDriver(Actor(WrongCore()), lone_node.url, lambda _: None)
+        driver = RabbitDriver(Actor(WrongCore()), Endpoint(lone_node.url), lambda _: None)
         running = asyncio.create_task(driver.run())
         await driver.wait_ready()
         packet = encode(messages.RemoveVm(vm="x"), None, limits.MANAGER_EPOCH)

@@ -24,7 +24,7 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-@pytest.fixture(params=["url", "private-node"])
+@pytest.fixture(params=["url", pytest.param("private-node", marks=pytest.mark.long)])
 def broker(request: pytest.FixtureRequest, lone_node: PrivateNode) -> dict[str, str]:
     """A broker that outlives the run, or one that the run starts itself."""
     return {"AMQP_URL": lone_node.url} if request.param == "url" else {}

@@ -271,3 +271,20 @@ def test_the_node_of_a_killed_owner_is_found_and_removed() -> None:
     assert f"process {pid} (rabbitmq-server)" in lines
     assert any(line.endswith("(epmd)") for line in lines)
     assert find_leftovers() == []
+
+
+@pytest.mark.xfail(strict=True, reason="a run's id is its folder's name: unique in one TMPDIR only")
+def test_runs_of_two_tmpdirs_do_not_end_each_others_processes(tmp_path: Path) -> None:
+    sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path / "first"))
+        (tmp_path / "first").mkdir()
+        with RunFolder() as first:
+            child = first.spawn(sleeping, "sleeper")
+            patch.setattr(tempfile, "tempdir", str(tmp_path / "second"))
+            (tmp_path / "second").mkdir()
+
+            with RunFolder():
+                pass
+
+            assert child.poll() is None

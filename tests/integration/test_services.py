@@ -23,9 +23,9 @@ REPLIES = topology.worker_replies("lonely").name
 
 
 @pytest.fixture(autouse=True)
-def clean_up(lone_node: PrivateNode) -> object:
+def clean_up(fresh_node: PrivateNode) -> object:
     yield
-    delete(lone_node.url, [COMMANDS, REPLIES])
+    delete(fresh_node.url, [COMMANDS, REPLIES])
 
 
 def terminate(process: subprocess.Popen[bytes]) -> tuple[int, float]:
@@ -36,9 +36,9 @@ def terminate(process: subprocess.Popen[bytes]) -> tuple[int, float]:
 
 
 @pytest.mark.parametrize("module", ["vm_manager", "vcpu_worker"])
-def test_sigterm_ends_an_idle_service_at_once(lone_node: PrivateNode, module: str) -> None:
+def test_sigterm_ends_an_idle_service_at_once(fresh_node: PrivateNode, module: str) -> None:
     log = Log()
-    with service(module, lone_node.url, log, **WORKER) as process:
+    with service(module, fresh_node.url, log, **WORKER) as process:
         log.wait(event="service.ready")
 
         code, seconds = terminate(process)
@@ -82,26 +82,26 @@ def test_sigterm_ends_a_service_whose_broker_does_not_answer(proxy: Proxy, when:
 
 @pytest.mark.parametrize("queue", [COMMANDS, REPLIES])
 def test_a_queue_deleted_under_its_consumer_is_declared_again(
-    lone_node: PrivateNode, queue: str
+    fresh_node: PrivateNode, queue: str
 ) -> None:
     log = Log()
-    with service("vcpu_worker", lone_node.url, log, **WORKER) as process:
+    with service("vcpu_worker", fresh_node.url, log, **WORKER) as process:
         log.wait(event="service.ready")
 
-        delete(lone_node.url, [queue])
+        delete(fresh_node.url, [queue])
 
         log.wait(event="broker.consumer_cancelled", queue=queue)
         log.wait(2, event="broker.connected")
         log.wait(2, event="broker.consuming")
-        assert existing(lone_node.url, [queue]) == [queue]
+        assert existing(fresh_node.url, [queue]) == [queue]
         assert terminate(process)[0] == 0
 
 
-def test_a_queue_with_other_arguments_ends_the_service(lone_node: PrivateNode) -> None:
-    with channel_to(lone_node.url) as channel:
+def test_a_queue_with_other_arguments_ends_the_service(fresh_node: PrivateNode) -> None:
+    with channel_to(fresh_node.url) as channel:
         channel.queue_declare(COMMANDS, durable=True)
     log = Log()
-    with service("vcpu_worker", lone_node.url, log, **WORKER) as process:
+    with service("vcpu_worker", fresh_node.url, log, **WORKER) as process:
         assert process.wait(10) == EXIT_INFRASTRUCTURE
         log.wait(event="broker.topology_mismatch", level="error")
     said = next(line for line in log.lines if line["event"] == "broker.topology_mismatch")
@@ -117,11 +117,11 @@ def test_a_url_that_is_none_is_refused_without_its_password() -> None:
     assert "secret" not in str(log.lines)
 
 
-def test_log_lines_are_json_and_say_who_and_which_message(lone_node: PrivateNode) -> None:
+def test_log_lines_are_json_and_say_who_and_which_message(fresh_node: PrivateNode) -> None:
     log = Log()
     with (
-        service("vcpu_worker", lone_node.url, log, LOG_LEVEL="debug", **WORKER) as process,
-        channel_to(lone_node.url) as channel,
+        service("vcpu_worker", fresh_node.url, log, LOG_LEVEL="debug", **WORKER) as process,
+        channel_to(fresh_node.url) as channel,
     ):
         log.wait(event="service.ready")
         channel.basic_publish(topology.REPLIES.name, REPLIES, b"junk")
@@ -131,7 +131,7 @@ def test_log_lines_are_json_and_say_who_and_which_message(lone_node: PrivateNode
     assert {line["service"] for line in log.lines} == {"vcpu-worker"}
     assert log.count(event="message.rejected", actor="worker.lonely", reason="wrong-schema") == 1
     ready = next(line for line in log.lines if line["event"] == "service.ready")
-    assert ready["broker"] == f"RabbitMQ {_version(lone_node)}"
+    assert ready["broker"] == f"RabbitMQ {_version(fresh_node)}"
 
 
 def _version(node: PrivateNode) -> str:

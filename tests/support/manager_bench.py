@@ -34,6 +34,19 @@ def destroy(*steps: str | ForEachVcpu, **fields: Any) -> messages.DestroyVm:
     return messages.DestroyVm(vm="vm-0", ordering=ordering(*steps, **fields))
 
 
+def placement_answered(vcpu: int, worker: str, *, accepted: bool = True) -> list[Effect]:
+    """The manager's answer to VcpuPlaced, and the ack that goes with it."""
+    answer = messages.PlacementAnswered(vm="vm-0", vcpu=vcpu, worker=worker, accepted=accepted)
+    told = Publish(
+        "replies",
+        WORKER,
+        answer,
+        mandatory=True,
+        correlation_id=placed(vcpu, worker).identity(),
+    )
+    return [told, Ack(REPLIES, placed(vcpu, worker).identity())]
+
+
 def placed(vcpu: int, worker: str = "w") -> messages.VcpuPlaced:
     return messages.VcpuPlaced(vm="vm-0", vcpu=vcpu, worker=worker)
 

@@ -78,6 +78,7 @@ SAMPLES: dict[str, Message] = dict(
             },
         ),
         _sample(messages.VcpuPlaced, {**_VCPU, "worker": "worker-1"}),
+        _sample(messages.PlacementAnswered, {**_VCPU, "worker": "worker-1", "accepted": True}),
         _sample(
             messages.DestroyVcpu,
             {

@@ -50,6 +50,7 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "avic": st.booleans(),
     "in_guest": st.booleans(),
     "fence": st.booleans(),
+    "accepted": st.booleans(),
     "fence_ms": st.integers(1, 600_000),
     "steps": _worker_steps,
     "roots_left": _count,

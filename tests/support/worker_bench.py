@@ -32,6 +32,10 @@ def placement(vcpu: int = 0, **fields: object) -> messages.PlaceVcpu:
     return messages.PlaceVcpu.model_validate({"vm": "vm-0", "vcpu": vcpu, **shape, **fields})
 
 
+def placement_answer(vcpu: int = 0, *, accepted: bool = True) -> messages.PlacementAnswered:
+    return messages.PlacementAnswered(vm="vm-0", vcpu=vcpu, worker="w", accepted=accepted)
+
+
 def command(
     *steps: WorkerStep, step: str = "3.0", generation: int = 0, fence: bool = True
 ) -> messages.DestroyVcpu:
@@ -88,6 +92,7 @@ class WorkerBench(Stepper[WorkerState]):
     def __init__(self, capacity: int = 4, **shape: Any) -> None:
         super().__init__(VcpuWorker("w", capacity))
         self.take(placement(**shape), PLACEMENT, MANAGER)
+        self.take(placement_answer(), REPLIES)
 
     @property
     def vcpu(self) -> Vcpu:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import count
 from typing import Any
 
 from vm_manager.catalogue import catalogue_entry
@@ -52,6 +53,8 @@ class Fuzzer:
     def __init__(self, random: randomness.Random, workers: tuple[str, ...], live_vm: str) -> None:
         self.random = random
         self.vm = random.choice(STRANGERS)
+        self._republished: set[str] = set()
+        self._numbers = count()
         commands, replies = topology.COMMANDS.name, topology.REPLIES.name
         manager = topology.MANAGER_COMMANDS_QUEUE.name
         manager_replies = topology.manager_replies(limits.MANAGER_EPOCH).name
@@ -66,9 +69,13 @@ class Fuzzer:
             self.targets.append(Target(commands, command_queue, _to_worker))
             self.targets.append(Target(replies, topology.worker_replies(worker).name, _answer))
 
-    def make(self, count: int) -> Iterator[Fuzzed]:
+    def number(self) -> int:
+        """Return the next number: the monitor tells dead letters apart by message and queue."""
+        return next(self._numbers) % limits.VCPUS_MAX
+
+    def make(self, message_count: int) -> Iterator[Fuzzed]:
         """Yield messages: most to ordinary queues, some to the journal and the dead letters."""
-        for _ in range(count):
+        for _ in range(message_count):
             self.vm = self.random.choice(STRANGERS)
             roll = self.random.random()
             if roll < 0.1:
@@ -223,17 +230,17 @@ class Fuzzer:
         packet = replace(packet, headers={**packet.headers, "x-death": [death]})
         if spoilt:
             return Fuzzed(topology.DEAD_LETTERS.name, "", packet, dead(self._wrong(packet)))
-        return Fuzzed(topology.DEAD_LETTERS.name, "", packet, _judged(death["reason"], message))
+        fate = self._judged(death["reason"], message)
+        return Fuzzed(topology.DEAD_LETTERS.name, "", packet, fate)
 
-
-def _judged(reason: str, message: Message) -> str:
-    """What the monitor must say of a forged letter, which no record of a reject explains."""
-    if reason == "delivery_limit":
-        return (
-            REPUBLISHED if isinstance(message, messages.DestroyVcpu) else dead("connections-lost")
-        )
-    known = {"rejected": "unrecorded", "expired": "expired", "maxlen": "maxlen"}
-    return dead(known.get(reason, "other"))
+    def _judged(self, reason: str, message: Message) -> str:
+        """What the monitor must say of a forged letter, which no record of a reject explains."""
+        if reason == "delivery_limit":
+            is_first = message.identity() not in self._republished
+            self._republished.add(message.identity())
+            return REPUBLISHED if is_first else dead("connections-lost")
+        known = {"rejected": "unrecorded", "expired": "expired", "maxlen": "maxlen"}
+        return dead(known.get(reason, "other"))
 
 
 def encode(message: Message, reply_to: str | None, epoch: int) -> Packet:
@@ -247,7 +254,7 @@ def encode(message: Message, reply_to: str | None, epoch: int) -> Packet:
 
 
 def _vcpu(fuzzer: Fuzzer) -> Mapping[str, Any]:
-    return {"vm": fuzzer.vm, "vcpu": fuzzer.random.randrange(8)}
+    return {"vm": fuzzer.vm, "vcpu": fuzzer.number()}
 
 
 def _place(fuzzer: Fuzzer) -> Mapping[str, Any]:
@@ -332,7 +339,8 @@ def _answer(fuzzer: Fuzzer) -> tuple[Message, str | None, int, str]:
 
 
 def _to_mailbox(fuzzer: Fuzzer) -> tuple[Message, str | None, int, str]:
-    flush = messages.TlbFlush(vm=fuzzer.vm, generation=1, recipients=(0,))
+    number = fuzzer.number()
+    flush = messages.TlbFlush(vm=fuzzer.vm, generation=number + 1, recipients=(0,))
     return fuzzer.random.choice(
         [
             (flush, None, 1, dead(RejectReason.NOT_OWNED)),

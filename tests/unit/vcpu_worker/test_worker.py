@@ -12,6 +12,7 @@ from support.worker_bench import (
     command,
     flush,
     placement,
+    placement_answer,
     to_manager,
     unload_done,
 )
@@ -43,7 +44,7 @@ def fresh(capacity: int) -> Stepper[WorkerState]:
 def placed(vcpu: int) -> list[Effect]:
     answer = messages.VcpuPlaced(vm="vm-0", vcpu=vcpu, worker="w")
     message = placement(vcpu)
-    return [to_manager(answer, message), Ack(PLACEMENT, message.identity())]
+    return [to_manager(answer, message, REPLIES), Ack(PLACEMENT, message.identity())]
 
 
 def test_a_worker_consumes_its_commands_its_replies_and_placements_one_by_one() -> None:
@@ -54,13 +55,28 @@ def test_a_worker_consumes_its_commands_its_replies_and_placements_one_by_one() 
     )
 
 
-def test_a_placed_vcpu_s_mailbox_is_consumed_before_the_manager_is_told() -> None:
+def test_a_mailbox_is_consumed_once_the_manager_accepts_the_placement() -> None:
     bench = fresh(3)
 
-    effects = bench.take(placement(1), PLACEMENT, MANAGER)
+    taken = bench.take(placement(1), PLACEMENT, MANAGER)
+    accepted = bench.take(placement_answer(1), REPLIES)
+    again = bench.take(placement_answer(1), REPLIES)
 
-    assert acts(effects) == [ConsumeMailbox(Mailbox("vm-0", 1)), *placed(1)]
-    assert said(effects) == [{"event": "vcpu.created", "vcpu": 1}]
+    ack = Ack(REPLIES, placement_answer(1).identity())
+    assert list(taken) == placed(1)
+    assert acts(accepted) == [ConsumeMailbox(Mailbox("vm-0", 1)), ack]
+    assert said(accepted) == [{"event": "vcpu.created", "vcpu": 1}]
+    assert list(again) == [ack]
+
+
+def test_a_placement_that_another_worker_has_is_forgotten_and_makes_room() -> None:
+    bench = fresh(1)
+    bench.take(placement(1), PLACEMENT, MANAGER)
+
+    effects = bench.take(placement_answer(1, accepted=False), REPLIES)
+
+    assert list(effects) == [Ack(REPLIES, placement_answer(1).identity()), TAKE_PLACEMENTS]
+    assert bench.state.live_count() == 0
 
 
 def test_a_repeated_placement_is_answered_again_and_changes_nothing() -> None:
@@ -81,7 +97,7 @@ def test_a_full_worker_stops_taking_placements_before_it_acknowledges_the_last()
     last = bench.take(placement(1), PLACEMENT, MANAGER)
 
     assert STOP_PLACEMENTS not in first
-    assert acts(last) == [STOP_PLACEMENTS, ConsumeMailbox(Mailbox("vm-0", 1)), *placed(1)]
+    assert acts(last) == [STOP_PLACEMENTS, *placed(1)]
 
 
 def test_a_free_makes_room_and_placements_are_taken_again() -> None:

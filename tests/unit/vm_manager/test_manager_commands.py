@@ -16,6 +16,7 @@ from support.manager_bench import (
     done,
     loop,
     placed,
+    placement_answered,
     refusal,
     to_client,
 )
@@ -112,7 +113,7 @@ def test_a_second_worker_that_says_it_owns_a_vcpu_is_not_believed() -> None:
 
     effects = bench.reply(placed(0, "b"))
 
-    assert effects == (Ack(REPLIES, placed(0, "b").identity()),)
+    assert list(effects) == placement_answered(0, "b", accepted=False)
     assert bench.state == before
 
 
@@ -124,11 +125,9 @@ def test_the_client_is_answered_when_the_last_vcpu_is_placed() -> None:
     last = bench.reply(placed(0, "a"))
 
     answer = messages.VmCreated(vm="vm-0", workers=("a", "b"))
-    assert acts(first) == [Ack(REPLIES, placed(1, "b").identity())]
-    assert acts(last) == [
-        *to_client(answer, create()),
-        Ack(REPLIES, placed(0, "a").identity()),
-    ]
+    told, ack = placement_answered(0, "a")
+    assert acts(first) == placement_answered(1, "b")
+    assert acts(last) == [told, *to_client(answer, create()), ack]
 
 
 def test_a_create_that_comes_again_waits_with_the_first_and_then_gets_its_answer() -> None:

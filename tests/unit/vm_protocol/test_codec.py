@@ -241,6 +241,28 @@ def test_a_journal_batch_comes_back_as_it_was_written(batch: tuple[Record, ...])
     assert codec.decode_records(codec.encode_records(batch)) == batch
 
 
+@given(batch=st.lists(records, max_size=5).map(tuple), skip=st.frozensets(st.sampled_from(Event)))
+def test_a_reader_gets_every_record_but_those_it_skips(
+    batch: tuple[Record, ...], skip: frozenset[Event]
+) -> None:
+    wanted = tuple(record for record in batch if record.event not in skip)
+
+    assert codec.decode_records(codec.encode_records(batch), skip) == wanted
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"schema":2,"seq":0,"actor":"a","event":"vm.freed","lamport":0,"at_ns":0}',
+        b'{"schema":1,"seq":0,"actor":"a","event":"vm.freed","lamport":0,"at_ns"',
+    ],
+    ids=["another schema", "cut off"],
+)
+def test_a_line_that_no_service_writes_is_refused_and_not_skipped(line: bytes) -> None:
+    with pytest.raises(RemoteProtocolError):
+        codec.decode_records(line, frozenset(Event))
+
+
 @given(body=st.binary(min_size=1, max_size=200).filter(lambda body: bool(body.splitlines())))
 def test_a_journal_batch_of_random_bytes_is_refused_by_its_line(body: bytes) -> None:
     with pytest.raises(RemoteProtocolError, match="record 1"):

@@ -140,6 +140,40 @@ def test_a_scenario_names_only_vcpus_that_it_has(field: str) -> None:
         Scenario.model_validate({field: (0,) * (limits.VCPUS_MAX + 1)})
 
 
+NUMBERS = [
+    (name, field)
+    for name, sample in SAMPLES.items()
+    for field in type(sample).model_fields
+    if isinstance(getattr(sample, field), int) and not isinstance(getattr(sample, field), bool)
+]
+
+
+@pytest.mark.parametrize(("name", "field"), NUMBERS)
+def test_every_number_of_every_message_is_bounded_on_both_sides(name: str, field: str) -> None:
+    sample = SAMPLES[name]
+    for beyond in (-1, limits.COUNT_MAX + 1):
+        with pytest.raises(ValidationError):
+            type(sample).model_validate({**dict(sample), field: beyond})
+
+
+LISTS = {
+    "workers": ("VmCreated", ("w",) * (limits.VCPUS_MAX + 1)),
+    "recipients": ("ScanIoapic", (0,) * (limits.VCPUS_MAX + 1)),
+    "wait_for": ("TlbFlush", (0,) * (limits.VCPUS_MAX + 1)),
+    "steps": ("DestroyVcpu", ("free_vcpu",) * (limits.STEPS_MAX + 1)),
+    "contexts": ("PlaceVcpu", (("r",) * (limits.ROOTS_OF_CONTEXT_MAX + 1), ())),
+}
+
+
+@pytest.mark.parametrize("field", LISTS)
+def test_every_list_is_bounded(field: str) -> None:
+    name, too_long = LISTS[field]
+    sample = SAMPLES[name]
+
+    with pytest.raises(ValidationError, match="too_long"):
+        type(sample).model_validate({**dict(sample), field: too_long})
+
+
 def test_every_request_type_has_a_kind_of_its_own() -> None:
     assert tuple(REQUEST_KINDS) == REQUEST_TYPE_NAMES
     assert len(set(REQUEST_KINDS.values())) == len(REQUEST_KINDS)

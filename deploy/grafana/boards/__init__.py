@@ -1,0 +1,1 @@
+"""The dashboard's contents as data, and how they become Grafana's JSON."""

@@ -1,0 +1,85 @@
+"""A broker as one connection reaches it: its URL, its certificate authority, its topology's owner.
+
+A URL may hold a password: no text made here has one.
+"""
+
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, unquote, urlsplit
+
+import pika
+
+SCHEMES: Final = ("amqp://", "amqps://")
+_GUEST: Final = "guest"
+"""Who connects when a URL names nobody, and that user's password (AMQP URI specification)."""
+
+
+class EndpointError(ValueError):
+    """A URL, or the file of its certificate authority, that no connection can be made with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a connection goes.
+
+    `ca_file` holds the certificates that an `amqps://` broker's must be signed by; empty: the
+    system's. `topology_given` says that exchanges and shared queues are the deployment's: then
+    they are looked up, and never declared.
+    """
+
+    url: str = field(repr=False)
+    ca_file: str = ""
+    topology_given: bool = False
+
+    @property
+    def user(self) -> str:
+        """Return the user that connects; the broker validates it in every message (user-id)."""
+        return unquote(urlsplit(self.url).username or _GUEST)
+
+    def parameters(self) -> pika.URLParameters:
+        """Return what pika connects with.
+
+        Raises:
+            EndpointError: The URL cannot be read, or the certificate authority's file.
+        """
+        if not self.url.startswith(SCHEMES):
+            raise EndpointError("it does not begin with amqp:// or amqps://")
+        try:
+            parameters = pika.URLParameters(self.url)
+        except (ValueError, TypeError, LookupError, SyntaxError):
+            # Whatever its parsing stumbles over; the text could hold the password.
+            raise EndpointError("write amqp://user:password@host:5672/%2F") from None
+        if self.url.startswith("amqps://") and self.ca_file:
+            parameters.ssl_options = pika.SSLOptions(self._tls(), parameters.host)
+        return parameters
+
+    def _tls(self) -> ssl.SSLContext:
+        try:
+            return ssl.create_default_context(cafile=self.ca_file)
+        except OSError as error:
+            raise EndpointError(f"AMQP_CA_FILE={self.ca_file}: {error}") from None
+
+
+def with_password(url: str, password: str) -> str:
+    """Return a URL with a password put in; one that has its own keeps it."""
+    parts = urlsplit(url)
+    if parts.password is not None:
+        return url
+    user = quote(unquote(parts.username or _GUEST), safe="")
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
+
+
+def read_secret(file: str) -> str:
+    """Return a file's text without the line end that editors put there.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is empty, or no text.
+    """
+    text = Path(file).read_text(encoding="utf-8").rstrip("\r\n")
+    if not text:
+        raise ValueError("it is empty")
+    return text

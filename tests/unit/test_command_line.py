@@ -1,0 +1,52 @@
+"""`teardown --help` knows every command without importing it, and each is where it says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import teardown_lab.cli
+from teardown_lab.__main__ import COMMANDS, main
+from teardown_lab.cli.late import LateGroup
+
+HEAVY = ("pika", "pydantic", "structlog", "prometheus_client")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_is_in_the_file_of_its_name(name: str) -> None:
+    assert isinstance(main, LateGroup)
+    assert main.load(name).name == name
+
+
+def test_no_command_is_left_out() -> None:
+    (folder,) = teardown_lab.cli.__path__
+    files = {path.stem for path in Path(folder).glob("*.py")}
+
+    assert set(COMMANDS) <= files
+    commands = {name for name in files if "@click.command()" in _text(folder, name)}
+    assert commands <= set(COMMANDS)
+
+
+def test_help_names_every_command_and_imports_none() -> None:
+    lines = CliRunner().invoke(main, ["--help"]).output.splitlines()
+
+    for name, line in COMMANDS.items():
+        assert any(shown.split() == [name, *line.split()] for shown in lines), name
+    code = "import sys, teardown_lab.__main__; print([m for m in sys.argv[1:] if m in sys.modules])"
+    imported = subprocess.run(
+        [sys.executable, "-c", code, *HEAVY], capture_output=True, text=True, check=True
+    )
+    assert imported.stdout.strip() == "[]"
+
+
+def test_a_command_that_is_not_there_is_a_usage_error() -> None:
+    result = CliRunner().invoke(main, ["raze"])
+
+    assert result.exit_code == 2
+    assert "No such command 'raze'" in result.output
+
+
+def _text(folder: str, name: str) -> str:
+    return (Path(folder) / f"{name}.py").read_text(encoding="utf-8")

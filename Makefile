@@ -31,6 +31,7 @@ bench: setup ## the benchmarks
 
 docs: setup ## write the generated pages of docs/ anew
 	@$(bin)/python docs/generate.py
+	@$(bin)/python deploy/grafana/generate.py
 
 lock: setup ## resolve the dependencies anew into requirements.lock (UPGRADE=1 for newer versions)
 	@deploy/lock.sh $(if $(UPGRADE),--upgrade)

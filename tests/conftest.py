@@ -24,19 +24,14 @@ settings.register_profile("wandering", deadline=None, print_blob=True, max_examp
 settings.load_profile(os.environ.get("TEARDOWN_HYPOTHESIS", "repeatable"))
 
 
+collect_ignore = ["user_repository"]
+"""A repository of its own: tests/packaging runs it, on the wheel."""
+
+
 @pytest.fixture(scope="session")
-def amqp_url() -> Iterator[str]:
-    """A RabbitMQ of this test session: AMQP_URL, or a private node."""
-    url = os.environ.get("AMQP_URL")
-    if url:
-        yield url
-    elif server_script() is not None:
-        with PrivateNode() as node:
-            yield node.url
-    elif os.environ.get("TEARDOWN_REQUIRE_BROKER"):
-        pytest.fail("there is no RabbitMQ here, and TEARDOWN_REQUIRE_BROKER asks for one")
-    else:
-        pytest.skip("there is no RabbitMQ here: install rabbitmq-server, or set AMQP_URL")
+def amqp_url(teardown_broker: str) -> str:
+    """A RabbitMQ of this test session, by our own plugin: `--teardown-broker` chooses another."""
+    return teardown_broker
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ def main() -> None:
 
     def parts(settings: Settings) -> tuple[Part, ...]:
         worker = VcpuWorker(settings.worker_id, settings.worker_capacity)
-        return (Part(Actor(worker), WORKER_GAUGES),)
+        return (Part(Actor(worker, trust=settings.trust()), WORKER_GAUGES),)
 
     sys.exit(serve("vcpu-worker", parts))
 

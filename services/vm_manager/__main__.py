@@ -3,6 +3,7 @@
 import sys
 
 from service_runtime.run import Part, serve
+from service_runtime.settings import Settings
 from vm_manager.gauges import MANAGER_GAUGES, MONITOR_GAUGES
 from vm_manager.manager import VmManager
 from vm_manager.monitor import SKIPPED, DeadLetterMonitor
@@ -13,15 +14,17 @@ from vm_protocol.actor import Actor
 def main() -> None:
     """Run the service until it is told to end."""
     epoch = limits.MANAGER_EPOCH
-    sys.exit(
-        serve(
-            "vm-manager",
-            lambda _: (
-                Part(Actor(VmManager(), epoch), MANAGER_GAUGES),
-                Part(Actor(DeadLetterMonitor(), epoch, SKIPPED), MONITOR_GAUGES),
-            ),
+
+    def parts(settings: Settings) -> tuple[Part, ...]:
+        trust = settings.trust()
+        manager = Actor(VmManager(), epoch, trust=trust)
+        monitor = Actor(DeadLetterMonitor(), epoch, SKIPPED, trust)
+        return (
+            Part(manager, MANAGER_GAUGES),
+            Part(monitor, MONITOR_GAUGES, settings.monitor_amqp_url),
         )
-    )
+
+    sys.exit(serve("vm-manager", parts))
 
 
 if __name__ == "__main__":

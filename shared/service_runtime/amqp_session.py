@@ -100,12 +100,11 @@ class AmqpSession:
     # --- opening and closing -------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect, open the channel with confirms, declare the shared topology or look it up.
+        """Connect, open the channel with confirms, declare the shared topology unless it is given.
 
         Raises:
             SessionLost: The broker cannot be reached, or refuses.
             TopologyMismatch: The shared topology exists with other arguments.
-            TopologyMissing: The shared topology was to be there, and is not.
             EndpointError: No connection can be made with the URL.
         """
         parameters = self._endpoint.parameters()
@@ -135,7 +134,8 @@ class AmqpSession:
         channel.add_on_cancel_callback(self._on_cancel)
         self.channel = channel
         await self._call(channel.confirm_delivery, self._on_confirm)
-        await self._declare_shared()
+        if not self._endpoint.topology_given:
+            await self._declare_shared()
 
     @property
     def broker_version(self) -> str:
@@ -176,18 +176,14 @@ class AmqpSession:
         return cast(Channel, opened)
 
     async def _declare_shared(self) -> None:
-        given = self._endpoint.topology_given
         for exchange in EXCHANGES:
             await self._call(
                 self._used().exchange_declare,
                 exchange=exchange.name,
                 exchange_type=exchange.type,
                 durable=True,
-                passive=given,
             )
         for queue in SHARED_QUEUES:
-            if given:
-                await self._call(self._used().queue_declare, queue=queue.name, passive=True)
             await self.declare(queue)
 
     # --- topology, each awaited until the broker answers ------------------------------------

@@ -141,7 +141,7 @@ class RabbitDriver:
             except SessionLost as lost:
                 if session.bug is not None:
                     raise session.bug from None
-                if isinstance(lost, TopologyMissing) and self._session is None:
+                if isinstance(lost, TopologyMissing) and not self._ready.is_set():
                     raise
                 if not self._stopping.is_set():
                     why = str(lost)

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from service_runtime.endpoint import Endpoint, read_secret, with_password
 from vm_protocol import limits
+from vm_protocol.trust import Role, Trust
 
 _NAME: Final = r"^[a-z0-9][a-z0-9-]*$"
 _URLS: Final = ("amqp_url", "monitor_amqp_url")
@@ -44,8 +45,9 @@ class Settings(BaseModel):
     AMQP_URL_FILE names a file that holds the URL; AMQP_PASSWORD_FILE one with the password for a
     URL that has none. MONITOR_AMQP_URL, with the same two, is the dead-letter monitor's own
     connection; empty: the manager's. AMQP_CA_FILE signs the broker's certificate under amqps://.
-    AMQP_TOPOLOGY=given leaves exchanges and shared queues to the deployment. TEARDOWN_GATE is a
-    replay's conductor, on this host.
+    AMQP_TOPOLOGY=given leaves exchanges and shared queues to the deployment. MANAGER_USERS,
+    MONITOR_USERS, WORKER_USERS and CLIENT_USERS name the broker's users that play each role,
+    separated by commas; empty: anybody may. TEARDOWN_GATE is a replay's conductor, on this host.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -54,6 +56,10 @@ class Settings(BaseModel):
     monitor_amqp_url: Url = ""
     amqp_ca_file: str = ""
     amqp_topology: Literal["declare", "given"] = "declare"
+    manager_users: str = ""
+    monitor_users: str = ""
+    worker_users: str = ""
+    client_users: str = ""
     log_level: str = "info"
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
@@ -66,6 +72,15 @@ class Settings(BaseModel):
     def endpoint(self, url: str = "") -> Endpoint:
         """Return where a connection of this service goes; `url` is one that has its own."""
         return Endpoint(url or self.amqp_url, self.amqp_ca_file, self.amqp_topology == "given")
+
+    def trust(self) -> Trust:
+        """Return which users' messages are taken for which role's."""
+        named = {role: getattr(self, f"{role}_users") for role in Role}
+        return Trust({role: _names(text) for role, text in named.items() if _names(text)})
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(name.strip() for name in text.split(",") if name.strip())
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:

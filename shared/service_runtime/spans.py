@@ -2,8 +2,9 @@
 
 A message's span id and trace id are in its `traceparent` before any span exists (recorder): the
 send span takes them over, so that spans, history, logs and headers name the same things
-(docs/decisions/DECISION). All other spans have ids drawn by the SDK. Imported only
-by `tracing.py`, once spans are asked for.
+(docs/decisions/0012-spans-from-records.md). All other spans have ids drawn by the SDK.
+
+Imported only by `tracing.py`, once spans are asked for.
 """
 
 from collections import OrderedDict
@@ -47,11 +48,18 @@ class _Processing:
 
     span: Span
     destination: Destination
+    command: tuple[str, str | None, int | None] | None = None
     steps: dict[tuple[int | None, str | None, str], Span] = field(default_factory=dict)
 
     @property
     def context(self) -> SpanContext:
         return self.span.get_span_context()
+
+    def give_up(self, why: str, at_ns: int) -> None:
+        """End without a settlement."""
+        self.span.set_attribute("error.type", why)
+        self.span.set_status(Status(StatusCode.ERROR, why))
+        self.end(at_ns)
 
     def end(self, at_ns: int) -> None:
         for step in self.steps.values():
@@ -102,6 +110,12 @@ class Spans:
         if observer is not None:
             observer(record)
 
+    def close(self) -> None:
+        """End what is open: deliveries that this process goes without having settled."""
+        for processing in self._open.values():
+            processing.give_up("not-settled", self._now())
+        self._open.clear()
+
     # --- messages --------------------------------------------------------------------------
 
     def _message_sent(self, record: Record) -> None:
@@ -131,12 +145,12 @@ class Spans:
         processing = _Processing(span, destination)
         key = _delivery(record)
         if key in self._open:  # lost with its connection, and delivered again
-            self._open[key].span.set_attribute("error.type", "delivered-again")
-            self._open[key].end(self._end_ns(record))
+            self._open[key].give_up("delivered-again", self._end_ns(record))
         self._open[key] = processing
         self._handled.note((record.actor, record.message_id), processing.context)
         if record.details["type"] in _COMMANDS:
-            self._commands[record.actor, record.vm, record.vcpu] = processing
+            processing.command = (record.actor, record.vm, record.vcpu)
+            self._commands[processing.command] = processing
 
     def _message_settled(self, record: Record) -> None:
         if record.message_id is None or record.traceparent is None:
@@ -163,8 +177,8 @@ class Spans:
         span.end(at_ns)
         if processing is not None:
             processing.end(at_ns)
-            for key in [key for key, each in self._commands.items() if each is processing]:
-                del self._commands[key]
+            if processing.command and self._commands.get(processing.command) is processing:
+                del self._commands[processing.command]
 
     def _dead_letter(self, record: Record) -> None:
         """Make the monitor's handling of a dead letter a span, below the letter's sending."""

@@ -52,9 +52,11 @@ def traced(
             _warn("tracing.unavailable", str(error), "correct the OTEL_* variable")
             yield _ignore
             return
+        spans = Spans(export, url)
         try:
-            yield Spans(export, url).observe
+            yield spans.observe
         finally:
+            spans.close()
             export.close(limits.SHUTDOWN_MS / 1000)
 
 

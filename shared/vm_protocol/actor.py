@@ -25,6 +25,7 @@ from vm_protocol.messages import REQUEST_TYPES
 from vm_protocol.observations import Event
 from vm_protocol.recorder import NO_CAUSE, Cause, Recorder, Send, cause_of
 from vm_protocol.topology import parse_mailbox
+from vm_protocol.trust import ANYBODY, Trust
 from vm_protocol.wire import Record
 
 Action = Send | Effect
@@ -44,29 +45,38 @@ class Plan:
 
 
 class Actor(Generic[State]):
-    """A core with its state and its recorder; records of `skip` in the journal never reach it."""
+    """A core with its state and its recorder.
+
+    Records of `skip` in the journal never reach it, nor does what `trust` tells to be forged.
+    """
 
     def __init__(
-        self, core: Core[State], epoch: int = 0, skip: frozenset[Event] = frozenset()
+        self,
+        core: Core[State],
+        epoch: int = 0,
+        skip: frozenset[Event] = frozenset(),
+        trust: Trust = ANYBODY,
     ) -> None:
         self.core = core
         self.skip = skip
+        self.trust = trust
         self.state = core.initial()
         self.recorder = Recorder(core.actor, epoch)
 
     def deliver(self, delivery: Delivery, at_ns: int) -> Plan:
         """Take a delivery: decode it, step the core, and return the plan.
 
-        What is no message is rejected with its reason; where no dead letter is possible (the
-        journal, the dead letters themselves) it is skipped, said and acknowledged.
+        What is no message, or forged, is rejected with its reason; where no dead letter is
+        possible (the journal, the dead letters themselves) it is skipped, said and acknowledged.
         """
         try:
             if intake.is_journal(delivery.queue):
-                return self._special(intake.read_journal(delivery, self.skip), delivery, at_ns)
+                batch = intake.read_journal(delivery, self.skip, self.trust)
+                return self._special(batch, delivery, at_ns)
             if intake.is_dead_letters(delivery.queue):
-                letter = intake.read_dead_letter(delivery, _key(delivery))
+                letter = intake.read_dead_letter(delivery, _key(delivery), self.trust)
                 return self._special(letter, delivery, at_ns)
-            received, envelope = intake.read_message(delivery)
+            received, envelope = intake.read_message(delivery, self.trust)
         except RemoteProtocolError as error:
             return self._refuse(delivery, error, at_ns)
         cause = cause_of(envelope, received.message.type)

@@ -27,7 +27,7 @@ HEADERS: Final = {
 }
 """Envelope field -> AMQP header."""
 
-PROPERTIES: Final = ("message_id", "correlation_id", "reply_to")
+PROPERTIES: Final = ("message_id", "correlation_id", "reply_to", "user_id")
 """Envelope fields that are AMQP properties of the same name."""
 
 

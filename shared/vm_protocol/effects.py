@@ -26,7 +26,10 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A valid message from `queue`; `reply_to` names the queue of the sender's choice."""
+    """A valid message from `queue`; `reply_to` names the queue of the sender's choice.
+
+    `user_id` is the sender's user, as the broker has validated it; None if it named nobody.
+    """
 
     queue: str
     message: Message
@@ -34,6 +37,7 @@ class Received:
     epoch: int
     reply_to: str | None = None
     redelivered: bool = False
+    user_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

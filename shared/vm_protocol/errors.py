@@ -31,6 +31,8 @@ class RejectReason(StrEnum):
     """The type is none of this protocol's."""
     WRONG_SCHEMA = "wrong-schema"
     """The schema version is another one."""
+    FORGED = "forged"
+    """The broker says that another user sent it than those who may (SECURITY.md)."""
     TOO_LARGE = "too-large"
     """The body exceeds MESSAGE_BYTES_MAX."""
 

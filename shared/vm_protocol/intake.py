@@ -10,6 +10,7 @@ from vm_protocol.effects import DeadLettered, JournalRead, Received
 from vm_protocol.errors import RejectReason, RemoteProtocolError
 from vm_protocol.messages import Message
 from vm_protocol.observations import Event
+from vm_protocol.trust import ANYBODY, Trust
 from vm_protocol.wire import Envelope
 
 
@@ -23,13 +24,15 @@ class Delivery:
     number: int
 
 
-def read_message(delivery: Delivery) -> tuple[Received, Envelope]:
+def read_message(delivery: Delivery, trust: Trust = ANYBODY) -> tuple[Received, Envelope]:
     """Return the input that a message on an ordinary queue is.
 
     Raises:
-        RemoteProtocolError: It is no message of this protocol; reject it.
+        RemoteProtocolError: It is no message of this protocol, or another's than its user's; reject
+            it.
     """
     message, envelope = codec.decode(delivery.packet)
+    trust.check(message, envelope.user_id)
     received = Received(
         queue=delivery.queue,
         message=message,
@@ -37,20 +40,25 @@ def read_message(delivery: Delivery) -> tuple[Received, Envelope]:
         epoch=envelope.epoch,
         reply_to=envelope.reply_to,
         redelivered=delivery.redelivered,
+        user_id=envelope.user_id,
     )
     return received, envelope
 
 
-def read_journal(delivery: Delivery, skip: frozenset[Event] = frozenset()) -> JournalRead:
+def read_journal(
+    delivery: Delivery, skip: frozenset[Event] = frozenset(), trust: Trust = ANYBODY
+) -> JournalRead:
     """Return the input that a journal batch is, without the events that its reader skips.
 
     Raises:
-        RemoteProtocolError: It is no batch of records; skip it.
+        RemoteProtocolError: It is no batch of records, or not of the actors of its user; skip it.
     """
-    return JournalRead(codec.decode_records(delivery.packet.body, skip))
+    records = codec.decode_records(delivery.packet.body, skip)
+    trust.check_records(records, delivery.packet.properties.get("user_id"))
+    return JournalRead(records)
 
 
-def read_dead_letter(delivery: Delivery, letter: str) -> DeadLettered:
+def read_dead_letter(delivery: Delivery, letter: str, trust: Trust = ANYBODY) -> DeadLettered:
     """Return the input that a dead letter is, told by its newest death (RabbitMQ: dlx).
 
     `x-death` is an array compressed by queue and reason, newest first. The message inside may be
@@ -60,7 +68,7 @@ def read_dead_letter(delivery: Delivery, letter: str) -> DeadLettered:
         RemoteProtocolError: There is no `x-death`: nothing has died here; skip it.
     """
     death = _newest_death(delivery.packet.headers)
-    message, envelope, wrong = _try_decode(delivery.packet)
+    message, envelope, wrong = _try_decode(delivery.packet, trust)
     message_id = delivery.packet.properties.get("message_id")
     keys = death.get("routing-keys")
     return DeadLettered(
@@ -85,9 +93,10 @@ def _newest_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
     raise RemoteProtocolError(RejectReason.MALFORMED, "header: x-death")
 
 
-def _try_decode(packet: Packet) -> tuple[Message | None, Envelope | None, str | None]:
+def _try_decode(packet: Packet, trust: Trust) -> tuple[Message | None, Envelope | None, str | None]:
     try:
         message, envelope = codec.decode(packet)
+        trust.check(message, envelope.user_id)
     except RemoteProtocolError as error:
         return None, None, str(error.reason)
     return message, envelope, None

@@ -13,6 +13,7 @@ class Envelope(BaseModel):
 
     `caused_by` is the id of the message whose handling sent this one; `lamport` is the sender's
     Lamport time; `epoch` is the manager's, and 0 from anybody else; `traceparent` is W3C's.
+    `user_id` is put in by the driver, whose connection it is, and validated by the broker.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -25,6 +26,7 @@ class Envelope(BaseModel):
     sender: str = Field(min_length=1, max_length=100)
     lamport: int = Field(ge=0, le=limits.COUNTER_MAX)
     epoch: int = Field(ge=0, le=limits.COUNTER_MAX)
+    user_id: str | None = Field(default=None, max_length=255)
 
 
 class Record(BaseModel):

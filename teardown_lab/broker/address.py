@@ -99,9 +99,9 @@ def delete_queues(
                 else:
                     channel.exchange_delete(name)
             except pika.exceptions.ChannelClosedByBroker as error:
-                if error.reply_code == 404 or not _exists(connection, kind, name):
+                if error.reply_code == 404:
                     deleted.append(name)
-                else:
+                elif _is_seen(connection, kind, name):
                     refused.append(f"{kind} {name}: {error.reply_text}")
             else:
                 deleted.append(name)
@@ -109,16 +109,19 @@ def delete_queues(
     return deleted, refused
 
 
-def _exists(connection: pika.BlockingConnection, kind: str, name: str) -> bool:
-    """Tell whether a queue or exchange is there; who may not delete it may still ask."""
+def _is_seen(connection: pika.BlockingConnection, kind: str, name: str) -> bool:
+    """Tell whether what may not be deleted is there, as far as this user may know.
+
+    What it may not even look up (4.3) is another user's to clear away.
+    """
     channel = connection.channel()
     try:
         if kind == "queue":
             channel.queue_declare(name, passive=True)
         else:
             channel.exchange_declare(name, passive=True)
-    except pika.exceptions.ChannelClosedByBroker as error:
-        return error.reply_code != 404
+    except pika.exceptions.ChannelClosedByBroker:
+        return False
     channel.close()
     return True
 

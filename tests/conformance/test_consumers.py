@@ -94,6 +94,20 @@ def test_the_next_consumer_takes_over_while_a_cancelled_one_still_holds_messages
     assert bodies(session.take("two", 1)) == ["a"]
 
 
+def test_of_waiting_consumers_the_one_with_the_largest_prefetch_is_next_since_4_0(
+    session: Session,
+) -> None:
+    session.queue("queue", "quorum", single_active_consumer=True)
+    for client, prefetch in (("one", 5), ("two", 1), ("three", 2), ("four", 2)):
+        session.broker.consume(client, "queue", prefetch=prefetch)
+
+    session.lose("one")
+    session.send("queue", "a")
+
+    next_one = "three" if session.version.successor_has_most_room else "two"
+    assert bodies(session.take(next_one, 1)) == ["a"]
+
+
 def test_a_waiting_consumer_that_leaves_changes_nothing(session: Session) -> None:
     session.queue("queue", "quorum", single_active_consumer=True)
     for client in ("one", "two", "three"):

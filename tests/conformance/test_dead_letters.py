@@ -1,12 +1,13 @@
 """Where dead letters go, and what they tell: `x-death`, its neighbours, cycles."""
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from conformance.adapter import Delivery, Session, bodies
-from vm_protocol.topology import Queue
+from vm_protocol.topology import ArgumentValue, Queue
 
 KINDS = ["classic", "quorum"]
 
@@ -275,9 +276,10 @@ def test_even_a_nack_ends_a_dead_letter_that_is_beyond_the_limit(session: Sessio
 
 def died_of(session: Session, kind: str, target: str, returns: int) -> None:
     """Return a message some times, then reject it into `graveyard`, whose limit is 3."""
-    limit = {"x-delivery-limit": 3} if target == "quorum" else {}
-    arguments = (("x-queue-type", target), *limit.items())
-    session.broker.declare(Queue("graveyard", arguments, (("dead", ""),)))
+    arguments: dict[str, ArgumentValue] = {"x-queue-type": target}
+    if target == "quorum":
+        arguments["x-delivery-limit"] = 3
+    session.broker.declare(Queue("graveyard", tuple(arguments.items()), (("dead", ""),)))
     own_limit = {"delivery_limit": 20} if kind == "quorum" else {}
     session.queue("queue", kind, dead_letter_exchange="dead", **own_limit)
     session.send("queue", "a")
@@ -299,3 +301,59 @@ def test_messages_that_die_undelivered_are_new_to_their_next_queue(session: Sess
     for dead in session.drain("graveyard", 2):
         assert not dead.redelivered
         assert (dead.delivery_count, dead.acquired_count) == (None, None)
+
+
+def test_a_classic_queue_overlooks_failures_elsewhere_if_somebody_waits(session: Session) -> None:
+    """Only what has waited in the queue is flagged, where failures follow at all."""
+    session.dead_letter_queue()
+    session.queue("queue", dead_letter_exchange="dead")
+    session.broker.consume("monitor", "graveyard", prefetch=1)
+    session.send("queue", "a")
+    kill(session, "queue")
+    session.send("queue", "b")
+    kill(session, "queue")
+
+    (direct,) = session.take("monitor", 1)
+    session.broker.ack(direct)
+    (waited,) = session.take("monitor", 1)
+
+    assert not direct.redelivered
+    assert waited.redelivered == session.version.classic_counts_failures
+
+
+def test_each_death_turns_the_older_ones_around_in_3_10(session: Session) -> None:
+    names = ("first", "second", "third")
+    for name, following in itertools.pairwise(names):
+        session.broker.exchange(f"after-{name}")
+        session.queue(name, dead_letter_exchange=f"after-{name}")
+        session.broker.exchange(f"after-{following}")
+    session.queue("third", dead_letter_exchange="dead")
+    session.dead_letter_queue()
+    session.broker.bind("second", "after-first", "first")
+    session.broker.bind("third", "after-second", "first")
+    session.send("first", "a")
+
+    for name in names:
+        kill(session, name)
+
+    (dead,) = session.drain("graveyard", 1)
+    expected = ["third", "first", "second"] if session.version.deaths_flip else names[::-1]
+    assert [death[0] for death in dead.deaths] == list(expected)
+
+
+def test_the_last_death_is_named_as_it_was_and_not_as_it_is_listed(session: Session) -> None:
+    """The entry in `x-death` keeps the exchange of the first death of its kind."""
+    session.broker.exchange("back")
+    session.queue("queue", dead_letter_exchange="dead")
+    session.queue("later", dead_letter_exchange="back")
+    session.broker.bind("later", "dead", "")
+    session.broker.bind("queue", "back", "queue")
+    session.send("queue", "a")
+    for queue in ("queue", "later", "queue"):
+        kill(session, queue)
+
+    (dead,) = session.drain("later", 1)
+
+    assert dead.deaths[0] == ("queue", "rejected", 2, "in", ("queue",))
+    last = "back" if session.version.has_last_death else None
+    assert dict(dead.headers).get("x-last-death-exchange") == last

@@ -140,3 +140,14 @@ def test_a_message_beyond_the_limit_is_dropped_without_a_dead_letter_exchange(
 
     session.take("worker", 0)
     session.ready("queue", 0)
+
+
+def test_a_return_beyond_the_limit_leaves_a_consumer_more_room_in_3_10(session: Session) -> None:
+    """Its prefetch has grown by one, for good."""
+    (delivery,) = limited(session, 0, 1)
+
+    session.broker.reject(delivery, requeue=True)
+    session.ready("graveyard", 1)
+    session.send("queue", "b", "c", "d")
+
+    session.take("worker", 2 if session.version.limit_raises_prefetch else 1)

@@ -160,6 +160,20 @@ def test_a_quorum_queue_delivers_a_returned_message_before_it_drops(session: Ses
     session.ready("queue", 1)
 
 
+def test_what_overflows_at_once_is_dead_lettered_newest_first_before_4_3(session: Session) -> None:
+    session.dead_letter_queue()
+    session.queue("queue", "quorum", max_length=1, dead_letter_exchange="dead", delivery_limit=20)
+    session.broker.consume("worker", "queue", prefetch=4)
+    session.send("queue", "a", "b", "c", "d")
+    session.take("worker", 4)
+
+    session.lose("worker")
+
+    expected = ["c", "b", "a"] if session.version.overflow_is_reversed else ["a", "b", "c"]
+    assert bodies(session.drain("graveyard", 3)) == expected
+    assert bodies(session.drain("queue", 1)) == ["d"]
+
+
 def test_an_unused_queue_expires_and_is_not_dead_lettered(session: Session) -> None:
     session.dead_letter_queue()
     session.queue("queue", expires=TTL_MS, dead_letter_exchange="dead")

@@ -16,7 +16,7 @@ from conformance.simulated import Simulated
 
 EXAMPLES = 60
 EXAMPLES_LONG = 2_000
-PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
+PHASES: tuple[Phase, ...] = (Phase.explicit, Phase.reuse, Phase.generate)
 if os.environ.get("TEARDOWN_SHRINK"):  # each attempt that fails takes a real broker seconds
     PHASES += (Phase.shrink,)
 

@@ -36,6 +36,8 @@ VARYING = (
     (r"/request/\d+", "/request/GENERATION"),
     (r"\b\d+\.\d{3}\b", "SECONDS"),
     (r"\bin \d+ s$", "in SECONDS s"),
+    (r"\b\d+\.\d\d s \(reduced\)", "SECONDS s (reduced)"),
+    (r"\btd1\.\S+", "TOKEN"),
     (r"\bresults/\S+/", "results/RUN/"),
     (r" {2,}", " "),
 )
@@ -68,7 +70,7 @@ class Shown:
         """The code that goes with the output: 1 for a violation, 2 for an error in a file."""
         if re.search(r"^\S+\.yaml:\d+:\d+: |^teardown: \S+\.yaml:", self.output, re.MULTILINE):
             return 2
-        return 1 if ": VIOLATED " in self.output else 0
+        return 1 if ": VIOLATED" in self.output else 0
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:

@@ -204,9 +204,8 @@ def test_a_worker_told_to_end_in_the_middle_ends_well(
     assert worker.returncode == 0
 
 
-@pytest.mark.xfail(reason="a placement that is delivered again is taken by two workers")
 def test_connections_cut_while_a_vm_is_created(proxy: Proxy, tmp_path: Path) -> None:
-    """PlaceVcpu goes back with the connection, to another worker: both own the vCPU then."""
+    """PlaceVcpu goes back with the connection, and may come to another worker than before."""
     random = seeded("cuts-creation")
     options = LabOptions(broker=proxy.url, workers=2, vcpus=VCPUS)
     with open_lab(options, print) as lab:

@@ -13,7 +13,16 @@ import pika
 import pika.exceptions
 import pytest
 from integration.tools.amqp import publish
-from integration.tools.fuzz import ACKED, REPUBLISHED, SKIPPED, Fuzzed, Fuzzer, dead, encode
+from integration.tools.fuzz import (
+    ACKED,
+    NOWHERE,
+    REPUBLISHED,
+    SKIPPED,
+    Fuzzed,
+    Fuzzer,
+    dead,
+    encode,
+)
 from integration.tools.scrape import gained, scrape
 from pika.adapters.blocking_connection import BlockingChannel
 from support import expectations
@@ -133,7 +142,7 @@ def workers_of(lab: Lab) -> tuple[str, ...]:
 def hold_teardown(lab: Lab, history: Path) -> None:
     """Tear a VM down that needs all capacity there is."""
     ordering = catalogue_entry("unload-in-destroy-wipe-last").ordering
-    options = RunOptions(timeout_s=20, history=history)
+    options = RunOptions(timeout_s=5, history=history)
     judgement = lab.run(ordering, Scenario(vcpus=VCPUS), 2, options).judgement
     cell = expectations.wipe_last(VCPUS, "distinct", "shadow")
     assert judgement.notes == ()
@@ -193,27 +202,6 @@ def hold_accounting(fuzzed: list[Fuzzed], seen: Counter[str], grown: Any) -> Non
     assert by_why.total() + wanted[SKIPPED] + wanted[ACKED] + republished == MESSAGES
 
 
-def test_a_placement_without_a_mailbox_gives_its_capacity_back(
-    lab: Lab, stranger: Stranger, history: Path
-) -> None:
-    """Twice as many as all workers can hold: each is forgotten as its mailbox is not there."""
-    for vcpu in range(2 * VCPUS):
-        place = messages.PlaceVcpu(
-            vm="ghost",
-            vcpu=vcpu,
-            contexts=((), ()),
-            async_pf=0,
-            nested=False,
-            avic=False,
-            in_guest=False,
-            fence_ms=1,
-        )
-        packet = encode(place, stranger.queue.name, limits.MANAGER_EPOCH)
-        stranger.publish(topology.PLACEMENT.name, topology.PLACEMENT_QUEUE.name, packet)
-
-    hold_teardown(lab, history)
-
-
 def test_a_lamport_time_at_the_end_of_time_stops_nobody(
     fresh_node: PrivateNode, history: Path
 ) -> None:
@@ -234,3 +222,30 @@ def _poison_the_workers(lab: Lab, stranger: Stranger) -> None:
         headers = {**packet.headers, codec.HEADERS["lamport"]: 2**63 - 1}
         key = topology.worker_replies(worker).name
         stranger.publish(topology.REPLIES.name, key, replace(packet, headers=headers))
+
+
+@pytest.mark.xfail(strict=True, reason="a placement that no manager answers holds its capacity")
+@pytest.mark.parametrize("reply_to", [NOWHERE, topology.manager_replies(limits.MANAGER_EPOCH).name])
+def test_a_placement_without_a_vm_gives_its_capacity_back(
+    own_node: str, history: Path, reply_to: str
+) -> None:
+    """Twice as many as all workers can hold: of a VM that nobody has, as a killed run leaves."""
+    with (
+        open_lab(LabOptions(broker=own_node, workers=2, vcpus=VCPUS), print) as lab,
+        stranger_at(own_node) as stranger,
+    ):
+        for vcpu in range(2 * VCPUS):
+            place = messages.PlaceVcpu(
+                vm="ghost",
+                vcpu=vcpu,
+                contexts=((), ()),
+                async_pf=0,
+                nested=False,
+                avic=False,
+                in_guest=False,
+                fence_ms=1,
+            )
+            packet = encode(place, reply_to, limits.MANAGER_EPOCH)
+            stranger.publish(topology.PLACEMENT.name, topology.PLACEMENT_QUEUE.name, packet)
+
+        hold_teardown(lab, history)

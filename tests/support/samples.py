@@ -117,4 +117,5 @@ def sample_envelope(message: Message) -> Envelope:
         sender="manager",
         lamport=41,
         epoch=1,
+        user_id="manager",
     )

@@ -88,8 +88,9 @@ def envelopes(draw: st.DrawFn, message: Message) -> Envelope:
         caused_by=draw(optional),
         traceparent=f"00-{trace}-{span}-01",
         sender=draw(st.text(min_size=1, max_size=100)),
-        lamport=draw(st.integers(0, 2**63 - 1)),
+        lamport=draw(st.integers(0, limits.COUNTER_MAX - 1_000)),
         epoch=draw(_count),
+        user_id=draw(optional),
     )
 
 

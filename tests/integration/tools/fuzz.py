@@ -307,7 +307,7 @@ def _placement(fuzzer: Fuzzer) -> tuple[Message, str | None, int, str]:
     )
     return fuzzer.random.choice(
         [
-            (place, NOWHERE, 1, ACKED),
+            # A valid one has a test of its own: until it is answered, it holds capacity.
             (place, NOWHERE, 0, dead(RejectReason.STALE_EPOCH)),
             (place, None, 1, dead(RejectReason.UNEXPECTED)),
         ]

@@ -5,7 +5,9 @@ from teardown_lab.checker import Counts, History, Vacuity, VacuityReason, exit_c
 BOX = "vcpu.vm-a.0.1"
 
 
-def test_the_json_object_of_a_run(new_story):
+@pytest.fixture
+def wiped_last(new_story):
+    """A flush of vCPU 1 meets vCPU 0, freed and still visible."""
     story = new_story(vcpus=2).begin("unload-in-destroy-wipe-last")
     zap = story.post([0, 1], by="zap-all")
     story.deliver(zap, 0, 1)
@@ -16,8 +18,11 @@ def test_the_json_object_of_a_run(new_story):
     story.free(1)
     story.erase(0)
     story.erase(1)
+    return story.end().judge(), flush, free
 
-    judgement = story.end().judge()
+
+def test_the_json_object_of_a_run(wiped_last):
+    judgement, flush, free = wiped_last
 
     assert judgement.to_json("out/h.jsonl") == {
         "schema": 1,

@@ -261,9 +261,21 @@ def test_a_delivery_that_comes_again_unsettled_ends_the_span_of_the_first() -> N
     step, lost, ack, done = Made(records).all
 
     assert (step.name, step.status.description) == ("unload_mmu", "not finished")
-    assert attribute(lost, "error.type") == "delivered-again"
+    assert attribute(lost, "error.type") == lost.status.description == "delivered-again"
     assert parent_id(ack) == span_id(done)
     assert attribute(done, "teardown.redelivered") is True
+
+
+def test_what_is_not_settled_in_the_end_is_a_span_all_the_same() -> None:
+    unsettled = run(catalogue_entry("unload-in-destroy").ordering, SCENARIO).everything
+    first = next(n for n, record in enumerate(unsettled) if record.event == Event.MESSAGE_ACKED)
+
+    made = Made(unsettled[:first])
+    made.spans.close()
+
+    held = [span for span in made.all if attribute(span, "error.type") == "not-settled"]
+    assert "CreateVm" in {attribute(span, "teardown.message.type") for span in held}
+    assert {parent_id(span) for span in made.all} - {None} <= {span_id(span) for span in made.all}
 
 
 def test_what_is_no_message_makes_no_span() -> None:

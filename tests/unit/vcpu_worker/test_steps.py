@@ -111,7 +111,7 @@ def test_faults_that_were_not_cleared_complete_into_freed_memory() -> None:
     effects = bench.command(order)
     completed = [acts(bench.take(fault, COMMANDS, epoch=0)) for fault in faults]
 
-    published = [Publish("commands", COMMANDS, fault, mandatory=True) for fault in faults]
+    published = [Publish("async-pf", COMMANDS, fault, mandatory=True) for fault in faults]
     assert acts(effects) == [*published, *answered(order)]
     assert completed == [
         [Reject(COMMANDS, fault.identity(), RejectReason.FREED)] for fault in faults

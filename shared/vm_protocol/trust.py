@@ -1,0 +1,101 @@
+"""Which RabbitMQ user may send what: roles, the table of senders, and the check; pure.
+
+The broker validates the `user_id` of a message (RabbitMQ: validated-user-id): a publisher may name
+itself or nobody. So a receiver that knows which users play which role can tell a forged command,
+whatever exchange or dead letter it came through.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from vm_protocol.errors import RejectReason, RemoteProtocolError
+from vm_protocol.messages import REQUEST_TYPE_NAMES, Message
+from vm_protocol.wire import Record
+
+
+class Role(StrEnum):
+    """Who takes part; the deployment names the users of each."""
+
+    MANAGER = "manager"
+    MONITOR = "monitor"
+    WORKER = "worker"
+    CLIENT = "client"
+
+
+_MANAGER: Final = frozenset({Role.MANAGER})
+_WORKER: Final = frozenset({Role.WORKER})
+_AGAIN: Final = frozenset({Role.MONITOR})
+"""The monitor sends commands again that lost connections have dead-lettered."""
+
+SENDERS: Final[Mapping[str, frozenset[Role]]] = {
+    "CreateVm": frozenset({Role.CLIENT}) | _AGAIN,
+    "DestroyVm": frozenset({Role.CLIENT}) | _AGAIN,
+    "RemoveVm": frozenset({Role.CLIENT}) | _AGAIN,
+    "VmCreated": _MANAGER,
+    "VmDestroyed": _MANAGER,
+    "VmRemoved": _MANAGER,
+    "Refused": _MANAGER,
+    "PlaceVcpu": _MANAGER | _AGAIN,
+    "PlacementAnswered": _MANAGER,
+    "VcpuPlaced": _WORKER,
+    "DestroyVcpu": _MANAGER | _AGAIN,
+    "VcpuStepsDone": _WORKER,
+    "RootsReleased": _WORKER,
+    "UnloadDone": _MANAGER,
+    "ZapRequested": _WORKER,
+    "ZapDone": _MANAGER,
+    "VmStateRead": _WORKER,
+    "AsyncPfCompleted": _WORKER | _AGAIN,
+    "RequestAcked": _WORKER,
+    "CommandStuck": frozenset({Role.MONITOR}),
+    **dict.fromkeys(REQUEST_TYPE_NAMES, _MANAGER),
+}
+"""Message type -> the roles that send it; a type that is not here is refused."""
+
+_ACTORS: Final[Mapping[str, Role]] = {
+    "manager": Role.MANAGER,
+    "monitor": Role.MONITOR,
+    "worker": Role.WORKER,
+    "lab": Role.CLIENT,
+}
+"""First part of an actor's name -> the role whose records it writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """The users of each role; a role for which nobody is named is anybody's."""
+
+    users: Mapping[Role, frozenset[str]] = field(default_factory=dict)
+
+    def check(self, message: Message, user_id: str | None) -> None:
+        """Pass a message that this user may send.
+
+        Raises:
+            RemoteProtocolError: FORGED: none of its senders' users has sent it.
+        """
+        roles = SENDERS.get(message.type, frozenset())
+        if not self._is_one_of(roles, user_id):
+            place = f"property: user_id: {message.type} is not {user_id or 'nobody'}'s to send"
+            raise RemoteProtocolError(RejectReason.FORGED, place[:200])
+
+    def check_records(self, records: Iterable[Record], user_id: str | None) -> None:
+        """Pass a batch of the journal whose actors are this user's.
+
+        Raises:
+            RemoteProtocolError: FORGED: somebody writes another's history.
+        """
+        for actor in {record.actor for record in records}:
+            role = _ACTORS.get(actor.partition(".")[0])
+            if not self._is_one_of(frozenset({role} if role else ()), user_id):
+                place = f"property: user_id: {user_id or 'nobody'} is not {actor}"
+                raise RemoteProtocolError(RejectReason.FORGED, place[:200])
+
+    def _is_one_of(self, roles: frozenset[Role], user_id: str | None) -> bool:
+        named = [self.users.get(role) for role in roles] if self.users else [None]
+        return any(users is None or user_id in users for users in named)
+
+
+ANYBODY: Final = Trust()
+"""No user is named: every connection is the same user's, as on a private node."""

@@ -1,0 +1,81 @@
+"""The checked-in dashboard: it is what its code makes, and Grafana can show it."""
+
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+from observability.tools.files import GRAFANA, SCRAPES, dashboard, panels, read_yaml
+
+COLUMNS = 24
+
+
+def test_the_dashboard_is_what_its_code_makes() -> None:
+    command = [sys.executable, str(GRAFANA / "generate.py"), "--check"]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_panel_has_an_id_a_title_a_text_and_queries_of_its_own() -> None:
+    ids = Counter(panel["id"] for panel in dashboard()["panels"])
+
+    assert set(ids.values()) == {1}
+    assert 0 not in ids
+    for panel in panels():
+        assert panel["title"]
+        assert panel["description"].endswith(".")
+        letters = [target["refId"] for target in panel["targets"]]
+        assert letters == sorted(set(letters)), panel["title"]
+        assert all(letters), panel["title"]
+
+
+def test_panels_stand_on_the_grid_side_by_side() -> None:
+    taken: Counter[tuple[int, int]] = Counter()
+    for panel in dashboard()["panels"]:
+        at: dict[str, int] = panel["gridPos"]
+        assert at["x"] + at["w"] <= COLUMNS
+        for x in range(at["x"], at["x"] + at["w"]):
+            taken.update((x, y) for y in range(at["y"], at["y"] + at["h"]))
+
+    assert set(taken.values()) == {1}
+    rows = max(y for _, y in taken) + 1
+    assert len(taken) == rows * COLUMNS, "there is a hole"
+
+
+def test_the_rows_are_questions() -> None:
+    rows = [panel["title"] for panel in dashboard()["panels"] if panel["type"] == "row"]
+
+    assert len(rows) == 5
+    assert all(row.endswith("?") for row in rows)
+
+
+def test_everything_is_asked_of_the_data_source_that_is_chosen() -> None:
+    def sources(node: Any) -> list[str]:
+        if isinstance(node, list):
+            return [source for each in node for source in sources(each)]
+        if isinstance(node, dict):
+            own = [node["datasource"]["uid"]] if isinstance(node.get("datasource"), dict) else []
+            return own + [source for each in node.values() for source in sources(each)]
+        return []
+
+    found = set(sources(dashboard()))
+    variables = {each["name"]: each["type"] for each in dashboard()["templating"]["list"]}
+
+    assert found == {"${datasource}", "-- Grafana --"}
+    assert variables == {"datasource": "datasource", "rabbitmq_cluster": "query"}
+
+
+def test_chaos_experiments_are_marked_by_tags() -> None:
+    (marker,) = (each for each in dashboard()["annotations"]["list"] if "target" in each)
+
+    assert marker["target"]["tags"] == ["teardown", "chaos"]
+    assert marker["target"]["type"] == "tags"
+
+
+def test_the_data_source_knows_the_interval_of_scrapes() -> None:
+    (source,) = read_yaml(GRAFANA / "provisioning/datasources/datasources.yml")["datasources"]
+
+    assert source["type"] == "prometheus"
+    assert source["jsonData"]["timeInterval"] == read_yaml(SCRAPES)["global"]["scrape_interval"]

@@ -18,7 +18,7 @@ def main() -> None:
     def parts(settings: Settings) -> tuple[Part, ...]:
         trust = settings.trust()
         manager = Actor(VmManager(), epoch, trust=trust)
-        monitor = Actor(DeadLetterMonitor(), epoch, SKIPPED, trust)
+        monitor = Actor(DeadLetterMonitor(epoch, settings.replica), epoch, SKIPPED, trust)
         return (
             Part(manager, MANAGER_GAUGES),
             Part(monitor, MONITOR_GAUGES, settings.monitor_amqp_url),

@@ -39,6 +39,8 @@ _INVARIANTS: dict[str, str] = {
 """Reject reason -> broken invariant; the reasons that are not here break none."""
 
 
+MONITOR = "monitor"
+
 SKIPPED = frozenset(Event) - READ_BY_INDEX - READ_BY_OPEN_REQUESTS
 """Most records of a journal are of no use to the monitor, which shares the manager's process."""
 
@@ -63,14 +65,19 @@ Result = tuple[MonitorState, tuple[Effect, ...]]
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterMonitor:
-    """The monitor's core; `epoch` names the manager that is told of stuck commands."""
+    """The monitor's core; `epoch` names the manager that is told of stuck commands.
+
+    Replicas of the manager have a monitor each, which share the dead letters: `replica` tells
+    their records apart.
+    """
 
     epoch: int = limits.MANAGER_EPOCH
+    replica: str = ""
 
     @property
     def actor(self) -> str:
         """Return the actor's name in the history."""
-        return "monitor"
+        return f"{MONITOR}.{self.replica}" if self.replica else MONITOR
 
     def initial(self) -> MonitorState:
         """Return the state of a monitor that has read nothing."""
@@ -99,7 +106,7 @@ class DeadLetterMonitor:
         index, open_requests = state.index, state.open_requests
         effects: list[Effect] = []
         for record in event.records:
-            if record.actor != self.actor:
+            if record.actor.partition(".")[0] != MONITOR:
                 index = index.read(record)
                 open_requests, completed = open_requests.read(record)
                 if completed is not None and record.at_ns >= state.started_ns:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from service_runtime.amqp_session import Offset
+from service_runtime.amqp_session import AmqpSession, Offset
 from vm_protocol.topology import Mailbox, Queue
 
 CLOCK_SKEW: Final = timedelta(minutes=1)
@@ -24,9 +24,48 @@ class Consumption:
     begin: str = "first"
 
     @property
+    def name(self) -> str:
+        """Return the queue's name."""
+        return self.queue.name
+
+    @property
     def is_stream(self) -> bool:
         """Tell whether the queue is a stream."""
         return isinstance(self.queue, Queue) and self.queue.kind == "stream"
+
+
+class Consumptions:
+    """All that a driver consumes, by queue; what it forgets is not consumed again."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Consumption] = {}
+        self._positions = StreamPositions()
+
+    def all(self) -> tuple[Consumption, ...]:
+        """Return them in the order in which they were asked for."""
+        return tuple(self._known.values())
+
+    def forget(self, queue: str) -> None:
+        """Take a queue out; unknown names are fine."""
+        self._known.pop(queue, None)
+
+    def read(self, queue: str, headers: Mapping[str, Any]) -> None:
+        """Take a delivery as read."""
+        self._positions.read(queue, headers)
+
+    async def start(self, session: AmqpSession, wanted: Consumption) -> Mailbox | None:
+        """Consume from now on, over lost sessions too; return a mailbox that is not there."""
+        name, queue = wanted.name, wanted.queue
+        self._known[name] = wanted
+        if isinstance(queue, Mailbox):
+            if not await session.exists(name):
+                return queue
+            await session.consume(name, wanted.prefetch)
+            return None
+        await session.declare(queue)
+        offset = self._positions.start(name, wanted.begin) if wanted.is_stream else None
+        await session.consume(name, wanted.prefetch, offset)
+        return None
 
 
 class StreamPositions:

@@ -18,8 +18,9 @@ from typing import Any
 import structlog
 
 from service_runtime.amqp_session import AmqpSession, SessionLost, TopologyMissing
+from service_runtime.bounded import until_stopped
 from service_runtime.confirms import Batch, ConfirmTracker, Outgoing, journal_batches
-from service_runtime.consumption import Consumption, StreamPositions
+from service_runtime.consumption import Consumption, Consumptions
 from service_runtime.endpoint import Endpoint
 from service_runtime.gate import Gate
 from service_runtime.settlements import HeldDeliveries, Settlements
@@ -71,11 +72,10 @@ class RabbitDriver:
         self._wake = asyncio.Event()
         self._session: AmqpSession | None = None
         self._confirms = ConfirmTracker()
-        self._consumptions: dict[str, Consumption] = {}
+        self._consumptions = Consumptions()
         self._held = HeldDeliveries()
         self._timers = Timers(self._fire)
         self._numbers = count()
-        self._positions = StreamPositions()
         self._confirm_seen = asyncio.Event()
         self._stopping = asyncio.Event()
         self.connected = asyncio.Event()
@@ -116,18 +116,9 @@ class RabbitDriver:
         """
         started = effects.Started(time_ns())
         self._enqueue(lambda: self._actor.handle(started, NO_CAUSE, time_ns()))
-        working = asyncio.create_task(self._work_on_sessions())
-        stopping = asyncio.create_task(self._stopping.wait())
-        try:
-            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            async with asyncio.timeout(limits.SHUTDOWN_MS / 1000):
-                await working
-        except TimeoutError:
+        grace_s = limits.SHUTDOWN_MS / 1000
+        if not await until_stopped(self._work_on_sessions(), self._stopping, grace_s):
             self._log.warning("broker.unanswered", unconfirmed_count=len(self._confirms))
-        finally:
-            stopping.cancel()
-            working.cancel()
-            await asyncio.gather(stopping, working, return_exceptions=True)
 
     async def _work_on_sessions(self) -> None:
         backoff_ms = limits.RECONNECT_MS_MIN
@@ -179,11 +170,11 @@ class RabbitDriver:
         self._log.info("broker.connected", broker=self.broker_version)
         for outgoing, batch in unconfirmed:
             self._publish(session, outgoing, batch)
-        for name, consumption in tuple(self._consumptions.items()):
-            await self._consume(session, name, consumption)
+        for consumption in self._consumptions.all():
+            await self._consume(session, consumption)
         self._timers.resume()
         self.connected.set()
-        self._log.info("broker.consuming", queue_count=len(self._consumptions))
+        self._log.info("broker.consuming", queue_count=len(self._consumptions.all()))
 
     async def _serve(self, session: AmqpSession) -> None:
         """Work on what arrives until the session is lost or the service stops."""
@@ -192,7 +183,7 @@ class RabbitDriver:
             if session.lost.done():
                 raise SessionLost(str(session.lost.result()))
             await self._perform_work(session)
-            if self._consumptions:
+            if self._consumptions.all():
                 self._ready.set()
             if self._is_done():
                 self.stop()
@@ -204,10 +195,10 @@ class RabbitDriver:
         await self._finish(session)
 
     async def _finish(self, session: AmqpSession) -> None:
-        for name, consumption in tuple(self._consumptions.items()):
+        for consumption in self._consumptions.all():
             # After a cancel pika rejects what arrives, and a stream closes the connection over it.
             if not consumption.is_stream:
-                await session.stop_consuming(name)
+                await session.stop_consuming(consumption.name)
         await self._perform_work(session)
         while len(self._confirms):
             await self._next_confirm(session)
@@ -293,22 +284,18 @@ class RabbitDriver:
     async def _perform(self, session: AmqpSession, work: _Work) -> None:
         match work.action:
             case effects.Consume(queue, prefetch, begin):
-                consumption = Consumption(queue, prefetch, begin)
-                self._consumptions[queue.name] = consumption
-                await self._consume(session, queue.name, consumption)
+                await self._consume(session, Consumption(queue, prefetch, begin))
             case effects.ConsumeMailbox(mailbox):
-                consumption = Consumption(mailbox, limits.MAILBOX_PREFETCH)
-                self._consumptions[mailbox.name] = consumption
-                await self._consume(session, mailbox.name, consumption)
+                await self._consume(session, Consumption(mailbox, limits.MAILBOX_PREFETCH))
             case effects.StopConsuming(name):
-                self._consumptions.pop(name, None)
+                self._consumptions.forget(name)
                 await session.stop_consuming(name)
             case effects.DeclareMailbox(mailbox):
                 await session.declare(mailbox.queue())
             case effects.DeleteMailbox(mailbox):
                 await session.delete(mailbox.name)
             case effects.DeleteQueue(name):
-                self._consumptions.pop(name, None)
+                self._consumptions.forget(name)
                 await session.delete(name)
             case effects.Bind(mailbox):
                 await self._requests_confirmed(session, mailbox.vm)
@@ -330,18 +317,10 @@ class RabbitDriver:
         while self._confirms.awaits(topology.REQUESTS.name, vm):
             await self._next_confirm(session)
 
-    async def _consume(self, session: AmqpSession, name: str, consumption: Consumption) -> None:
-        queue = consumption.queue
-        if isinstance(queue, Mailbox):
-            if not await session.exists(name):
-                self._gone(queue)
-                return
-            await session.consume(name, consumption.prefetch)
-            return
-        await session.declare(queue)
-        starts_at = self._positions.start
-        offset = starts_at(name, consumption.begin) if consumption.is_stream else None
-        await session.consume(name, consumption.prefetch, offset)
+    async def _consume(self, session: AmqpSession, wanted: Consumption) -> None:
+        missing = await self._consumptions.start(session, wanted)
+        if missing is not None:
+            self._gone(missing)
 
     def _fire(self, name: str, cause: Cause) -> None:
         fired = effects.TimerFired(name)
@@ -355,7 +334,7 @@ class RabbitDriver:
             self._gate.fired(name, take, self._enqueue)
 
     def _gone(self, mailbox: Mailbox) -> None:
-        self._consumptions.pop(mailbox.name, None)
+        self._consumptions.forget(mailbox.name)
         gone = effects.MailboxGone(mailbox)
         self._enqueue(lambda: self._actor.handle(gone, NO_CAUSE, time_ns()))
 
@@ -370,7 +349,7 @@ class RabbitDriver:
         def take(is_copy: bool = False) -> Plan:
             if self._session is not session:
                 return Plan()  # the broker delivers it again
-            self._positions.read(queue, packet.headers)
+            self._consumptions.read(queue, packet.headers)
             plan = self._actor.deliver(delivery, time_ns())
             if not is_copy:
                 self._held.hold(queue, plan.key, (session, tag))

@@ -12,6 +12,7 @@ from vm_protocol import limits
 from vm_protocol.trust import Role, Trust
 
 _NAME: Final = r"^[a-z0-9][a-z0-9-]*$"
+_NAME_OR_NONE: Final = r"^([a-z0-9][a-z0-9-]*)?$"
 _URLS: Final = ("amqp_url", "monitor_amqp_url")
 DEFAULT_URL: Final = "amqp://guest:guest@127.0.0.1:5672/%2F"
 
@@ -47,7 +48,8 @@ class Settings(BaseModel):
     connection; empty: the manager's. AMQP_CA_FILE signs the broker's certificate under amqps://.
     AMQP_TOPOLOGY=given leaves exchanges and shared queues to the deployment. MANAGER_USERS,
     MONITOR_USERS, WORKER_USERS and CLIENT_USERS name the broker's users that play each role,
-    separated by commas; empty: anybody may. TEARDOWN_GATE is a replay's conductor, on this host.
+    separated by commas; empty: anybody may. REPLICA tells a manager from others beside it.
+    TEARDOWN_GATE is a replay's conductor, on this host.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -64,6 +66,9 @@ class Settings(BaseModel):
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
     teardown_gate: Annotated[str, Field(pattern=r"^(127\.0\.0\.1:\d+)?$")] = ""
+    replica: Annotated[str, Field(pattern=_NAME_OR_NONE, max_length=limits.NAME_CHARACTERS_MAX)] = (
+        ""
+    )
     worker_id: Annotated[str, Field(pattern=_NAME, max_length=limits.NAME_CHARACTERS_MAX)] = Field(
         default_factory=_worker_id
     )

@@ -5,7 +5,7 @@ Both wait for the answer and do nothing else: no history is read or written mean
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -47,9 +47,14 @@ class Caller:
         self._answers: list[tuple[str, str]] = []
 
     def close(self) -> None:
-        """Close the connection, if nothing has closed it yet."""
+        """Close the connection, if nothing has closed it yet.
+
+        pika gives back what it has not handed out; a stream's broker closes the connection over
+        that, which comes to the same.
+        """
         if self._connection.is_open:
-            self._connection.close()
+            with suppress(AMQPError):
+                self._connection.close()
 
     def listen(self, seconds: float) -> None:
         """Let deliveries reach their callbacks; return after the first, or after these seconds."""

@@ -76,6 +76,9 @@ def server_properties(
         return dict(properties or {})
 
 
+_RESOURCE_LOCKED = 405
+
+
 def delete_queues(
     url: str, names: Sequence[str], exchanges: Sequence[str] = ()
 ) -> tuple[list[str], list[str]]:
@@ -120,8 +123,8 @@ def _is_seen(connection: pika.BlockingConnection, kind: str, name: str) -> bool:
             channel.queue_declare(name, passive=True)
         else:
             channel.exchange_declare(name, passive=True)
-    except pika.exceptions.ChannelClosedByBroker:
-        return False
+    except pika.exceptions.ChannelClosedByBroker as error:
+        return error.reply_code == _RESOURCE_LOCKED
     channel.close()
     return True
 

@@ -7,20 +7,19 @@ from typing import Any
 
 import click
 
+from teardown_lab.broker.choice import provide_broker
 from teardown_lab.checker.history import load_history
 from teardown_lab.checker.verdict import exit_code
-from teardown_lab.cli.exits import USAGE, exit_codes, fail
-from teardown_lab.experiment.lab import Finished, LabOptions, RunOptions, open_lab
+from teardown_lab.cli.exits import INCONCLUSIVE, USAGE, exit_codes, fail
 from teardown_lab.explorer.schedule import (
+    TEXT_CHARACTERS_MAX,
     TOKEN_PREFIX,
     Schedule,
     ScheduleError,
-    Turn,
     read_schedule,
-    turns,
 )
-from teardown_lab.explorer.stage import Stage
-from teardown_lab.replay.conductor import ReplayFailed, conduct
+from teardown_lab.leftovers import RunFolder
+from teardown_lab.replay.forcing import Replayed, force, on_stage
 from teardown_lab.report.text import describe
 
 
@@ -33,61 +32,53 @@ from teardown_lab.report.text import describe
 def replay(schedule: str, broker: str, times: int, as_json: bool, timeout: float) -> None:
     """Force SCHEDULE, a file of `explore --save` or a token, on the services, and judge the run.
 
-    Exit codes are those of `teardown run`; 4 when the schedule cannot be forced.
+    Exit codes are those of `teardown run`; 3 when several runs end differently, 4 when the
+    schedule cannot be forced.
     """
     with exit_codes():
-        try:
-            found = read_schedule(_text(schedule))
-        except ScheduleError as error:
+        found = _read(schedule)
+        with RunFolder() as run, provide_broker(broker, run) as provided:
+            click.echo(provided.line, err=True)
+            if provided.url is None:
+                codes = [_simulate(found, as_json)]
+            else:
+                codes = _repeat(found, provided.url, times, as_json, timeout)
+    sys.exit(codes[0] if len(set(codes)) == 1 else INCONCLUSIVE)
+
+
+def _read(schedule: str) -> Schedule:
+    """Return the schedule of a token or of a file; end with a usage error if it is neither."""
+    try:
+        if schedule.startswith(TOKEN_PREFIX):
+            return read_schedule(schedule)
+        path = Path(schedule)
+        with path.open(encoding="utf-8") as file:
+            return read_schedule(file.read(TEXT_CHARACTERS_MAX + 1))
+    except (OSError, ValueError) as error:
+        if isinstance(error, ScheduleError):
             fail(USAGE, str(error))
-        steps = turns(found.model(), found.path)
-        codes = []
-        for number in range(times):
-            if broker == "simulated":
-                codes.append(_simulate(found, steps, as_json))
-                continue
-            finished = _force(found, steps, broker, timeout)
-            codes.append(exit_code(finished.judgement))
-            last = number + 1 == times
-            if not last:
-                click.echo(f"{number + 1}/{times}: {finished.judgement.verdict}", err=True)
-                continue
-            _report(finished, as_json)
-    sys.exit(max(codes) if len(set(codes)) == 1 else 3)
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        shown = schedule if len(schedule) <= 80 else f"{schedule[:80]}..."
+        fail(USAGE, f"{shown!r} is no token ({TOKEN_PREFIX}...), and no file to read: {reason}")
 
 
-def _text(schedule: str) -> str:
-    path = Path(schedule)
-    if schedule.startswith(TOKEN_PREFIX) or not path.is_file():
-        return schedule
-    return path.read_text(encoding="utf-8")
-
-
-def _force(found: Schedule, steps: tuple[Turn, ...], broker: str, timeout: float) -> Finished:
-    """Run once under a conductor, one worker for each vCPU as in the exploration."""
-    vcpus = found.scenario.vcpus
-    with conduct(steps) as conductor:
-        options = LabOptions(
-            broker=broker,
-            workers=vcpus,
-            vcpus=vcpus,
-            gate=f"127.0.0.1:{conductor.port}",
+def _repeat(found: Schedule, url: str, times: int, as_json: bool, timeout: float) -> list[int]:
+    """Force the schedule several times on one broker; report the last run."""
+    codes: list[int] = []
+    for number in range(1, times + 1):
+        replayed = force(found, url, timeout)
+        codes.append(exit_code(replayed.finished.judgement))
+        end = "the violation that was found" if not replayed.missed else "another end"
+        verdict = replayed.finished.judgement.verdict
+        click.echo(
+            f"{number}/{times}: forced {replayed.turn_count} turns: {verdict}, {end}", err=True
         )
-        with open_lab(options, lambda line: click.echo(line, err=True)) as lab:
-            once = RunOptions(timeout_s=timeout)
-            finished = lab.run(found.ordering, found.scenario, vcpus, once)
-        if conductor.failure is not None:
-            raise ReplayFailed(f"the schedule could not be forced: {conductor.failure}")
-        click.echo(f"forced {conductor.played_count} turns of {len(steps)}", err=True)
-    return finished
+    _report(replayed, as_json)
+    return codes
 
 
-def _simulate(found: Schedule, steps: tuple[Turn, ...], as_json: bool) -> int:
-    stage = Stage(found)
-    for turn in steps:
-        stage.take(turn)
-    stage.finish()
-    judgement = stage.judgement()
+def _simulate(found: Schedule, as_json: bool) -> int:
+    judgement = on_stage(found, to_the_end=True)
     if as_json:
         click.echo(json.dumps(judgement.to_json("", source="simulated")))
     else:
@@ -97,10 +88,10 @@ def _simulate(found: Schedule, steps: tuple[Turn, ...], as_json: bool) -> int:
     return exit_code(judgement)
 
 
-def _report(finished: Finished, as_json: bool) -> None:
-    judgement, path = finished.judgement, finished.history
+def _report(replayed: Replayed, as_json: bool) -> None:
+    judgement, path = replayed.finished.judgement, replayed.finished.history
     if as_json:
         result: dict[str, Any] = dict(judgement.to_json(str(path)))
-        click.echo(json.dumps(result))
+        click.echo(json.dumps({**result, "replay": replayed.as_json()}))
     else:
         click.echo(describe(judgement, load_history(path), path))

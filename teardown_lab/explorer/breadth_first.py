@@ -1,27 +1,51 @@
 """Exhaustive, breadth first: every reachable state, and the shortest way to each finding."""
 
+from array import array
 from functools import partial
 
 from teardown_lab.explorer.model import Model, State
-from teardown_lab.explorer.reduction import Reduction, may_reduce
+from teardown_lab.explorer.reduction import Reduction
 from teardown_lab.explorer.strategy import Bounds, Explored, Meter, Path, Progress
 
-Parents = dict[State, tuple[State, int] | None]
+
+class Known:
+    """The states that were reached, numbered by discovery, and how each was reached first."""
+
+    def __init__(self, initial: State) -> None:
+        self._numbers: dict[State, int] = {initial: 0}
+        self._origins = array("q", [-1])
+        self._choices = array("q", [-1])
+
+    def add(self, state: State, origin: int, choice: int) -> bool:
+        """Take a state; tell whether it is new."""
+        number = len(self._origins)
+        if self._numbers.setdefault(state, number) != number:
+            return False
+        self._origins.append(origin)
+        self._choices.append(choice)
+        return True
+
+    def path_to(self, number: int) -> Path:
+        """Return the choices that lead to a state, from the initial one."""
+        choices: list[int] = []
+        while number > 0:
+            choices.append(self._choices[number])
+            number = self._origins[number]
+        return tuple(reversed(choices))
+
+    def path_through(self, number: int, choice: int) -> Path:
+        """Return the choices that lead to a state, and one more."""
+        return (*self.path_to(number), choice)
 
 
 def explore(model: Model, bounds: Bounds, progress: Progress) -> Explored:
     """Visit every state once, level by level (teardown_lab.explorer.strategy.Strategy)."""
-    explored = Explored(is_reduced=bounds.reduce and may_reduce(model))
-    reduction = Reduction(model) if explored.is_reduced else None
-    meter = Meter(bounds, progress)
-    initial = model.initial()
-    parents: Parents = {initial: None}
-    explored.saw(hash(initial))
-    level = [initial]
+    explored = Explored(is_reduced=bounds.reduce)
+    search = _Search(model, explored, Meter(bounds, progress))
     try:
-        while level and not explored.stopped_by:
-            level = _next_level(model, reduction, level, parents, explored, meter)
-            explored.depth += bool(level)
+        while search.level and not explored.stopped_by:
+            search.go_deeper()
+            explored.depth += bool(search.level)
             if bounds.first_only and explored.paths:
                 explored.stopped_by = "stopped at the first finding"
         explored.complete = not explored.stopped_by
@@ -31,44 +55,42 @@ def explore(model: Model, bounds: Bounds, progress: Progress) -> Explored:
     return explored
 
 
-def _next_level(
-    model: Model,
-    reduction: Reduction | None,
-    level: list[State],
-    parents: Parents,
-    explored: Explored,
-    meter: Meter,
-) -> list[State]:
-    following: list[State] = []
-    for state in level:
-        only = reduction.only(state) if reduction is not None else None
-        for choice in model.choices(state) if only is None else (only,):
-            after, findings = model.apply(state, choice)
-            explored.transitions += 1
-            for finding in findings:
-                explored.found(finding, partial(_path_through, parents, state, choice))
-            if after not in parents:
-                parents[after] = (state, choice)
-                explored.saw(hash(after))
-                following.append(after)
-        explored.stopped_by = meter.stop(explored)
-        if explored.stopped_by:
-            return []
-        if model.is_deadlocked(state):
-            explored.found(model.DEADLOCK, partial(path_to, parents, state))
-    return following
+class _Search:
+    """One search; `level` are the states of one depth, the first of them has number `first`."""
 
+    def __init__(self, model: Model, explored: Explored, meter: Meter) -> None:
+        initial = model.initial()
+        self._model = model
+        self._explored = explored
+        self._meter = meter
+        self._reduction = Reduction(model) if explored.is_reduced else None
+        self._known = Known(initial)
+        self._first = 0
+        self.level = [initial]
+        explored.saw(hash(initial))
 
-def _path_through(parents: Parents, state: State, choice: int) -> Path:
-    return (*path_to(parents, state), choice)
+    def go_deeper(self) -> None:
+        """Take every transition of every state of this level."""
+        explored, following = self._explored, []
+        for number, state in enumerate(self.level, self._first):
+            for choice in self._choices(number, state):
+                after, findings = self._model.apply(state, choice)
+                explored.transitions += 1
+                for finding in findings:
+                    path = partial(self._known.path_through, number, choice)
+                    explored.found(finding, path)
+                if self._known.add(after, number, choice):
+                    explored.saw(hash(after))
+                    following.append(after)
+            explored.stopped_by = self._meter.stop(explored)
+            if explored.stopped_by:
+                break
+        self._first += len(self.level)
+        self.level = following
 
-
-def path_to(parents: Parents, state: State) -> Path:
-    """Return the choices that lead to a state, from the initial one."""
-    choices: list[int] = []
-    came = parents[state]
-    while came is not None:
-        before, choice = came
-        choices.append(choice)
-        came = parents[before]
-    return tuple(reversed(choices))
+    def _choices(self, number: int, state: State) -> list[int]:
+        only = self._reduction.only(state) if self._reduction is not None else None
+        choices = self._model.choices(state, only)
+        if not choices and not self._model.is_ended(state):
+            self._explored.found(Model.DEADLOCK, partial(self._known.path_to, number))
+        return choices

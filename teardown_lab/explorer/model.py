@@ -5,9 +5,11 @@ copies, timers, visible vCPUs, budget, requests seen); each entry is a number of
 table, so that states are small, hash fast and compare by value.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from teardown_lab.explorer.boxes import Contents, Entry, Hands
 from teardown_lab.explorer.cast import CLIENT, VM, Cast
 from teardown_lab.explorer.faults import Budget
 from teardown_lab.explorer.findings import Finding
@@ -18,6 +20,7 @@ from teardown_lab.explorer.steps import (
     DROP,
     FIND,
     MANAGER,
+    PAGE,
     POST,
     RAISED,
     REQUEUE,
@@ -27,6 +30,7 @@ from teardown_lab.explorer.steps import (
     VM_FREED,
     WITNESS,
     Letter,
+    Operation,
     Step,
     Steps,
 )
@@ -34,13 +38,13 @@ from vm_protocol import limits, messages
 from vm_protocol.topology import Mailbox
 
 State = tuple[int, ...]
-Entry = tuple[int, int, bool]
-"""A message in a queue: its letter, how often it was returned, whether it was posted late."""
-
 DELIVER, RELEASE, TICK, DUPLICATE, REDELIVER, HOLD, DEADLINE, COMPLETE = range(8)
 _SPAN: Final = 1 << 16
 
 TICK_TIMER: Final = f"tick/{VM}"
+
+_LIVE_FLUSH: Final = "flush-reached-live-vcpu"
+_FAULTS: Final = ((REDELIVER, "redeliver"), (DUPLICATE, "duplicate"), (HOLD, "hold"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,8 @@ class Model:
         self.cast = cast
         self.steps = Steps(cast)
         self.vcpus = cast.scenario.vcpus
-        self.contents: Interned[tuple[Entry, ...]] = Interned()
-        self.tagged: Interned[tuple[tuple[int, Entry], ...]] = Interned()
+        self.contents = Contents()
+        self.hands = Hands(self.steps.letters.identity)
         self.sets: Interned[tuple[int, ...]] = Interned()
         self.budgets: Interned[Budget] = Interned()
         self.witnessed: set[str] = set()
@@ -89,9 +93,10 @@ class Model:
             self.budget_at,
             self.seen_at,
         ) = range(after, after + 6)
+        self._ticker = self.steps.timers.number((MANAGER, TICK_TIMER))
+        self._has_faults = bool(budget.duplicate or budget.redeliver or budget.hold)
         self._has_copies = bool(budget.duplicate or budget.redeliver)
         self.budget = budget
-        self._letter_of: dict[str, int] = {}
         self._freed: dict[tuple[int, int], bool] = {}
 
     # --- states --------------------------------------------------------------------------
@@ -103,15 +108,12 @@ class Model:
         for vcpu, state in enumerate(cast.worker_states):
             states.append(steps.states[vcpu + 1].number(state))
         destroy = steps.letters.number(Letter(cast.destroy, CLIENT, 0))
-        empty = self.contents.number(())
-        queues = [empty] * self.queue_count
-        queues[0] = self.contents.number(((destroy, 0, False),))
-        tick = steps.timers.number((MANAGER, TICK_TIMER))
-        timers = (tick,) if cast.scenario.ticker else ()
-        nothing = self.tagged.number(())
+        queues = [0] * self.queue_count
+        queues[0] = self.contents.append(0, (destroy, 0, False))
+        timers = (self._ticker,) if cast.scenario.ticker else ()
         rest = [
-            nothing,
-            nothing,
+            0,
+            0,
             self.sets.number(timers),
             (1 << self.vcpus) - 1,
             self.budgets.number(self.budget),
@@ -119,7 +121,7 @@ class Model:
         ]
         return (*states, *queues, *rest)
 
-    def is_freed(self, state: State, vcpu: int) -> bool:
+    def is_freed(self, state: Sequence[int], vcpu: int) -> bool:
         """Tell whether a vCPU's memory is gone."""
         number = state[vcpu + 1]
         known = self._freed.get((vcpu, number))
@@ -129,47 +131,44 @@ class Model:
             known = self._freed[vcpu, number] = owned is not None and owned.freed
         return known
 
-    def is_deadlocked(self, state: State) -> bool:
-        """Tell whether nothing can happen although the teardown has not ended."""
-        vm = self.steps.states[MANAGER].value(state[MANAGER]).vms[VM]
-        return vm.phase not in ("freed", "stuck") and not self.choices(state)
+    def is_ended(self, state: State) -> bool:
+        """Tell whether the teardown has ended: the VM is freed, or a step is stuck."""
+        phase: str = self.steps.states[MANAGER].value(state[MANAGER]).vms[VM].phase
+        return phase in ("freed", "stuck")
 
     def has_ticker(self, state: State) -> bool:
         """Tell whether the ticker's timer is set."""
-        timers = self.sets.value(state[self.timers_at])
-        return any(self.steps.timers.value(timer)[1] == TICK_TIMER for timer in timers)
+        return self._ticker in self.sets.value(state[self.timers_at])
 
     # --- choices -------------------------------------------------------------------------
 
-    def choices(self, state: State) -> list[int]:
-        """Return what can happen next, deliveries first; a deadline only when nothing else can."""
-        found: list[int] = []
-        budget = self.budgets.value(state[self.budget_at])
-        empty = 0  # the first interned content
-        faults = budget.duplicate or budget.redeliver or budget.hold
-        for queue in range(self.queue_count):
-            if state[self.first_queue + queue] == empty:
-                continue
-            found.append(queue)
-            if faults:
-                if budget.redeliver:
-                    found.append(REDELIVER * _SPAN + queue)
-                if budget.duplicate:
-                    found.append(DUPLICATE * _SPAN + queue)
-                if budget.hold:
-                    found.append(HOLD * _SPAN + queue)
-        for index in range(len(self.tagged.value(state[self.floating_at]))):
-            found.append(RELEASE * _SPAN + index)
-        timers = self.sets.value(state[self.timers_at])
+    def choices(self, state: State, only: int | None = None) -> list[int]:
+        """Return what can happen next, deliveries first; a deadline only when nothing else can.
+
+        With `only`, just what can happen to the head of that queue.
+        """
+        if only is not None:
+            return [only, *(kind * _SPAN + only for kind in self._faults(state))]
+        found = [q for q, content in enumerate(state[self.first_queue : self.held_at]) if content]
+        found += [kind * _SPAN + queue for kind in self._faults(state) for queue in found]
+        floating = self.hands.value(state[self.floating_at])
+        found += [RELEASE * _SPAN + index for index in range(len(floating))]
         deadlines: list[int] = []
-        for index, timer in enumerate(timers):
-            if self.steps.timers.value(timer)[1] != TICK_TIMER:
+        for index, timer in enumerate(self.sets.value(state[self.timers_at])):
+            if timer != self._ticker:
                 deadlines.append(DEADLINE * _SPAN + index)
-            elif budget.ticks:
+            elif self.budgets.value(state[self.budget_at]).ticks:
                 found.append(TICK * _SPAN)
         if self.cast.scenario.async_pf:
             found += self._completions(state)
         return found or deadlines
+
+    def _faults(self, state: State) -> list[int]:
+        """Return the faults that may still meet a queue's head."""
+        if not self._has_faults:
+            return []
+        budget = self.budgets.value(state[self.budget_at])
+        return [kind for kind, name in _FAULTS if getattr(budget, name)]
 
     def _completions(self, state: State) -> list[int]:
         found: list[int] = []
@@ -183,42 +182,42 @@ class Model:
         kind, index = divmod(number, _SPAN)
         after = list(state)
         findings: list[Finding] = []
-        if kind in (DELIVER, REDELIVER):
-            content = self.contents.value(state[self.first_queue + index])
-            entry, rest = content[0], content[1:]
-            if kind == REDELIVER:
-                self._spend(after, "redeliver")
-                again = (entry[0], entry[1] + 1, entry[2])
-                rest = (again, *rest)
-            after[self.first_queue + index] = self.contents.number(rest)
+        if kind == DELIVER:
+            place = self.first_queue + index
+            entry, after[place] = self.contents.pop(state[place])
             self._deliver(after, index, entry, findings)
+        elif kind in (REDELIVER, DUPLICATE, HOLD):
+            self._break(after, kind, index, findings)
         elif kind == RELEASE:
-            floating = list(self.tagged.value(state[self.floating_at]))
-            queue, entry = floating.pop(index)
-            after[self.floating_at] = self.tagged.number(tuple(floating))
+            (queue, entry), left = self.hands.take(state[self.floating_at], index)
+            after[self.floating_at] = left
             self._deliver(after, queue, entry, findings)
-        elif kind == DUPLICATE:
-            self._spend(after, "duplicate")
-            self._float(after, index, self.contents.value(state[self.first_queue + index])[0])
-        elif kind == HOLD:
-            self._spend(after, "hold")
-            content = self.contents.value(state[self.first_queue + index])
-            after[self.first_queue + index] = self.contents.number(content[1:])
-            self._float(after, index, content[0])
         elif kind == COMPLETE:
             vcpu, fault = divmod(index, 16)
-            self._perform(
-                after, vcpu + 1, self.steps.complete_fault(vcpu, after[vcpu + 1], fault), findings
-            )
+            step = self.steps.complete_fault(vcpu, after[vcpu + 1], fault)
+            self._perform(after, vcpu + 1, step, findings)
         else:
             self._fire(after, kind, index, findings)
         return tuple(after), tuple(findings)
+
+    def _break(self, after: list[int], kind: int, queue: int, findings: list[Finding]) -> None:
+        """Let a fault meet the head of a queue."""
+        self._spend(after, dict(_FAULTS)[kind])
+        place = self.first_queue + queue
+        entry, rest = self.contents.pop(after[place])
+        if kind == REDELIVER:
+            after[place] = self.contents.put_back(rest, (entry[0], entry[1] + 1, entry[2]))
+            self._deliver(after, queue, entry, findings)
+            return
+        if kind == HOLD:
+            after[place] = rest
+        after[self.floating_at] = self.hands.add(after[self.floating_at], queue, entry)
 
     def _fire(self, after: list[int], kind: int, index: int, findings: list[Finding]) -> None:
         timers = list(self.sets.value(after[self.timers_at]))
         if kind == TICK:
             self._spend(after, "ticks")
-            index = timers.index(self.steps.timers.number((MANAGER, TICK_TIMER)))
+            index = timers.index(self._ticker)
         timer = timers.pop(index)
         after[self.timers_at] = self.sets.number(tuple(timers))
         actor = self.steps.timers.value(timer)[0]
@@ -230,61 +229,51 @@ class Model:
         after[self.budget_at] = self.budgets.number(left)
         self.witnessed.add(name)
 
-    def _float(self, after: list[int], queue: int, entry: Entry) -> None:
-        floating = (*self.tagged.value(after[self.floating_at]), (queue, entry))
-        after[self.floating_at] = self.tagged.number(tuple(sorted(floating)))
-
     # --- handling ------------------------------------------------------------------------
 
     def _deliver(self, after: list[int], queue: int, entry: Entry, findings: list[Finding]) -> None:
         """Let the queue's consumer handle a message; judge a request before asking the core."""
-        letter = entry[0]
         vcpu = queue - self.first_mailbox
-        actor = vcpu + 1
         if vcpu >= 0:
+            actor = vcpu + 1
             self._judge_request(after, vcpu, entry, findings)
         else:
             actor = MANAGER if queue < 2 else (queue - 2) // 2 + 1
-        held = self.tagged.value(after[self.held_at])
-        after[self.held_at] = self.tagged.number(tuple(sorted((*held, (queue, entry)))))
-        step = self.steps.deliver(actor, after[actor], queue, letter)
+        after[self.held_at] = self.hands.add(after[self.held_at], queue, entry)
+        step = self.steps.deliver(actor, after[actor], queue, entry[0])
         self._perform(after, actor, step, findings)
-        if actor != MANAGER and "destroys-overlapped" not in self.witnessed:
-            self._watch_overlap(after)
-
-    def _watch_overlap(self, after: list[int]) -> None:
-        running = 0
-        for vcpu in range(self.vcpus):
-            worker = self.steps.states[vcpu + 1].value(after[vcpu + 1])
-            running += worker.vcpus[Mailbox(VM, vcpu)].running is not None
-        if running > 1:
-            self.witnessed.add("destroys-overlapped")
 
     def _judge_request(
         self, after: list[int], vcpu: int, entry: Entry, findings: list[Finding]
     ) -> None:
-        message = self.steps.letters.value(entry[0]).message
-        seen = self.sets.value(after[self.seen_at])
-        bit = 1 << getattr(message, "generation", 0)
-        is_new = not seen or not seen[vcpu] & bit
-        if not self.is_freed(tuple(after), vcpu):
-            if seen and is_new:
-                noted = (*seen[:vcpu], seen[vcpu] | bit, *seen[vcpu + 1 :])
-                after[self.seen_at] = self.sets.number(noted)
-            if isinstance(message, messages.TlbFlush):
-                self.witnessed.add("flush-reached-live-vcpu")
-        elif is_new:
-            found = Finding("use-after-free", vcpu, entry[2], message.identity())
-            findings.append(found)
+        letters, is_new = self.steps.letters, True
+        if self._has_copies:
+            seen = self.sets.value(after[self.seen_at])
+            bit = 1 << letters.generation(entry[0])
+            is_new = not seen[vcpu] & bit
+        if self.is_freed(after, vcpu):
+            if is_new:
+                message_id = letters.identity(entry[0])
+                findings.append(Finding("use-after-free", vcpu, entry[2], message_id))
+            return
+        if self._has_copies and is_new:
+            noted = (*seen[:vcpu], seen[vcpu] | bit, *seen[vcpu + 1 :])
+            after[self.seen_at] = self.sets.number(noted)
+        is_told = _LIVE_FLUSH in self.witnessed
+        if not is_told and isinstance(letters.value(entry[0]).message, messages.TlbFlush):
+            self.witnessed.add(_LIVE_FLUSH)
 
     def _perform(self, after: list[int], actor: int, step: Step, findings: list[Finding]) -> None:
         after[actor] = step.state
         for operation in step.operations:
             kind = operation[0]
             if kind == SEND:
-                self._push(after, operation[1], (operation[2], 0, False))
+                place = self.first_queue + operation[1]
+                after[place] = self.contents.append(after[place], (operation[2], 0, False))
             elif kind in (ACK, DROP):
-                self._settle(after, operation[1], operation[2])
+                held = after[self.held_at]
+                if held:
+                    after[self.held_at] = self.hands.settle(held, operation[1], operation[2])
             elif kind == POST:
                 self._post(after, operation, findings)
             elif kind == UNBIND:
@@ -298,41 +287,33 @@ class Model:
             else:
                 self._rarer(after, operation, findings)
 
-    def _rarer(self, after: list[int], operation: tuple[object, ...], found: list[Finding]) -> None:
+    def _rarer(self, after: list[int], operation: Operation, findings: list[Finding]) -> None:
         kind = operation[0]
         if kind == REQUEUE:
-            self._requeue(after, int(str(operation[1])), str(operation[2]))
+            self._requeue(after, operation[1], operation[2])
         elif kind == VM_FREED:
-            alive = [v for v in range(self.vcpus) if not self.is_freed(tuple(after), v)]
-            found += [Finding("leak", vcpu) for vcpu in alive]
-        elif kind == WITNESS and isinstance(operation[1], str):
-            self.witnessed.add(operation[1])
+            alive = [v for v in range(self.vcpus) if not self.is_freed(after, v)]
+            findings += [Finding("leak", vcpu) for vcpu in alive]
         elif kind == WITNESS:
-            self._judge_page(after, str(operation[1][1]), found)  # type: ignore[index]
+            self.witnessed.add(operation[1])
+        elif kind == PAGE:
+            self._judge_page(after, operation[1], findings)
 
-    def _push(self, after: list[int], queue: int, entry: Entry) -> None:
-        place = self.first_queue + queue
-        content = self.contents.value(after[place])
-        after[place] = self.contents.number((*content, entry))
-
-    def _post(self, after: list[int], operation: tuple[int, ...], findings: list[Finding]) -> None:
+    def _post(self, after: list[int], operation: Operation, findings: list[Finding]) -> None:
         """Route a request to every bound mailbox; mark it late where the vCPU is freed already."""
-        letter, erased = operation[1], operation[2]
+        _, letter, erased = operation
         bound = after[self.bound_at]
         for vcpu in range(self.vcpus):
             if bound >> vcpu & 1:
-                late = self.is_freed(tuple(after), vcpu)
-                self._push(after, self.first_mailbox + vcpu, (letter, 0, late))
-                if vcpu in erased:  # type: ignore[operator]
+                entry = (letter, 0, self.is_freed(after, vcpu))
+                place = self.first_queue + self.first_mailbox + vcpu
+                after[place] = self.contents.append(after[place], entry)
+                if vcpu in erased:
                     findings.append(Finding("visible-after-erase", vcpu))
 
-    def _judge_lost(
-        self, after: list[int], operation: tuple[object, ...], findings: list[Finding]
-    ) -> None:
-        missed = operation[1]
-        assert isinstance(missed, tuple), "compiled so"
-        alive = [vcpu for vcpu in missed if not self.is_freed(tuple(after), vcpu)]
-        message = str(operation[2])
+    def _judge_lost(self, after: list[int], operation: Operation, findings: list[Finding]) -> None:
+        _, missed, message = operation
+        alive = [vcpu for vcpu in missed if not self.is_freed(after, vcpu)]
         findings += [Finding("lost-request", vcpu, message=message) for vcpu in alive]
 
     def _judge_page(self, after: list[int], page: str, findings: list[Finding]) -> None:
@@ -342,36 +323,24 @@ class Model:
             if owned is not None and owned.in_guest and page in owned.tlb:
                 findings.append(Finding("stale-tlb", vcpu, message=page))
 
-    def _settle(self, after: list[int], queue: int, message_id: str) -> None:
-        """Take every held delivery of a message off, as Ack and Reject do."""
-        letters = self.steps.letters
-        held = tuple(
-            (where, entry)
-            for where, entry in self.tagged.value(after[self.held_at])
-            if where != queue or letters.value(entry[0]).message.identity() != message_id
-        )
-        after[self.held_at] = self.tagged.number(held)
-
     def _requeue(self, after: list[int], queue: int, message_id: str) -> None:
         """Return a delivery to its queue's head; beyond the limit it is dead-lettered.
 
         The monitor then tells the manager that the command is stuck.
         """
-        letters = self.steps.letters
-        for where, (letter, returns, late) in self.tagged.value(after[self.held_at]):
-            message = letters.value(letter).message
-            if where != queue or message.identity() != message_id:
-                continue
-            self._settle(after, queue, message_id)
-            if returns + 1 <= limits.DELIVERY_LIMIT:
-                place = self.first_queue + queue
-                content = self.contents.value(after[place])
-                after[place] = self.contents.number(((letter, returns + 1, late), *content))
-            elif isinstance(message, messages.DestroyVcpu):
-                stuck = messages.CommandStuck(vm=VM, vcpu=message.vcpu, step=message.step)
-                told = letters.number(Letter(stuck, None, self.cast.manager.epoch))
-                self._push(after, 1, (told, 0, False))
-            return
+        held = self.hands.value(after[self.held_at])
+        entry = next(each[1] for each in held if self.hands.is_of(each, queue, message_id))
+        after[self.held_at] = self.hands.settle(after[self.held_at], queue, message_id)
+        place = self.first_queue + queue
+        message = self.steps.letters.value(entry[0]).message
+        if entry[1] < limits.DELIVERY_LIMIT:
+            again = (entry[0], entry[1] + 1, entry[2])
+            after[place] = self.contents.put_back(after[place], again)
+        elif isinstance(message, messages.DestroyVcpu):
+            stuck = messages.CommandStuck(vm=VM, vcpu=message.vcpu, step=message.step)
+            told = self.steps.letters.number(Letter(stuck, None, self.cast.manager.epoch))
+            replies = self.first_queue + 1
+            after[replies] = self.contents.append(after[replies], (told, 0, False))
 
     def _set_timer(self, after: list[int], timer: int, *, is_set: bool) -> None:
         timers = set(self.sets.value(after[self.timers_at]))

@@ -34,6 +34,7 @@ def _walk(
 ) -> None:
     state = model.initial()
     path: list[int] = []
+    choices: list[int] = []
     for _ in range(STEPS_MAX):
         if state not in seen:
             seen.add(state)
@@ -49,5 +50,5 @@ def _walk(
         explored.depth = max(explored.depth, len(path))
         for finding in findings:
             explored.found(finding, partial(tuple, path))
-    if model.is_deadlocked(state):
+    if not choices and not model.is_ended(state):
         explored.found(model.DEADLOCK, partial(tuple, path))

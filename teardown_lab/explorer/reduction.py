@@ -1,23 +1,25 @@
-"""A reduction that loses no violation: where one transition is enough, the others are put off.
+"""A reduction that loses no violation: where one queue is enough, the others are put off.
 
-A set of transitions of a state is persistent if nothing that can happen without them depends on
-them. In a state space without cycles, and every transition here uses up a message, exploring one
-persistent set in each state still takes every transition of every maximal run in some equivalent
-order (Godefroid, 1996, chapter 4). What a transition finds depends on what it reads: its actor's
-state, its queue's head and, of other actors, only whether a vCPU is freed, in guest or visible. So
-equivalent orders find the same. Three sets of one are used:
+What may happen to the head of one queue (its delivery, and the faults that may meet it) can be
+explored alone in a state, if in every run from there the first of these can be moved to the front,
+and the delivery stays possible until then (stubborn sets: Valmari, 1990). As every transition uses
+up a message or a fault, there are no cycles, and by induction over its length every run to an end
+has an explored one that takes the same transitions in an equivalent order. What a transition finds
+depends on what it reads: its actor's state, its queue's head and, of other actors, only whether a
+vCPU is freed, in guest or visible; so equivalent orders find the same. The queues are:
 
-1. A request at the head of a *freed* vCPU's mailbox. The vCPU stays freed and its tombstone as it
-   is, so it is rejected whenever it comes, and nobody reads what that changes.
-2. A request at the head of a live vCPU's mailbox that only sets a bit (nobody waits for it, no
-   guest is left), when every free of this vCPU that can come is fenced by its generation or a
-   newer one. It commutes with all but that free, which waits for it.
-3. The head of the manager's replies, when its handling posts and raises nothing and looks at no
-   vCPU: it pops a head, appends to tails and changes what only the manager reads. It is used only
-   while the manager can take no other step: no command, no tick.
+1. The mailbox of a *freed* vCPU. It stays freed and its tombstone as it is: the request is rejected
+   whenever it comes, and nobody reads what that changes.
+2. The mailbox of a live vCPU, if its head only sets a bit (nobody waits for it, no guest is left)
+   and every free of this vCPU that can come waits for this generation or a newer one. A copy that
+   comes before it leaves the original a duplicate, and one that completes the fence in its place
+   ends in the same state with the answer that began the wait taken a little later.
+3. The manager's replies, if handling the head posts and raises nothing and looks at no vCPU: it
+   appends to tails and changes what only the manager reads; and if the manager can take no other
+   step: no command, no tick, no released copy.
 
-None is used when a fault may touch a message; the second needs the ordering's fence. A test
-compares what is found with and without (`--no-reduce`).
+The second needs the ordering's fence. A test compares what is found with and without
+(`--no-reduce`).
 """
 
 from typing import Final
@@ -44,27 +46,38 @@ _COMMANDS, _REPLIES = 0, 1
 _QUIET: Final = frozenset({SEND, ACK, DROP, UNBIND, SET, CANCEL, FIND})
 """Operations of the manager that neither change nor read anything of a vCPU but a queue's tail."""
 
+
 class Reduction:
     """Finds, in a state, the one delivery that suffices."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self._is_fenced = model.cast.ordering.fence
+        self._floating: dict[int, int] = {}
         self._pinning: dict[int, int] = {}
         self._covered: dict[tuple[int, ...], bool] = {}
         self._quiet: dict[tuple[int, int], bool] = {}
         self._ticking: dict[tuple[int, int], bool] = {}
 
     def only(self, state: State) -> int | None:
-        """Return the queue whose head may go first alone, None when there is no such queue."""
+        """Return the queue whose head may be explored alone, None when there is no such queue."""
         model = self._model
+        floating = self._queues_of(state[model.floating_at])
         for vcpu in range(model.vcpus):
             queue = model.first_mailbox + vcpu
             mailbox = state[model.first_queue + queue]
-            if mailbox and (model.is_freed(state, vcpu) or self._may_take(state, vcpu, mailbox)):
+            if not mailbox:
+                continue
+            if not self._settles_only(vcpu, state[vcpu + 1], mailbox):
+                continue
+            if model.is_freed(state, vcpu) or (
+                self._is_fenced
+                and not floating & self._own_queues(vcpu)
+                and self._may_take(state, vcpu, mailbox)
+            ):
                 return queue
         replies = state[model.first_queue + _REPLIES]
-        if replies and not state[model.first_queue + _COMMANDS]:
+        if replies and not state[model.first_queue + _COMMANDS] and not floating & 0b11:
             key = (state[MANAGER], replies)
             quiet = self._quiet.get(key)
             if quiet is None:
@@ -72,6 +85,16 @@ class Reduction:
             if quiet and not self._may_tick(state):
                 return _REPLIES
         return None
+
+    def _queues_of(self, floating: int) -> int:
+        """Return a mask of the queues whose messages float."""
+        if not floating:
+            return 0
+        known = self._floating.get(floating)
+        if known is None:
+            queues = {queue for queue, _ in self._model.hands.value(floating)}
+            known = self._floating[floating] = sum(1 << queue for queue in queues)
+        return known
 
     # --- the manager -----------------------------------------------------------------------
 
@@ -92,9 +115,19 @@ class Reduction:
 
     # --- mailboxes -------------------------------------------------------------------------
 
+    def _own_queues(self, vcpu: int) -> int:
+        """Return a mask of the commands and replies of a vCPU's worker."""
+        return 0b11 << (2 + 2 * vcpu)
+
+    def _settles_only(self, vcpu: int, worker: int, mailbox: int) -> bool:
+        """Tell whether handling a mailbox's head asks for nothing but to be rid of it."""
+        model = self._model
+        (letter, _, _), _ = model.contents.pop(mailbox)
+        return model.steps.deliver(
+            vcpu + 1, worker, model.first_mailbox + vcpu, letter
+        ).settles_only
+
     def _may_take(self, state: State, vcpu: int, mailbox: int) -> bool:
-        if not self._is_fenced:
-            return False
         place = self._model.first_queue + 2 + 2 * vcpu
         pins = self._pins(state[MANAGER])
         key = (vcpu, state[vcpu + 1], pins >> vcpu & 1, state[place], state[place + 1], mailbox)
@@ -117,13 +150,10 @@ class Reduction:
     ) -> bool:
         model, steps = self._model, self._model.steps
         owned = steps.states[vcpu + 1].value(worker).vcpus.get(Mailbox(VM, vcpu))
-        if owned is None or owned.freed or owned.in_guest:
+        if owned is None or owned.in_guest:
             return False
-        letter = model.contents.value(mailbox)[0][0]
-        step = steps.deliver(vcpu + 1, worker, model.first_mailbox + vcpu, letter)
-        if any(operation[0] != ACK for operation in step.operations):
-            return False
-        generation = getattr(steps.letters.value(letter).message, "generation", 0)
+        (letter, _, _), _ = model.contents.pop(mailbox)
+        generation = steps.letters.generation(letter)
         frees = [
             *self._pending(owned, commands),
             *self._running(owned, bool(is_pinning), replies),
@@ -152,12 +182,19 @@ class Reduction:
         ahead = _ahead(running)
         if _asks(owned, ahead[1:] if running.waiting == "unload" else ahead):
             return [None]
-        answers = [
+        answer = self._answer(running, replies) if running.waiting == "unload" else 0
+        return [max(running.command.generation, running.fence, answer)]
+
+    def _answer(self, running: Running, replies: int) -> int:
+        """Return the generation of the first answer to the unload that is waited for."""
+        place = (running.command.step, running.position)
+        answers = (
             message.generation
             for message in self._messages(replies)
             if isinstance(message, messages.UnloadDone)
-        ]
-        return [max(running.command.generation, running.fence, *answers, 0)]
+            and (message.step, message.position) == place
+        )
+        return next(answers, 0)
 
     def _messages(self, content: int) -> list[messages.Message]:
         letters = self._model.steps.letters
@@ -179,9 +216,3 @@ def _asks(owned: Vcpu, ahead: tuple[str, ...]) -> bool:
         if step == "unload_mmu":
             return owned.contexts != NO_ROOTS
     return False
-
-
-def may_reduce(model: Model) -> bool:
-    """Tell whether the reduction holds with these faults."""
-    budget = model.budget
-    return not (budget.duplicate or budget.redeliver or budget.hold)

@@ -6,9 +6,9 @@ are the same whatever the VM and the workers are called.
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal
-from zlib import compress, decompress, error
+from zlib import compress, decompressobj, error
 
 from pydantic import ValidationError
 
@@ -36,7 +36,12 @@ from vm_protocol.topology import parse_mailbox
 
 Act = Literal["deliver", "copy", "redeliver", "hold", "release", "tick", "deadline", "complete"]
 TOKEN_PREFIX: Final = "td1."  # noqa: S105 - no secret, a schedule
+TEXT_CHARACTERS_MAX: Final = 4_000_000
+"""Of a token, of a file, and of what a token unpacks to: a path of 100,000 choices fits."""
+
 _FORMAT: Final = 1
+_PARTS: Final = {"o": "ordering", "s": "scenario", "f": "faults", "p": "path"}
+"""The keys of a token, and those of a file."""
 
 
 class ScheduleError(ValueError):
@@ -88,7 +93,7 @@ def _turn(model: Model, state: State, number: int) -> Turn:
         vcpu, fault = divmod(choice.index, 16)
         return Turn("complete", f"async-pf-completed/{vcpu}/{fault}")
     if choice.kind == RELEASE:
-        queue, entry = model.tagged.value(state[model.floating_at])[choice.index]
+        queue, entry = model.hands.value(state[model.floating_at])[choice.index]
     else:
         queue = choice.index
         entry = model.contents.value(state[model.first_queue + queue])[0]
@@ -141,19 +146,14 @@ def read_schedule(text: str) -> Schedule:
     Raises:
         ScheduleError: It is neither, or does not fit its own ordering.
     """
-    stripped = text.strip()
     try:
-        if stripped.startswith(TOKEN_PREFIX):
-            packed = stripped.removeprefix(TOKEN_PREFIX)
-            raw = decompress(urlsafe_b64decode(packed + "=" * (-len(packed) % 4)))
-            data = json.loads(raw)
-            parts = (data["o"], data["s"], data["f"], data["p"])
-        else:
-            data = json.loads(stripped)
-            parts = (data["ordering"], data["scenario"], data["faults"], data["path"])
-        schedule = _build(*parts)
+        schedule = _build(_parts(text.strip()))
         follow(schedule.model(), schedule.path)
-    except (ValueError, KeyError, TypeError, error) as wrong:
+    except KeyError as missing:
+        raise ScheduleError(f"no schedule of `teardown explore`: {missing} is missing") from None
+    except RecursionError:
+        raise ScheduleError("no schedule of `teardown explore`: nested too deeply") from None
+    except (ValueError, TypeError, error) as wrong:
         reason = wrong.errors()[0]["msg"] if isinstance(wrong, ValidationError) else str(wrong)
         raise ScheduleError(f"no schedule of `teardown explore`: {reason}") from None
     except NotEnabled as wrong:
@@ -161,10 +161,40 @@ def read_schedule(text: str) -> Schedule:
     return schedule
 
 
-def _build(ordering: Any, scenario: Any, faults: Any, path: Any) -> Schedule:
-    return Schedule(
-        Ordering.model_validate_json(json.dumps(ordering)),
-        Scenario.model_validate_json(json.dumps(scenario)),
-        Budget(**faults),
-        tuple(int(choice) for choice in path),
+def _parts(text: str) -> dict[str, Any]:
+    """Return what a token or a file holds, under the keys of a file."""
+    if len(text) > TEXT_CHARACTERS_MAX:
+        raise ValueError(f"longer than {TEXT_CHARACTERS_MAX} characters")
+    if not text.startswith(TOKEN_PREFIX):
+        data = json.loads(text)
+        return {key: data[key] for key in _PARTS.values()}
+    packed = text.removeprefix(TOKEN_PREFIX)
+    unpacker = decompressobj()
+    raw = unpacker.decompress(
+        urlsafe_b64decode(packed + "=" * (-len(packed) % 4)), TEXT_CHARACTERS_MAX
     )
+    if not unpacker.eof:
+        raise ValueError("the token is cut short, or unpacks to too much")
+    data = json.loads(raw)
+    return {key: data[short] for short, key in _PARTS.items()}
+
+
+def _build(parts: dict[str, Any]) -> Schedule:
+    faults, path = parts["faults"], parts["path"]
+    if not isinstance(faults, dict) or not isinstance(path, list):
+        raise TypeError("`faults` is a mapping, and `path` a list")
+    known = {field.name for field in fields(Budget)}
+    if not all(name in known and _is_count(count) for name, count in faults.items()):
+        raise ValueError(f"`faults` maps {', '.join(sorted(known))} to whole numbers")
+    if not all(_is_count(choice) for choice in path):
+        raise ValueError("`path` is a list of whole numbers")
+    return Schedule(
+        Ordering.model_validate_json(json.dumps(parts["ordering"])),
+        Scenario.model_validate_json(json.dumps(parts["scenario"])),
+        Budget(**faults),
+        tuple(path),
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0

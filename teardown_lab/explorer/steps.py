@@ -18,11 +18,16 @@ from vm_protocol.errors import RejectReason
 from vm_protocol.observations import Event
 from vm_protocol.topology import parse_mailbox
 
-SEND, POST, UNBIND, ACK, REQUEUE, DROP, SET, CANCEL, FIND, RAISED, VM_FREED, WITNESS = range(12)
+SEND, POST, UNBIND, ACK, REQUEUE, DROP, SET, CANCEL, FIND, RAISED, VM_FREED, WITNESS, PAGE = range(
+    13
+)
 """Operations: what a step asks of the queues, and what it lets the explorer see."""
 
 Operation = tuple[Any, ...]
 MANAGER: Final = 0
+
+OVERLAP: Final = 2
+"""So many commands in flight overlap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +39,41 @@ class Letter:
     epoch: int
 
 
+class Letters(Interned[Letter]):
+    """The letters of an exploration; what is asked often of each is computed once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ids: list[str] = []
+        self._generations: list[int] = []
+
+    def number(self, value: Letter) -> int:
+        """Return the number of a letter, a new one if it is new."""
+        number = super().number(value)
+        if number == len(self._ids):
+            self._ids.append(value.message.identity())
+            self._generations.append(getattr(value.message, "generation", 0))
+        return number
+
+    def identity(self, letter: int) -> str:
+        """Return the id of the message in a letter."""
+        return self._ids[letter]
+
+    def generation(self, letter: int) -> int:
+        """Return the generation that the message in a letter carries, 0 if it has none."""
+        return self._generations[letter]
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An actor's next state, and the operations in their order."""
+    """An actor's next state, and the operations in their order.
+
+    `settles_only` tells that it asks for nothing but to be rid of the message.
+    """
 
     state: int
     operations: tuple[Operation, ...]
+    settles_only: bool
 
 
 class Steps:
@@ -47,7 +81,7 @@ class Steps:
 
     def __init__(self, cast: Cast) -> None:
         self.cast = cast
-        self.letters: Interned[Letter] = Interned()
+        self.letters = Letters()
         self.timers: Interned[tuple[int, str]] = Interned()
         self.states: tuple[Interned[Any], ...] = tuple(
             Interned() for _ in range(len(cast.workers) + 1)
@@ -98,7 +132,10 @@ class Steps:
         operations: list[Operation] = []
         for effect in done:
             operations += self._compile(actor, scene, effect)
-        return Step(self.states[actor].number(after), tuple(operations))
+        if actor == MANAGER and _in_flight(before) < OVERLAP <= _in_flight(after):
+            operations.append((WITNESS, "destroys-overlapped"))
+        settles_only = all(operation[0] in (ACK, DROP) for operation in operations)
+        return Step(self.states[actor].number(after), tuple(operations), settles_only)
 
     def _compile(self, actor: int, scene: "_Scene", effect: Effect) -> list[Operation]:
         match effect:
@@ -157,6 +194,13 @@ class _Scene:
     holders: dict[str, set[int]]
 
 
+def _in_flight(state: ManagerState) -> int:
+    """Return how many vCPUs' commands the manager waits for."""
+    vm = state.vms.get(VM)
+    loop = vm.teardown.loop if vm is not None and vm.teardown is not None else None
+    return len(loop.running) if loop is not None else 0
+
+
 def _erased(state: ManagerState) -> set[int]:
     vm = state.vms.get(VM)
     slots = vm.slots if vm is not None else ()
@@ -211,7 +255,7 @@ def _stuck(effect: Observed, _scene: _Scene) -> list[Operation]:
 
 
 def _page_freed(effect: Observed, _scene: _Scene) -> list[Operation]:
-    return [(WITNESS, ("page", dict(effect.details)["root"]))]
+    return [(PAGE, dict(effect.details)["root"])]
 
 
 _OBSERVED: Final[dict[Event, Callable[[Observed, _Scene], list[Operation]]]] = {

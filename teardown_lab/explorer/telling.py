@@ -17,6 +17,13 @@ from vm_protocol.observations import Event
 CANDIDATES_MAX: Final = 400
 """Single deviations that are tried before the shortest schedule is told as it is."""
 
+_REQUEST: Final = "request"
+_BEFORE: Final = "before its free and delivered after it"
+_WINDOW: Final = "in the window between its free and its erase"
+_AFTER: Final = "after its erase"
+_LATE: Final = (_WINDOW, _AFTER)
+"""When a request was posted that is a use-after-free."""
+
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
@@ -73,10 +80,18 @@ class _Run:
 
     def violation(self, key: FindingKey) -> Violation | None:
         """Return the violation of this kind that the run ended in, if it did."""
-        for each in self.stage.judgement().violations:
-            if (str(each.invariant), -1 if each.vcpu is None else each.vcpu) == key[:2]:
-                return each
-        return None
+        return violation_of(self.stage, key)
+
+
+def violation_of(stage: Stage, key: FindingKey) -> Violation | None:
+    """Return the violation of a kind in what a stage has recorded, by the same kind of post."""
+    invariant, vcpu, is_late = key
+    for each in stage.judgement().violations:
+        about = -1 if each.vcpu is None else each.vcpu
+        is_kind = str(each.invariant) == invariant and vcpu in (-1, about)
+        if is_kind and (_place(stage, each) in _LATE) == is_late:
+            return each
+    return None
 
 
 def tell(schedule: Schedule, key: FindingKey) -> Told:
@@ -89,15 +104,20 @@ def tell(schedule: Schedule, key: FindingKey) -> Told:
     plain = _Run(schedule, None)
     violation = plain.violation(key)
     if violation is not None:
-        used = _window(plain.stage, violation)
+        used = _used(plain.stage, violation)
         text = f"no deviation: first in, first out ends like this; {used}"
-        return Told(text, [], _racing(violation))
+        return Told(text, [], _racing(plain.stage, violation))
     for deviation in _candidates(found, plain.stage, shortest):
         run = _Run(schedule, deviation)
         violation = run.violation(key)
         if violation is not None and run.passed_over is not None:
             return _told(run, plain.stage.trace, deviation, violation)
-    return _told_as_it_is(schedule, shortest, plain.stage.trace)
+    told = _told_as_it_is(schedule, shortest, plain.stage.trace)
+    violation = violation_of(found, key)
+    if violation is not None:
+        told.text += f"; {_used(found, violation)}"
+        told.racing = _racing(found, violation)
+    return told
 
 
 def _candidates(found: Stage, passing: Stage, shortest: list[str]) -> Iterator[Deviation]:
@@ -130,16 +150,26 @@ def _key_of(message_id: str) -> str:
     return message_id.partition("/")[2]
 
 
-def _racing(violation: Violation) -> tuple[str, ...]:
-    return (violation.message_id,) if violation.message_id else ()
+def _racing(stage: Stage, violation: Violation) -> tuple[str, ...]:
+    """Return the keys of the two deliveries that race: the use, and what freed the vCPU."""
+    if violation.message_id is None:
+        return ()
+    is_request = f"/{_REQUEST}/" in violation.message_id
+    suffix = f"@{violation.vcpu}" if is_request else ""
+    used = _key_of(violation.message_id) + suffix
+    freed = next(
+        (
+            _key_of(record.caused_by or "")
+            for record in stage.records
+            if record.event == Event.VCPU_FREED and record.vcpu == violation.vcpu
+        ),
+        "",
+    )
+    return (used, freed) if freed and freed != used else (used,)
 
 
-def _window(stage: Stage, violation: Violation) -> str:
-    """Return what was broken, and for a request when it was posted: told by the history's order."""
-    used = f"{violation.invariant}"
-    if violation.vcpu is None:
-        return used
-    used += f" of vCPU {violation.vcpu}"
+def _place(stage: Stage, violation: Violation) -> str:
+    """Return when a request that broke something was posted, by the history's order."""
     places: dict[Event, int] = {}
     for number, record in enumerate(stage.records):
         is_post = record.message_id == violation.message_id
@@ -150,14 +180,17 @@ def _window(stage: Stage, violation: Violation) -> str:
             places.setdefault(record.event, number)
     freed, posted = places.get(Event.VCPU_FREED), places.get(Event.REQUEST_POSTED)
     if freed is None or posted is None:
-        return used
+        return ""
     if posted < freed:
-        return f"{used}, posted before its free and delivered after it"
-    erased = places.get(Event.VCPU_ERASED, len(stage.records))
-    window = (
-        "in the window between its free and its erase" if posted < erased else "after its erase"
-    )
-    return f"{used}, posted {window}"
+        return _BEFORE
+    return _WINDOW if posted < places.get(Event.VCPU_ERASED, len(stage.records)) else _AFTER
+
+
+def _used(stage: Stage, violation: Violation) -> str:
+    """Return what was broken, and for a request when it was posted."""
+    about = "" if violation.vcpu is None else f" of vCPU {violation.vcpu}"
+    place = _place(stage, violation)
+    return f"{violation.invariant}{about}" + (f", posted {place}" if place else "")
 
 
 def _told(run: _Run, plain: list[str], deviation: Deviation, violation: Violation) -> Told:
@@ -170,12 +203,12 @@ def _told(run: _Run, plain: list[str], deviation: Deviation, violation: Violatio
     else:
         last = trace.index(held) + 1 if held in trace else len(trace)
         text = f"FIFO except steps {first} and {last}: {held} waits until after {deviation.until}"
-    used = _window(run.stage, violation)
+    used = _used(run.stage, violation)
     entry = {"held": held, "until": deviation.until, "from_step": first, "to_step": last}
     return Told(
         f"{text}; {used}",
         [entry],
-        (*_racing(violation), deviation.until),
+        _racing(run.stage, violation),
         _parting(trace, plain),
     )
 

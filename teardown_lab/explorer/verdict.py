@@ -8,7 +8,7 @@ from teardown_lab.explorer import breadth_first
 from teardown_lab.explorer.schedule import Schedule, turns
 from teardown_lab.explorer.stage import Stage
 from teardown_lab.explorer.strategy import Bounds, Explored, FindingKey, Path
-from teardown_lab.explorer.telling import Told, tell
+from teardown_lab.explorer.telling import Told, tell, violation_of
 from vm_protocol.ordering import WORKER_STEPS, ForEachVcpu, Ordering
 from vm_protocol.scenario import Scenario, root_contexts
 
@@ -142,11 +142,7 @@ def _confirm(schedule: Schedule, key: FindingKey) -> Violation | None:
     for turn in turns(schedule.model(), schedule.path):
         stage.take(turn)
     stage.finish()
-    for each in stage.judgement().violations:
-        about = -1 if each.vcpu is None else each.vcpu
-        if str(each.invariant) == key[0] and key[1] in (-1, about):
-            return each
-    return None
+    return violation_of(stage, key)
 
 
 def _counterexample(schedule: Schedule, explored: Explored) -> Counterexample:
@@ -182,6 +178,8 @@ def _missing(schedule: Schedule, explored: Explored) -> tuple[str, ...]:
 
 def _predicts_flush(ordering: Ordering, scenario: Scenario) -> bool:
     """Tell whether some unload must flush somebody: zap-all first, then unload, nobody hidden."""
+    if ordering.array == "stop-at-hole":
+        return False
     kinds = {
         mmu for v in range(scenario.vcpus) for each in root_contexts(scenario, v) for _, mmu in each
     }

@@ -1,8 +1,9 @@
 """The conductor of a replay: lets deliveries into the services in the order of a schedule.
 
-Until DestroyVm arrives everything passes. From then on one turn at a time: wait until its delivery
-has arrived at some service, release it, wait until all that followed is confirmed. After the last
-turn every gate opens, and the run ends by itself. Lives on a thread with a loop of its own.
+Until DestroyVm arrives everything passes but the ticker, which is a turn of the schedule. From then
+on one turn at a time: wait until its delivery has arrived at some service, release it, wait until
+all that followed is confirmed. After the last turn every gate opens, and the run ends by itself.
+Lives on a thread with a loop of its own.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ TURN_SECONDS_MAX: Final = 20.0
 """How long the delivery of a turn may take to arrive, or to be handled."""
 
 BEGIN_KEY: Final = "destroy-vm"
+TICK_KEY: Final = "tick"
 
 
 class ReplayFailed(Exception):
@@ -49,8 +51,9 @@ class _Desk:
 class Conductor:
     """Listens for gates on 127.0.0.1, and plays one schedule; see `conduct`."""
 
-    def __init__(self, turns: tuple[Turn, ...]) -> None:
+    def __init__(self, turns: tuple[Turn, ...], turn_seconds_max: float) -> None:
         self._turns = turns
+        self._turn_seconds_max = turn_seconds_max
         self._desk = _Desk()
         self._writers: list[asyncio.StreamWriter] = []
         self._copies: dict[str, int] = {}
@@ -89,7 +92,7 @@ class Conductor:
             if arrival.key == BEGIN_KEY and not self._has_begun:
                 self._has_begun = True
                 self._playing = asyncio.create_task(self._play())
-            if self._has_begun:
+            if self._has_begun or arrival.key == TICK_KEY:
                 desk.held.append(arrival)
             else:
                 self._order(writer, {"release": arrival.number})
@@ -103,7 +106,7 @@ class Conductor:
     async def _play(self) -> None:
         try:
             for turn in self._turns:
-                async with asyncio.timeout(TURN_SECONDS_MAX):
+                async with asyncio.timeout(self._turn_seconds_max):
                     await self._take(turn)
                 self.played_count += 1
         except TimeoutError:
@@ -111,7 +114,7 @@ class Conductor:
             held = ", ".join(arrival.key for arrival in self._desk.held) or "nothing"
             self.failure = (
                 f"turn {self.played_count + 1} of {len(self._turns)}, {turn.act} {turn.key}, "
-                f"does not come to pass; held are {held}"
+                f"does not come to pass within {self._turn_seconds_max:g} s; held are {held}"
             )
         for writer in self._writers:
             self._order(writer, {"open": True})
@@ -160,7 +163,9 @@ def _key(said: dict[str, Any]) -> str:
 
 
 @contextmanager
-def conduct(turns: tuple[Turn, ...]) -> Iterator[Conductor]:
+def conduct(
+    turns: tuple[Turn, ...], turn_seconds_max: float = TURN_SECONDS_MAX
+) -> Iterator[Conductor]:
     """Run a conductor on a thread of its own; give its port, and later what it met.
 
     Raises:
@@ -169,7 +174,7 @@ def conduct(turns: tuple[Turn, ...]) -> Iterator[Conductor]:
     odd = next((turn for turn in turns if turn.act == "complete"), None)
     if odd is not None:
         raise ReplayFailed(f"a real run cannot be made to {odd.act} {odd.key}")
-    conductor = Conductor(turns)
+    conductor = Conductor(turns, turn_seconds_max)
     ready = threading.Event()
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()

@@ -6,7 +6,7 @@ from typing import Any, Final
 from teardown_lab.simulator.errors import NotSimulated
 from vm_protocol.codec import Packet
 
-_PROPERTIES: Final = ("expiration", "priority", "user_id")
+_PROPERTIES: Final = ("expiration", "priority")
 _HEADERS: Final = ("CC", "BCC")
 
 

@@ -1,0 +1,234 @@
+"""The whole stack in containers: up, a teardown in it, what Prometheus saw of it, down.
+
+The tests share one stack and run in their order: the last one takes it down.
+"""
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import pytest
+from container.compose import Compose, docker, inspected
+from integration.tools.cli import Place, teardown
+
+from teardown_lab.broker.address import knock
+from teardown_lab.broker.container import engine_answers
+from teardown_lab.broker.errors import BrokerUnavailable
+
+pytestmark = pytest.mark.container
+
+WORKERS = 8
+WIPE_LAST = "unload-in-destroy-wipe-last"
+UNLOAD = "unload-in-destroy"
+USE_AFTER_FREES = 6
+"""n(n-1)/2, with 4 vCPUs."""
+SCRAPED_SECONDS = 30
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
+    compose = engine_answers() and docker("compose", "version").returncode == 0
+    if not compose:
+        if os.environ.get("TEARDOWN_REQUIRE_CONTAINERS"):
+            pytest.fail("no engine with `docker compose`, and TEARDOWN_REQUIRE_CONTAINERS is set")
+        pytest.skip("no container engine with `docker compose` answers")
+    made = Compose.prepared(tmp_path_factory.mktemp("compose"))
+    try:
+        made.up("--build", "--scale", f"vcpu-worker={WORKERS}")
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def attached(stack: Compose, place: Place, ordering: str) -> dict[str, Any]:
+    """Run a teardown in the stack, as the page on deployment says, and return its JSON."""
+    url_file = str(stack.secrets / "client.url")
+    done = teardown(place, "run", ordering, "--attach", "--json", AMQP_URL_FILE=url_file)
+    assert done.returncode in (0, 1), done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def essence(run: dict[str, Any]) -> dict[str, Any]:
+    """Return what does not depend on ids and clocks."""
+    letters = [(each["reason"], each["vcpu"], each["invariant"]) for each in run["dead_letters"]]
+    return {
+        "verdict": run["verdict"],
+        "violations": Counter((each["invariant"], each["vcpu"]) for each in run["violations"]),
+        "hazards": Counter((each["hazard"], each["vcpu"]) for each in run["hazards"]),
+        "dead_letters": Counter(letters),
+        "counts": run["counts"],
+    }
+
+
+def asked(stack: Compose, query: str) -> list[dict[str, Any]]:
+    """Return what Prometheus answers to an instant query."""
+    address = f"http://127.0.0.1:{stack.ports['PROMETHEUS']}/api/v1/query?"
+    with urlopen(address + urlencode({"query": query}), timeout=5) as page:  # noqa: S310 - ours
+        answer = json.load(page)
+    assert answer["status"] == "success", answer
+    return list(answer["data"]["result"])
+
+
+def dead_letters(stack: Compose) -> Counter[tuple[str, str]]:
+    """Return how many dead letters Prometheus knows of, by reason and invariant."""
+    found = asked(stack, "sum by (reason, invariant) (teardown_dead_letters_total)")
+    counts = {
+        (each["metric"]["reason"], each["metric"]["invariant"]): int(float(each["value"][1]))
+        for each in found
+    }
+    return Counter({labels: count for labels, count in counts.items() if count})
+
+
+def test_two_managers_and_eight_workers_with_names_of_their_own_consume(stack: Compose) -> None:
+    queues = stack.must(
+        *("exec", "--no-TTY", "rabbitmq", "rabbitmqctl", "--silent", "list_queues"),
+        *("name", "consumers", "--formatter", "json"),
+    )
+
+    consumers = {each["name"]: each["consumers"] for each in json.loads(queues)}
+    workers = [name for name in consumers if name.startswith("worker.")]
+    assert consumers["manager.commands"] == len(stack.containers("vm-manager")) == 2
+    assert consumers["vcpu.placement"] == len(stack.containers("vcpu-worker")) == WORKERS
+    assert len(workers) == 2 * WORKERS
+    assert all(consumers[name] == 1 for name in workers)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("ordering", [WIPE_LAST, UNLOAD])
+def test_a_teardown_in_the_stack_is_that_of_a_private_node(
+    stack: Compose, place: Place, amqp_url: str, ordering: str
+) -> None:
+    private = teardown(place, "run", ordering, "--broker", amqp_url, "--json")
+
+    run = attached(stack, place, ordering)
+
+    assert essence(run) == essence(json.loads(private.stdout))
+    assert run["broker"].startswith("RabbitMQ 4.")
+    assert place.run_ids() == []
+
+
+def test_prometheus_has_the_dead_letters_by_reason_and_invariant(
+    stack: Compose, place: Place
+) -> None:
+    before = dead_letters(stack)
+
+    attached(stack, place, WIPE_LAST)
+
+    wanted = before + Counter({("rejected", "use-after-free"): USE_AFTER_FREES})
+    deadline = time.monotonic() + SCRAPED_SECONDS
+    while (found := dead_letters(stack)) != wanted and time.monotonic() < deadline:
+        time.sleep(1)
+    assert found == wanted
+
+
+def test_prometheus_reaches_every_service_and_the_broker(stack: Compose) -> None:
+    deadline = time.monotonic() + SCRAPED_SECONDS
+    jobs: Counter[str] = Counter()
+    while sum(jobs.values()) < WORKERS + 4 and time.monotonic() < deadline:
+        jobs = Counter(each["metric"]["job"] for each in asked(stack, "up == 1"))
+        time.sleep(0.5)
+
+    assert asked(stack, "up == 0") == []
+    assert sum(count for job, count in jobs.items() if "rabbitmq" not in job) >= WORKERS + 2
+    assert jobs["rabbitmq"] == 1
+    assert asked(stack, "rabbitmq_identity_info") != []
+
+
+def test_no_service_is_root_and_none_can_write_to_its_file_system(stack: Compose) -> None:
+    assert int(inspected(stack.image)["Config"]["User"].partition(":")[0]) > 0
+    for service in ("vm-manager", "vcpu-worker", "rabbitmq", "prometheus"):
+        container = inspected(stack.containers(service)[0])
+        user = stack.must("exec", "--no-TTY", service, "id", "-u")
+        touched = stack.run("exec", "--no-TTY", service, "touch", "/usr/written")
+
+        assert int(user) > 0, service
+        assert "Read-only file system" in touched.stderr, service
+        assert container["HostConfig"]["ReadonlyRootfs"], service
+        assert container["HostConfig"]["CapDrop"] == ["ALL"], service
+
+
+def test_the_image_runs_by_itself_without_a_file_system_to_write_to(stack: Compose) -> None:
+    refused = docker("run", "--rm", "--read-only", "--env", "LOG_LEVEL=loud", stack.image)
+    worker = ("run", "--rm", "--read-only", "--env", "AMQP_URL=amqp:/x", stack.image)
+
+    assert (refused.returncode, "LOG_LEVEL: 'loud'" in refused.stderr) == (2, True)
+    assert docker(*worker, "vcpu-worker").returncode == 2
+
+
+def test_nothing_listens_outside_of_loopback(stack: Compose) -> None:
+    bound = [
+        address["HostIp"]
+        for container in stack.containers()
+        for addresses in inspected(container)["NetworkSettings"]["Ports"].values()
+        for address in addresses or ()
+    ]
+
+    assert len(bound) == len(stack.ports)
+    assert set(bound) == {"127.0.0.1"}
+
+
+def test_guest_is_not_let_in(stack: Compose) -> None:
+    with pytest.raises(BrokerUnavailable, match="refuses the login"):
+        knock(f"amqp://guest:guest@127.0.0.1:{stack.ports['AMQP']}/%2F")
+
+
+def test_grafana_and_tracing_are_there_only_when_asked_for(stack: Compose) -> None:
+    usual = set(stack.must("config", "--services").split())
+    more = stack.must("--profile", "grafana", "--profile", "tracing", "config", "--services")
+
+    assert usual == {"rabbitmq", "vm-manager", "vcpu-worker", "prometheus"}
+    assert set(more.split()) - usual == {"grafana", "tracing"}
+
+
+def test_a_stand_by_takes_over_and_services_that_are_stopped_end_well(
+    stack: Compose, place: Place
+) -> None:
+    first, second = stack.containers("vm-manager")
+
+    for manager in (first, second):
+        docker("stop", manager)
+        ended = inspected(manager)["State"]
+        assert (ended["ExitCode"], ended["OOMKilled"]) == (0, False)
+        assert attached(stack, place, UNLOAD)["verdict"] == "safe"
+        docker("start", manager)
+        stack.up("--no-recreate", "--scale", f"vcpu-worker={WORKERS}")
+
+
+def test_all_services_stop_at_once_and_start_again(stack: Compose, place: Place) -> None:
+    stack.must("stop", "vm-manager", "vcpu-worker")
+
+    stopped = stack.containers("vm-manager", stopped=True)
+    stopped += stack.containers("vcpu-worker", stopped=True)
+    assert len(stopped) == WORKERS + 2
+    assert {inspected(name)["State"]["ExitCode"] for name in stopped} == {0}
+
+    stack.up("--no-recreate", "--scale", f"vcpu-worker={WORKERS}")
+    assert attached(stack, place, UNLOAD)["verdict"] == "safe"
+
+
+def test_no_password_is_in_a_log_or_in_a_container_s_settings(stack: Compose) -> None:
+    logs = stack.must("logs", "--no-color")
+    settings = "".join(json.dumps(inspected(name)) for name in stack.containers())
+
+    assert "service.ready" in logs
+    assert [password for password in stack.passwords() if password in logs + settings] == []
+
+
+def test_after_down_nothing_is_left(stack: Compose) -> None:
+    assert set(stack.leftovers()) == {"container", "volume", "network"}
+
+    stack.must("down", "--volumes")
+
+    assert stack.leftovers() == {}

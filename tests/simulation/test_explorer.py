@@ -1,0 +1,167 @@
+"""The whole catalogue, explored: each verdict, and how many states there are."""
+
+import pytest
+from support.exploring import ONE_TICK, answer, explored, found_kinds, schedule, shipped
+
+from teardown_lab.explorer.faults import Budget
+from vm_manager.catalogue import catalogue_entry, catalogue_names
+from vm_protocol.scenario import Scenario
+
+SHAPES = {
+    "distinct": {"roots": "distinct"},
+    "shared": {"roots": "shared"},
+    "tdp": {"mmu": "tdp"},
+}
+STATES = {
+    ("zap-all-per-vcpu", "distinct"): (15, 138, 141),
+    ("zap-all-per-vcpu", "shared"): (15, 138, 141),
+    ("zap-all-per-vcpu", "tdp"): (15, 138, 141),
+    ("unload-all-first", "distinct"): (23, 42, 61),
+    ("unload-all-first", "shared"): (23, 42, 61),
+    ("unload-all-first", "tdp"): (23, 42, 61),
+    ("unload-all-first-wipe-last", "distinct"): (25, 54, 91),
+    ("unload-all-first-wipe-last", "shared"): (25, 46, 67),
+    ("unload-all-first-wipe-last", "tdp"): (19, 34, 49),
+    ("unload-all-late-erase-each", "distinct"): (25, 54, 91),
+    ("unload-all-late-erase-each", "shared"): (25, 46, 67),
+    ("unload-all-late-erase-each", "tdp"): (19, 34, 49),
+    ("vm-state-before-vcpus", "distinct"): (25, 54, 91),
+    ("vm-state-before-vcpus", "shared"): (25, 46, 67),
+    ("vm-state-before-vcpus", "tdp"): (19, 34, 49),
+    ("unload-all-first-erase-each", "distinct"): (25, 54, 91),
+    ("unload-all-first-erase-each", "shared"): (25, 46, 67),
+    ("unload-all-first-erase-each", "tdp"): (19, 34, 49),
+    ("unload-in-destroy", "distinct"): (21, 44, 73),
+    ("unload-in-destroy", "shared"): (21, 36, 51),
+    ("unload-in-destroy", "tdp"): (15, 26, 37),
+    ("unload-in-destroy-wipe-last", "distinct"): (21, 46, 79),
+    ("unload-in-destroy-wipe-last", "shared"): (21, 38, 55),
+    ("unload-in-destroy-wipe-last", "tdp"): (15, 26, 37),
+    ("unload-in-destroy-stop-at-hole", "distinct"): (21, 42, 67),
+    ("unload-in-destroy-stop-at-hole", "shared"): (21, 34, 49),
+    ("unload-in-destroy-stop-at-hole", "tdp"): (15, 26, 37),
+    ("ticker-left-running", "distinct"): (31, 76, 143),
+    ("ticker-left-running", "shared"): (31, 66, 114),
+    ("ticker-left-running", "tdp"): (24, 54, 96),
+    ("async-pf-not-cleared", "distinct"): (21, 44, 73),
+    ("async-pf-not-cleared", "shared"): (21, 36, 51),
+    ("async-pf-not-cleared", "tdp"): (15, 26, 37),
+    ("parallel-destroy", "distinct"): (21, 164, 3825),
+    ("parallel-destroy", "shared"): (21, 140, 1011),
+    ("parallel-destroy", "tdp"): (15, 50, 173),
+    ("fenced-parallel-destroy", "distinct"): (19, 70, 341),
+    ("fenced-parallel-destroy", "shared"): (19, 62, 233),
+    ("fenced-parallel-destroy", "tdp"): (15, 50, 173),
+}
+"""States of 1, 2 and 3 vCPUs with one tick, reduced. A changed count is a changed protocol: find
+out which message comes or goes, then take the new row from the failure."""
+
+RICH = [
+    {"avic": True},
+    {"nested": (0,)},
+    {"nested": (0, 1), "avic": True},
+    {"mmu": "tdp", "nested": (0,)},
+    {"async_pf": 1},
+    {"in_guest": (0,)},
+    {"in_guest": (0, 1)},
+    {"previous_roots": 2},
+    {"roots": "mixed"},
+    {"ticker": False},
+]
+EVERY_FAULT = Budget(ticks=1, duplicate=1, redeliver=1, hold=1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", catalogue_names())
+def test_every_entry_is_explored_to_the_end_with_the_expected_verdict(
+    name: str, shape: str
+) -> None:
+    entry = catalogue_entry(name)
+    counts = []
+    for vcpus in (1, 2, 3):
+        scenario = Scenario.model_validate({"vcpus": vcpus, **SHAPES[shape]})
+        expected = entry.expected(scenario)
+
+        found = answer(schedule(name, scenario))
+
+        assert expected is not None
+        assert found.verdict.verdict == expected.explore
+        assert found.explored.complete
+        assert found.explored.is_reduced
+        assert found.verdict.missing == ()
+        assert found.verdict.disagreements == ()
+        counts.append(found.explored.states)
+    assert tuple(counts) == STATES[name, shape]
+
+
+@pytest.mark.parametrize("name", catalogue_names())
+def test_the_scenario_that_shows_the_point_is_explored_with_the_expected_verdict(name: str) -> None:
+    entry = catalogue_entry(name)
+    scenario = entry.show.model_copy(update={"vcpus": 2})
+    expected = entry.expected(scenario)
+
+    found = answer(schedule(name, scenario))
+
+    assert expected is not None
+    assert found.verdict.verdict == expected.explore
+    assert found.verdict.disagreements == ()
+
+
+@pytest.mark.parametrize("shape", RICH, ids=str)
+def test_richer_scenarios_are_explored_with_the_expected_verdicts(shape: dict[str, object]) -> None:
+    scenario = Scenario.model_validate({"vcpus": 2, **shape})
+    for name in catalogue_names():
+        expected = catalogue_entry(name).expected(scenario)
+
+        found = explored(schedule(name, scenario))
+
+        assert expected is not None
+        assert found.complete, name
+        assert ("violated" if found.paths else "safe") == expected.explore, name
+
+
+def test_the_patch_is_safe_with_every_fault() -> None:
+    """One copy, one lost acknowledgement and one message held back, in every combination."""
+    found = answer(schedule("unload-in-destroy", 3, EVERY_FAULT))
+
+    assert found.explored.complete
+    assert found.explored.witnessed >= {"duplicate", "redeliver", "hold", "unload-flushed"}
+    assert found.verdict.verdict == "safe"
+
+
+@pytest.mark.parametrize("fault", ["duplicate", "redeliver", "hold"])
+def test_our_own_parallel_destroy_is_safe_with_each_fault(fault: str) -> None:
+    found = answer(schedule("fenced-parallel-destroy", 3, Budget(ticks=1, **{fault: 1})))
+
+    assert found.explored.complete
+    assert found.verdict.verdict == "safe"
+
+
+def test_without_the_fence_a_request_may_come_after_the_free() -> None:
+    found = answer(schedule(shipped("unload-in-destroy", fence=False), 3))
+
+    assert found.verdict.verdict == "violated"
+    assert found_kinds(found.explored) == {("use-after-free", vcpu) for vcpu in range(3)}
+    counterexample = found.verdict.counterexample
+    assert counterexample is not None
+    assert set(counterexample.kinds) == {"posted-before-free"}
+    assert counterexample.told.text.startswith("FIFO except steps 2 and ")
+    assert counterexample.told.text.endswith("posted before its free and delivered after it")
+
+
+@pytest.mark.parametrize("name", ["parallel-destroy", "ticker-left-running"])
+@pytest.mark.parametrize("vcpus", [2, 3])
+def test_the_window_between_free_and_erase_is_named(name: str, vcpus: int) -> None:
+    found = answer(schedule(name, vcpus))
+
+    counterexample = found.verdict.counterexample
+    assert found.verdict.verdict == "violated"
+    assert counterexample is not None
+    assert "posted in the window between its free and its erase" in counterexample.told.text
+    assert set(counterexample.kinds) == {"posted-after-free", "posted-before-free"}
+    assert found_kinds(found.explored) == {("use-after-free", vcpu) for vcpu in range(vcpus)}
+
+
+def test_a_ticker_needs_one_tick_to_do_harm() -> None:
+    assert explored(schedule("ticker-left-running", 2, Budget())).paths == {}
+    assert explored(schedule("ticker-left-running", 2, ONE_TICK)).paths != {}

@@ -187,7 +187,6 @@ def test_a_death_by_expiry_after_a_rejection_elsewhere_still_closes_no_cycle(
 
     for _ in range(2):
         kill(session, "queue")
-        session.ready("later", 1)
         session.broker.wait(50)
         session.ready("queue", 1)
 

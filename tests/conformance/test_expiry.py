@@ -6,7 +6,7 @@ from conformance.adapter import Delivery, Session, bodies
 
 KINDS = ["classic", "quorum"]
 TTL_MS = 150
-LONG_MS = 600
+LONG_MS = 900
 
 
 def first_death(found: list[Delivery]) -> list[tuple[str, str]]:

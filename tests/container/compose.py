@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+MAKE_DEFINITIONS = ROOT / "deploy" / "rabbitmq" / "make_definitions.py"
 UP_SECONDS = 300
 PORTS = ("AMQP", "MANAGEMENT", "PROMETHEUS")
 
@@ -60,10 +61,9 @@ class Compose:
         project = f"teardown-test-{os.getpid()}"
         ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         compose = cls(project, folder / "secrets", ports, f"{project}-image")
+        given = ["--folder", compose.secrets, "--env-file", compose.environment]
         made = subprocess.run(
-            [sys.executable, ROOT / "deploy" / "rabbitmq" / "make_definitions.py"]
-            + ["--folder", compose.secrets, "--env-file", compose.environment]
-            + ["--port", str(ports["AMQP"])],
+            [sys.executable, MAKE_DEFINITIONS, *given, "--port", str(ports["AMQP"])],
             capture_output=True,
             text=True,
             check=False,

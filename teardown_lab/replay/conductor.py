@@ -21,6 +21,9 @@ TURN_SECONDS_MAX: Final = 20.0
 """How long the delivery of a turn may take to arrive, or to be handled."""
 
 BEGIN_KEY: Final = "destroy-vm"
+CREATION_KEYS: Final = ("placement-answered/", "vcpu-placed/", "place-vcpu/")
+"""Of a VM's creation, which the exploration has behind it: they pass whenever they come."""
+
 TICK_KEY: Final = "tick"
 
 
@@ -92,7 +95,8 @@ class Conductor:
             if arrival.key == BEGIN_KEY and not self._has_begun:
                 self._has_begun = True
                 self._playing = asyncio.create_task(self._play())
-            if self._has_begun or arrival.key == TICK_KEY:
+            is_creation = arrival.key.startswith(CREATION_KEYS)
+            if arrival.key == TICK_KEY or (self._has_begun and not is_creation):
                 desk.held.append(arrival)
             else:
                 self._order(writer, {"release": arrival.number})

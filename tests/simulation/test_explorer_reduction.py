@@ -3,11 +3,16 @@
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from support.exploring import explored, loop, ordering, schedule, shipped, unreduced
+from support.exploring import loop, ordering, schedule, shipped, unreduced
 from support.orderings import orderings, scenarios
 
+from teardown_lab.explorer import breadth_first
+from teardown_lab.explorer.cast import assemble
 from teardown_lab.explorer.faults import Budget
+from teardown_lab.explorer.findings import Finding
+from teardown_lab.explorer.model import Model, State
 from teardown_lab.explorer.schedule import Schedule
+from teardown_lab.explorer.strategy import Bounds, Explored
 from vm_manager.catalogue import catalogue_names
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
@@ -29,14 +34,41 @@ RANDOM_STATES_MAX = 6_000
 SOUND = settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 
 
+class Watched(Model):
+    """A model that remembers all that was found, to the message, and every state that is an end."""
+
+    def __init__(self, begin: Schedule) -> None:
+        super().__init__(assemble(begin.ordering, begin.scenario), begin.faults)
+        self.found: set[Finding] = set()
+        self.ends: set[State] = set()
+
+    def apply(self, state: State, number: int) -> tuple[State, tuple[Finding, ...]]:
+        after, findings = super().apply(state, number)
+        self.found |= set(findings)
+        return after, findings
+
+    def choices(self, state: State, only: int | None = None) -> list[int]:
+        choices = super().choices(state, only)
+        if not choices:
+            self.ends.add(state)
+        return choices
+
+    def explore(self, bounds: Bounds) -> tuple[Explored, set[Finding], set[State], set[str]]:
+        self.found, self.ends, self.witnessed = set(), set(), set()
+        explored = breadth_first.explore(self, bounds, lambda *_: None)
+        return explored, self.found, self.ends, self.witnessed
+
+
 def assert_loses_nothing(begin: Schedule, states_max: int = 1_000_000) -> None:
-    every = unreduced(begin, states_max)
+    """Compare findings, ends and witnesses; one model numbers the states of both."""
+    model = Watched(begin)
+    every, found, ends, witnessed = model.explore(Bounds(states_max, reduce=False))
     if not every.complete:
         return
-    fewer = explored(begin)
+    fewer, *kept = model.explore(Bounds())
 
+    assert kept == [found, ends, witnessed]
     assert set(fewer.paths) == set(every.paths)
-    assert fewer.witnessed == every.witnessed
     assert fewer.states <= every.states
     assert fewer.complete
 
@@ -103,12 +135,13 @@ def guests(draw: st.DrawFn, vcpus_max: int) -> Scenario:
     order=orderings(racy=True),
     scenario=guests(2),
     flush_wait=st.sampled_from(["in_guest", "all"]),
+    fence=st.booleans(),
     ticks=st.integers(0, 2),
 )
 def test_random_orderings_lose_nothing(
-    order: Ordering, scenario: Scenario, flush_wait: str, ticks: int
+    order: Ordering, scenario: Scenario, flush_wait: str, fence: bool, ticks: int
 ) -> None:
-    order = order.model_copy(update={"flush_wait": flush_wait, "fence": True})
+    order = order.model_copy(update={"flush_wait": flush_wait, "fence": fence})
     begin = schedule(order, scenario, Budget(ticks=ticks))
     assert_loses_nothing(begin, RANDOM_STATES_MAX)
 

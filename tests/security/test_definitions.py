@@ -1,0 +1,160 @@
+"""What the set-up writes: who may read it, what stays, and what the broker makes of it."""
+
+import asyncio
+import base64
+import hashlib
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from security.guarded import USERS, WORKERS, guarded_node, make_definitions, permissions
+
+from service_runtime.amqp_session import AmqpSession
+from service_runtime.endpoint import Endpoint
+from teardown_lab.broker.private_node import server_script
+from vm_protocol import topology
+from vm_protocol.topology import Mailbox, Queue
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_only_its_owner_reads_a_secret(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+
+    make_definitions.write_secrets(folder, 5672)
+
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
+    assert set(modes) == {"definitions.json", "client.url", *(f"{u}.password" for u in USERS)}
+    assert set(modes.values()) == {0o600}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_passwords_stay_until_they_are_rotated(tmp_path: Path) -> None:
+    first = make_definitions.write_secrets(tmp_path, 5672)
+    second = make_definitions.write_secrets(tmp_path, 5672)
+    third = make_definitions.write_secrets(tmp_path, 5672, rotate=True)
+
+    assert first == second
+    assert set(first.values()).isdisjoint(third.values())
+    assert len(set(third.values())) == len(USERS)
+
+
+def test_the_definitions_hold_hashes_and_no_passwords(tmp_path: Path) -> None:
+    passwords = make_definitions.write_secrets(tmp_path, 5672)
+    text = (tmp_path / "definitions.json").read_text(encoding="utf-8")
+
+    assert [password for password in passwords.values() if password in text] == []
+    for user in json.loads(text)["users"]:
+        raw = base64.b64decode(user["password_hash"])
+        salted = raw[:4] + passwords[user["name"]].encode()
+        assert raw[4:] == hashlib.sha256(salted).digest()
+
+
+def test_a_file_for_compose_that_is_somebody_else_s_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    make_definitions.write_environment(file, tmp_path, 5672)
+    make_definitions.write_environment(file, tmp_path, 5673)
+    assert "TEARDOWN_AMQP_PORT=5673" in file.read_text(encoding="utf-8")
+
+    file.write_text("MINE=1\n", encoding="utf-8")
+    with pytest.raises(FileExistsError, match="TEARDOWN_UID="):
+        make_definitions.write_environment(file, tmp_path, 5672)
+    assert file.read_text(encoding="utf-8") == "MINE=1\n"
+
+
+def test_containers_do_not_run_as_root(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    make_definitions.write_environment(file, tmp_path, 5672)
+    make_definitions.write_secrets(tmp_path / "secrets", 5672)
+
+    user = int(re.findall(r"TEARDOWN_UID=(\d+)", file.read_text(encoding="utf-8"))[0])
+    assert user > 0
+    assert (tmp_path / "secrets" / "worker.password").stat().st_uid == user
+    assert (tmp_path / "secrets" / "client.url").stat().st_uid == os.getuid()
+
+
+def test_git_ignores_what_the_set_up_writes() -> None:
+    names = [".env", "deploy/secrets/definitions.json", "deploy/secrets/client.url"]
+
+    done = subprocess.run(
+        ["git", "check-ignore", "--no-index", *names],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+
+    assert done.stdout.split() == names
+
+
+def test_it_needs_no_package(tmp_path: Path) -> None:
+    script = ROOT / "deploy" / "rabbitmq" / "make_definitions.py"
+    given = ["--folder", tmp_path / "secrets", "--env-file", tmp_path / ".env"]
+
+    done = subprocess.run(
+        [sys.executable, "-S", script, *given], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert not any(password in done.stdout for password in passwords_in(tmp_path / "secrets"))
+
+
+def passwords_in(folder: Path) -> list[str]:
+    return [file.read_text(encoding="ascii").strip() for file in folder.glob("*.password")]
+
+
+OWN: list[tuple[str, Queue]] = [
+    ("manager", topology.manager_replies(7)),
+    ("manager", Mailbox("vm-1", 3, 2).queue()),
+    ("worker", topology.worker_commands(WORKERS[0])),
+    ("worker", topology.worker_replies("4f0c1d2e3b4a")),
+    ("client", topology.client_replies("vm-1")),
+]
+ROLES = {role.user: role.permissions() for role in permissions.ROLES}
+
+
+@pytest.mark.parametrize(("user", "queue"), OWN)
+def test_each_role_makes_its_own_queues_and_nobody_else_does(user: str, queue: Queue) -> None:
+    allowed = {name for name, may in ROLES.items() if re.search(may["configure"], queue.name)}
+
+    assert allowed == {user}
+    dead_letters = str(dict(queue.arguments)["x-dead-letter-exchange"])
+    assert re.search(ROLES[user]["write"], dead_letters)
+    for exchange, _ in queue.bindings:
+        assert re.search(ROLES[user]["read"], exchange)
+
+
+def test_patterns_match_whole_names() -> None:
+    odd = ["xcommands", "commandsx", "worker.w.commands.more", "vcpu.vm.1.1x", "manager.x.replies"]
+    odd += ["", "vm-requests", "amq.default", "teardown.journalx", "client.a.b.replies"]
+
+    assert {
+        (user, kind, name)
+        for user, may in ROLES.items()
+        for kind, pattern in may.items()
+        for name in odd
+        if name and re.search(pattern, name)
+    } == set()
+
+
+@pytest.mark.rabbitmq
+def test_what_is_imported_equals_what_a_service_would_declare(tmp_path: Path) -> None:
+    """A declaration that differs in one argument would end in 406."""
+    if server_script() is None:
+        pytest.skip("a node of one's own needs rabbitmq-server")
+
+    class Nobody:
+        delivered = confirmed = returned = cancelled = blocked = lambda *_: None
+
+    async def declare(url: str) -> None:
+        session = AmqpSession(Endpoint(url), "a service that declares", Nobody())
+        await session.open()
+        await session.close()
+
+    with guarded_node(tmp_path) as node:
+        asyncio.run(declare(f"amqp://guest:guest@127.0.0.1:{node.port}/%2F"))

@@ -383,9 +383,8 @@ class RabbitDriver:
             message, envelope = codec.decode(packet)
         except RemoteProtocolError:
             return  # what we sent we can read; records are not mandatory
-        event = effects.Returned(message)
         cause = Cause(envelope.caused_by, envelope.traceparent, envelope.lamport)
-        self._enqueue(lambda: self._actor.handle(event, cause, time_ns()))
+        self._enqueue(lambda: self._actor.handle(effects.Returned(message), cause, time_ns()))
 
     def cancelled(self, queue: str) -> None:
         """Take a `basic.cancel`: a mailbox is gone, any other queue is declared again."""
@@ -398,5 +397,4 @@ class RabbitDriver:
 
     def blocked(self, is_blocked: bool) -> None:
         """Say that the broker blocks or unblocks publishers."""
-        event = "broker.blocked" if is_blocked else "broker.unblocked"
-        self._log.warning(event)
+        self._log.warning("broker.blocked" if is_blocked else "broker.unblocked")

@@ -110,14 +110,16 @@ class Broker(Protocol):
     def wait(self, milliseconds: int) -> None:
         """Let time pass."""
 
-    def settle(self, counts: Mapping[str, int], ready: Mapping[str, int | None]) -> None:
-        """Wait until clients have got this many events and queues hold this many messages."""
+    def settle(
+        self, counts: Mapping[str, int], ready: Mapping[str, int | None]
+    ) -> Mapping[str, int | None]:
+        """Wait until clients have got this many events and queues hold this many messages.
+
+        Return how many the queues do hold.
+        """
 
     def events(self, client: str) -> tuple[Delivery | Gone, ...]:
         """Return all that a client has got so far on its present connection."""
-
-    def ready(self, queue: str) -> int | None:
-        """Count the ready messages of a queue; None when it does not exist."""
 
 
 class Session:
@@ -181,8 +183,7 @@ class Session:
 
     def ready(self, queue: str, expected: int | None) -> None:
         """Wait until a queue holds so many ready messages, and assert that it does."""
-        self.broker.settle({}, {queue: expected})
-        assert self.broker.ready(queue) == expected
+        assert self.broker.settle({}, {queue: expected}) == {queue: expected}
 
     def drain(self, queue: str, count: int, client: str = "drain") -> list[Delivery]:
         """Consume all of a queue, which must be so much; the connection is closed afterwards."""

@@ -208,24 +208,28 @@ class Live(Broker):
     def wait(self, milliseconds: int) -> None:
         self._control.sleep(milliseconds / 1000)
 
-    def settle(self, counts: Mapping[str, int], ready: Mapping[str, int | None]) -> None:
+    def settle(
+        self, counts: Mapping[str, int], ready: Mapping[str, int | None]
+    ) -> Mapping[str, int | None]:
         """Wait until all is as expected twice in a row, or PATIENCE_S have passed."""
         deadline = time.monotonic() + PATIENCE_S
         is_quiet = 0
-        while is_quiet < 2 and time.monotonic() < deadline:
+        while True:
             for client in self._clients.values():
                 self._hear(client)
-            as_expected = all(len(self.events(name)) == count for name, count in counts.items())
-            as_expected = as_expected and all(self.ready(name) == n for name, n in ready.items())
-            is_quiet = is_quiet + 1 if as_expected else 0
-            if not as_expected:
+            found = {name: self._ready(name) for name in ready}
+            heard = {name: len(self.events(name)) for name in counts}
+            is_quiet = is_quiet + 1 if (heard, found) == (counts, ready) else 0
+            if is_quiet == 2 or time.monotonic() > deadline:
+                return found
+            if not is_quiet:
                 self._control.sleep(0.002)
 
     def events(self, client: str) -> tuple[Delivery | Gone, ...]:
         found = self._clients.get(client)
         return tuple(found.events) if found else ()
 
-    def ready(self, queue: str) -> int | None:
+    def _ready(self, queue: str) -> int | None:
         try:
             return int(self._count(self._abroad(queue)).message_count)
         except Refused as error:

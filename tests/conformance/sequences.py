@@ -267,7 +267,7 @@ class SideBySide:
         """Wait until the real broker shows what the simulated one does, and assert that it does."""
         counts = {client: len(self.simulated.events(client)) for client in CLIENTS}
         ready = {name: self.simulated.ready(name) for name in sorted(self._declared)}
-        self.live.settle(counts, ready)
+        seen = self.live.settle(counts, ready)
         for client in CLIENTS:
             expected = self.simulated.events(client)[self._seen[client] :]
             found = self.live.events(client)[self._seen[client] :]
@@ -277,7 +277,6 @@ class SideBySide:
             )
             self._seen[client] += len(expected)
             self._hold(client, expected, found)
-        seen = {name: self.live.ready(name) for name in ready}
         assert seen == ready, self._story(f"ready: simulated {ready}\n  live {seen}")
 
     def _hold(self, client: str, expected: tuple[Event, ...], found: tuple[Event, ...]) -> None:

@@ -74,8 +74,10 @@ class Simulated(Broker):
     def wait(self, milliseconds: int) -> None:
         self.core.advance_to(self.core.now_ns + milliseconds * 1_000_000)
 
-    def settle(self, counts: Mapping[str, int], ready: Mapping[str, int | None]) -> None:
-        pass
+    def settle(
+        self, counts: Mapping[str, int], ready: Mapping[str, int | None]
+    ) -> Mapping[str, int | None]:
+        return {queue: self.ready(queue) for queue in ready}
 
     def events(self, client: str) -> tuple[Delivery | Gone, ...]:
         while (event := self.core.next_event()) is not None:

@@ -23,6 +23,7 @@ from vm_protocol.effects import (
     Publish,
     Received,
     Reject,
+    Returned,
     Started,
     StopConsuming,
     TimerFired,
@@ -90,6 +91,8 @@ class VcpuWorker:
                 return self._fence_expired(state, event.name)
             case MailboxGone():
                 return self._forget(state, event.mailbox)
+            case Returned(message=messages.VcpuPlaced() as placed):
+                return self._give_back(state, placed), ()
             case _:
                 return state, ()
 
@@ -177,13 +180,23 @@ class VcpuWorker:
         if vcpu is None or vcpu.accepted or answer.worker != self.name:
             return state, (ack,)
         if not answer.accepted:
-            return replace(state, vcpus=state.vcpus.delete(vcpu.mailbox)), (ack,)
+            return self._give_back(state, answer), (ack,)
         owned = state.vcpus.set(vcpu.mailbox, replace(vcpu, accepted=True))
         said: tuple[Effect, ...] = (observed(Event.VCPU_CREATED, answer.vm, answer.vcpu),)
         if vcpu.in_guest:
             entered = observed(Event.GUEST_ENTERED, answer.vm, answer.vcpu, pages=vcpu.tlb)
             said = (*said, entered)
         return replace(state, vcpus=owned), (ConsumeMailbox(vcpu.mailbox), *said, ack)
+
+    def _give_back(
+        self, state: WorkerState, placed: messages.VcpuPlaced | messages.PlacementAnswered
+    ) -> WorkerState:
+        """Forget a vCPU that is not this worker's: the manager says so, or there is none."""
+        mailbox = Mailbox(placed.vm, placed.vcpu, placed.incarnation)
+        vcpu = state.vcpus.get(mailbox)
+        if vcpu is None or vcpu.accepted:
+            return state
+        return replace(state, vcpus=state.vcpus.delete(mailbox))
 
     def _forget(self, state: WorkerState, mailbox: Mailbox) -> Result:
         vcpu = state.vcpus.get(mailbox)

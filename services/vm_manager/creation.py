@@ -72,7 +72,8 @@ def placed(vm: Vm, message: messages.VcpuPlaced, reply_to: str) -> Stepped:
     """
     slot = vm.slots[message.vcpu]
     is_first = vm.phase == "creating" and slot.worker is None
-    answer = _answer(message, reply_to, accepted=is_first or slot.worker == message.worker)
+    accepted = is_first or slot.worker == message.worker
+    answer = answer_placement(message, reply_to, accepted=accepted)
     if not is_first:
         return vm, (answer,)
     vm = vm.with_slot(message.vcpu, replace(slot, worker=message.worker))
@@ -93,7 +94,8 @@ def placed(vm: Vm, message: messages.VcpuPlaced, reply_to: str) -> Stepped:
     return replace(vm, phase="running"), effects
 
 
-def _answer(placed: messages.VcpuPlaced, reply_to: str, *, accepted: bool) -> Effect:
+def answer_placement(placed: messages.VcpuPlaced, reply_to: str, *, accepted: bool) -> Effect:
+    """Return the answer to a worker that has taken a placement."""
     answer = messages.PlacementAnswered(
         vm=placed.vm,
         incarnation=placed.incarnation,

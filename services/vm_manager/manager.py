@@ -174,9 +174,9 @@ class VmManager:
         message = event.message
         vm = state.vms.get(message.vm)
         if vm is None or vm.incarnation != message.incarnation:
-            return self._reject(state, event, RejectReason.NOT_OWNED)
+            return self._not_owned(state, event)
         if getattr(message, "vcpu", 0) >= len(vm.slots):
-            return self._reject(state, event, RejectReason.NOT_OWNED)
+            return self._not_owned(state, event)
         ack = Ack(event.queue, event.message_id)
         match message:
             case messages.VcpuPlaced() if event.reply_to:
@@ -200,6 +200,15 @@ class VmManager:
             case _:
                 return self._reject(state, event, RejectReason.UNEXPECTED)
         return self._with(state, vm), (*effects, ack)
+
+    def _not_owned(self, state: ManagerState, event: Received) -> Result:
+        """Reject a reply about a VM or vCPU that is not there; a placement's room is given back."""
+        after, effects = self._reject(state, event, RejectReason.NOT_OWNED)
+        placed = event.message
+        if isinstance(placed, messages.VcpuPlaced) and event.reply_to:
+            refused = creation.answer_placement(placed, event.reply_to, accepted=False)
+            return after, (refused, *effects)
+        return after, effects
 
     def _acked(self, vm: Vm, message: messages.RequestAcked) -> tuple[Vm, tuple[Effect, ...]]:
         was_waiting = vm.is_step_waiting()

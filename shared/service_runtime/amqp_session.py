@@ -159,6 +159,8 @@ class AmqpSession:
             # pika has no public way to drop a connection whose peer is silent (1.4).
             cast(Any, connection)._adapter_disconnect_stream()
             await asyncio.wait([self._closed], timeout=CLOSE_S)
+        for _ in range(3):  # transports close their sockets in callbacks after the last one
+            await asyncio.sleep(0)
 
     def abandon(self, why: str) -> None:
         """Give the session up, so that the driver opens another one."""

@@ -318,8 +318,7 @@ class RabbitDriver:
             await self._next_confirm(session)
 
     async def _consume(self, session: AmqpSession, wanted: Consumption) -> None:
-        missing = await self._consumptions.start(session, wanted)
-        if missing is not None:
+        if missing := await self._consumptions.start(session, wanted):
             self._gone(missing)
 
     def _fire(self, name: str, cause: Cause) -> None:

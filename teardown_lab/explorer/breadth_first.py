@@ -5,7 +5,7 @@ from functools import partial
 
 from teardown_lab.explorer.model import Model, State
 from teardown_lab.explorer.reduction import Reduction
-from teardown_lab.explorer.strategy import Bounds, Explored, Meter, Path, Progress
+from teardown_lab.explorer.strategy import CTRL_C, Bounds, Explored, Meter, Path, Progress
 
 
 class Known:
@@ -50,7 +50,7 @@ def explore(model: Model, bounds: Bounds, progress: Progress) -> Explored:
                 explored.stopped_by = "stopped at the first finding"
         explored.complete = not explored.stopped_by
     except KeyboardInterrupt:
-        explored.stopped_by = "stopped by Ctrl-C"
+        explored.stopped_by = CTRL_C
     explored.witnessed = frozenset(model.witnessed)
     return explored
 

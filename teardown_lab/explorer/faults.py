@@ -1,5 +1,6 @@
 """Which faults an exploration may choose, and how often; data."""
 
+import re
 from dataclasses import dataclass, fields
 
 
@@ -39,7 +40,7 @@ def parse_faults(text: str, ticks: int) -> Budget:
         name, _, number = part.partition(":")
         if name not in valid:
             raise FaultsError(f"{name!r} is no fault; valid are {', '.join(valid)}, as duplicate:1")
-        if number and not number.isdecimal():
-            raise FaultsError(f"{part!r}: how often is a whole number, as in {name}:1")
+        if number and not re.fullmatch(r"[0-9]{1,3}", number):
+            raise FaultsError(f"{part!r}: how often is a whole number below 1000, as in {name}:1")
         counts[name] = int(number or 1)
     return Budget(ticks=ticks, **counts)

@@ -8,7 +8,7 @@ import random
 from functools import partial
 
 from teardown_lab.explorer.model import Model, State
-from teardown_lab.explorer.strategy import Bounds, Explored, Meter, Progress
+from teardown_lab.explorer.strategy import CTRL_C, Bounds, Explored, Meter, Progress
 
 STEPS_MAX = 100_000
 """Transitions of one walk; a 2007 loop of 20 returns for 64 vCPUs stays below."""
@@ -24,7 +24,7 @@ def explore(model: Model, bounds: Bounds, progress: Progress) -> Explored:
         while not explored.stopped_by:
             _walk(model, generator, seen, explored, meter)
     except KeyboardInterrupt:
-        explored.stopped_by = "stopped by Ctrl-C"
+        explored.stopped_by = CTRL_C
     explored.witnessed = frozenset(model.witnessed)
     return explored
 

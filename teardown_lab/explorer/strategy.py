@@ -15,6 +15,8 @@ FindingKey = tuple[str, int, bool]
 Progress = Callable[[int, int, int], None]
 """Called now and then with states, transitions and depth."""
 
+CTRL_C = "stopped by Ctrl-C"
+
 REPORT_EVERY = 4096
 """Transitions between two looks at the clock and at the progress bar."""
 
@@ -50,6 +52,11 @@ class Explored:
     witnessed: frozenset[str] = frozenset()
     digest: int = 0
     is_reduced: bool = False
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Tell whether a person has stopped it, and waits for the answer."""
+        return self.stopped_by == CTRL_C
 
     def found(self, finding: Finding, path: Callable[[], Path]) -> None:
         """Note a finding, the first of its kind."""

@@ -147,7 +147,7 @@ def _confirm(schedule: Schedule, key: FindingKey) -> Violation | None:
 
 def _counterexample(schedule: Schedule, explored: Explored) -> Counterexample:
     paths, is_shortest = explored.paths, not explored.is_reduced and explored.complete
-    if explored.is_reduced:
+    if explored.is_reduced and not explored.is_interrupted:
         bounds = Bounds(SHORTEST_STATES_MAX, SHORTEST_SECONDS_MAX, reduce=False, first_only=True)
         again = breadth_first.explore(schedule.model(), bounds, lambda *_: None)
         if again.paths:

@@ -177,13 +177,16 @@ class Live(Broker):
             found.channel.basic_cancel(self._abroad(queue))
 
     def ack(self, delivery: Delivery) -> None:
-        self._clients[delivery.client].channel.basic_ack(delivery.tag)
+        with _refusals():
+            self._clients[delivery.client].channel.basic_ack(delivery.tag)
 
     def reject(self, delivery: Delivery, *, requeue: bool) -> None:
-        self._clients[delivery.client].channel.basic_reject(delivery.tag, requeue=requeue)
+        with _refusals():
+            self._clients[delivery.client].channel.basic_reject(delivery.tag, requeue=requeue)
 
     def nack(self, delivery: Delivery, *, requeue: bool) -> None:
-        self._clients[delivery.client].channel.basic_nack(delivery.tag, requeue=requeue)
+        with _refusals():
+            self._clients[delivery.client].channel.basic_nack(delivery.tag, requeue=requeue)
 
     def lose(self, client: str) -> None:
         """Shut the socket, and wait until the broker has noticed: it counts consumers."""
@@ -203,7 +206,8 @@ class Live(Broker):
         """Close the connection; the broker is done with it when this returns."""
         found = self._clients.pop(client, None)
         if found is not None and found.connection.is_open:
-            found.connection.close()
+            with contextlib.suppress(pika.exceptions.ConnectionClosedByBroker):
+                found.connection.close()
 
     def wait(self, milliseconds: int) -> None:
         self._control.sleep(milliseconds / 1000)

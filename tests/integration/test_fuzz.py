@@ -224,7 +224,6 @@ def _poison_the_workers(lab: Lab, stranger: Stranger) -> None:
         stranger.publish(topology.REPLIES.name, key, replace(packet, headers=headers))
 
 
-@pytest.mark.xfail(strict=True, reason="a placement that no manager answers holds its capacity")
 @pytest.mark.parametrize("reply_to", [NOWHERE, topology.manager_replies(limits.MANAGER_EPOCH).name])
 def test_a_placement_without_a_vm_gives_its_capacity_back(
     own_node: str, history: Path, reply_to: str

@@ -95,6 +95,8 @@ class Proxy:
         tasks = tuple(self._pairs)
         self._cut()
         await asyncio.gather(*tasks, return_exceptions=True)
+        for _ in range(3):  # transports close their sockets in callbacks
+            await asyncio.sleep(0)
 
     def _cut(self) -> None:
         self.cut_count += 1
@@ -103,25 +105,28 @@ class Proxy:
                 _reset(writer)
             task.cancel()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = self._loop.create_task(self._forward(reader, writer))
+        # A task that is cancelled before it has begun runs no `finally`.
+        self._pairs[task] = (writer,)
+        task.add_done_callback(self._ended)
         with self._changed:
             self.accepted_count += 1
             self._changed.notify_all()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        for writer in self._pairs.pop(task):
+            _reset(writer)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._pairs[task] = (writer,)
-        try:
-            if self.refuses:
-                return
-            port = self._parts.port
-            beyond, away = await asyncio.open_connection("127.0.0.1", port)
+        if self.refuses:
+            return
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            beyond, away = await asyncio.open_connection("127.0.0.1", self._parts.port)
             self._pairs[task] = (writer, away)
             await asyncio.gather(self._pump(reader, away), self._pump(beyond, writer))
-        except (OSError, asyncio.CancelledError):
-            pass
-        finally:
-            for each in self._pairs.pop(task):
-                _reset(each)
 
     async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         while data := await source.read(65536):

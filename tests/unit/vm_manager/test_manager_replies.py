@@ -23,6 +23,7 @@ from vm_protocol import limits, messages
 from vm_protocol.effects import (
     Ack,
     DeleteMailbox,
+    Publish,
     Reject,
     Returned,
     SetTimer,
@@ -60,13 +61,16 @@ STRANGERS: list[Message] = [
 
 
 @pytest.mark.parametrize("message", STRANGERS)
-def test_a_reply_about_a_vcpu_that_is_not_ours_is_rejected(message: Message) -> None:
+def test_a_placement_of_a_vcpu_that_is_not_ours_is_refused_and_rejected(message: Message) -> None:
     bench = ManagerBench.running()
     before = bench.state
 
-    effects = bench.reply(message)
+    told, rejected = bench.reply(message)
 
-    assert effects == (Reject(REPLIES, message.identity(), RejectReason.NOT_OWNED),)
+    assert isinstance(told, Publish)
+    assert isinstance(told.message, messages.PlacementAnswered)
+    assert (told.routing_key, told.message.accepted) == (WORKER, False)
+    assert rejected == Reject(REPLIES, message.identity(), RejectReason.NOT_OWNED)
     assert bench.state == before
 
 

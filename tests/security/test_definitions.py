@@ -12,6 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from integration.tools.cli import Place, teardown
+from integration.tools.log import Log
+from integration.tools.service import service
 from security.guarded import USERS, WORKERS, guarded_node, make_definitions, permissions
 
 from service_runtime.amqp_session import AmqpSession
@@ -158,3 +161,17 @@ def test_what_is_imported_equals_what_a_service_would_declare(tmp_path: Path) ->
 
     with guarded_node(tmp_path) as node:
         asyncio.run(declare(f"amqp://guest:guest@127.0.0.1:{node.port}/%2F"))
+
+
+@pytest.mark.rabbitmq
+def test_where_no_topology_was_given_it_is_said_at_once(own_node: str, tmp_path: Path) -> None:
+    log = Log()
+    run = ("run", "unload-in-destroy", "--attach", "--broker", own_node)
+
+    attached = teardown(Place(tmp_path), *run)
+    with service("vcpu_worker", own_node, log, AMQP_TOPOLOGY="given") as worker:
+        code = worker.wait(timeout=15)
+
+    assert (attached.returncode, code) == (4, 4)
+    assert "no service and no definitions made it" in attached.stderr
+    log.wait(event="broker.topology_missing")

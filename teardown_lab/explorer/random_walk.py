@@ -13,6 +13,9 @@ from teardown_lab.explorer.strategy import CTRL_C, Bounds, Explored, Meter, Prog
 STEPS_MAX = 100_000
 """Transitions of one walk; a 2007 loop of 20 returns for 64 vCPUs stays below."""
 
+STALE_WALKS_MAX = 1_000
+"""Walks in a row that see no new state, after which more are a waste of time."""
+
 
 def explore(model: Model, bounds: Bounds, progress: Progress) -> Explored:
     """Walk at random, seeded, until out of bounds (teardown_lab.explorer.strategy.Strategy)."""
@@ -20,9 +23,14 @@ def explore(model: Model, bounds: Bounds, progress: Progress) -> Explored:
     meter = Meter(bounds, progress)
     generator = random.Random(bounds.seed)
     seen: set[State] = set()
+    stale_count = 0
     try:
         while not explored.stopped_by:
+            seen_before = len(seen)
             _walk(model, generator, seen, explored, meter)
+            stale_count = stale_count + 1 if len(seen) == seen_before else 0
+            if stale_count == STALE_WALKS_MAX and not explored.stopped_by:
+                explored.stopped_by = f"stopped after {stale_count} walks without a new state"
     except KeyboardInterrupt:
         explored.stopped_by = CTRL_C
     explored.witnessed = frozenset(model.witnessed)

@@ -199,7 +199,7 @@ def test_a_path_of_another_scenario_is_not_followed() -> None:
     found = counterexample(answer(schedule("parallel-destroy")).verdict).schedule
     other = replace(found, scenario=Scenario(vcpus=1))
 
-    with pytest.raises(NotEnabled, match="step [0-9]+: choice 0:[0-9]+ is not possible"):
+    with pytest.raises(NotEnabled, match=r"step [0-9]+: choice 0:[0-9]+ is not possible"):
         follow(other.model(), other.path)
     with pytest.raises(ScheduleError, match="does not fit its ordering: step"):
         read_schedule(other.token())

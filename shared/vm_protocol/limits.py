@@ -50,8 +50,11 @@ JOURNAL_BYTES_MAX: Final = 512 * 1024 * 1024
 DELIVERY_LIMIT: Final = 20
 """Deliveries of one message by a quorum queue; 3.10 has no default, 4.x has this one."""
 
-DEAD_LETTER_DELIVERY_LIMIT: Final = 20
-"""The dead-letter queue's own limit; it has no dead-letter exchange, so this drops."""
+DEAD_LETTER_DELIVERY_LIMIT: Final = 1_000
+"""The dead-letter queue's own limit; it has no dead-letter exchange, so this drops.
+
+Far above DELIVERY_LIMIT: since 4.3 a letter brings the count that it died with along.
+"""
 
 MAILBOX_TTL_MS: Final = 30_000
 """A request expires in a mailbox that nobody consumes; far above REQUEST_MS."""
@@ -113,4 +116,5 @@ SHUTDOWN_MS: Final = 3_000
 
 assert REQUEST_MS < MAILBOX_TTL_MS, "a worker answers before its mailbox expires a request"
 assert MAILBOX_LENGTH_MAX >= VCPUS_MAX * 4, "zap-all of the largest VM fits a mailbox"
+assert DEAD_LETTER_DELIVERY_LIMIT > 10 * DELIVERY_LIMIT, "a letter arrives with its count used up"
 assert RECONNECT_MS_MIN < RECONNECT_MS_MAX

@@ -29,10 +29,11 @@ def test_every_queue_but_streams_and_the_dead_letter_queue_dead_letters(queue: Q
 
 
 @pytest.mark.parametrize("queue", QUEUES, ids=lambda queue: str(queue.name))
-def test_exactly_the_quorum_queues_have_a_delivery_limit_of_20(queue: Queue) -> None:
+def test_exactly_the_quorum_queues_have_a_delivery_limit(queue: Queue) -> None:
+    quorum = 1000 if queue == topology.DEAD_LETTERS_QUEUE else 20
     limit = dict(queue.arguments).get("x-delivery-limit")
 
-    assert limit == (20 if queue.kind == "quorum" else None)
+    assert limit == (quorum if queue.kind == "quorum" else None)
 
 
 def test_the_kinds_of_queues_are_those_of_the_design() -> None:

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import os
 import re
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -31,7 +32,7 @@ from teardown_lab.run_record import (
     write_record,
 )
 
-_NAME = re.compile(r"(?P<pid>[0-9]+)-(?P<start>[0-9]+)-(?P<count>[0-9]+)")
+_NAME = re.compile(r"(?P<pid>[0-9]+)-(?P<start>[0-9]+)-[0-9a-f]+")
 _UNREADABLE_SECONDS_MIN = 5.0
 _CLAIM_SECONDS = 0.5
 
@@ -77,7 +78,7 @@ class RunFolder:
 
     @property
     def run_id(self) -> str:
-        """The run's name: unique on this machine since it was started."""
+        """The run's name, which marks its processes and containers: unique, also among TMPDIRs."""
         return self.path.name
 
     def open(self) -> Self:
@@ -244,13 +245,11 @@ def _base() -> Path:
 
 def _make_folder(owner: ProcessIdentity) -> Path:
     base = _base()
-    for count in range(1, 10_000):
-        folder = base / f"{owner.pid}-{owner.start}-{count}"
+    for _ in range(100):
+        folder = base / f"{owner.pid}-{owner.start}-{secrets.token_hex(8)}"
         try:
             _make_base(base)
             folder.mkdir(mode=0o700)
-        except FileExistsError:
-            continue
         except FileNotFoundError:  # another run, ending, took the empty base away
             continue
         except OSError as error:
@@ -258,7 +257,7 @@ def _make_folder(owner: ProcessIdentity) -> Path:
                 f"cannot make the folder {folder}: {error}; set TMPDIR to a folder that is writable"
             ) from error
         return folder
-    raise RunFolderError(f"{base} is full of this process's folders: run `teardown cleanup`")
+    raise RunFolderError(f"{base} goes away as often as it is made: set TMPDIR to another folder")
 
 
 def _make_base(base: Path) -> None:

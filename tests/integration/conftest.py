@@ -9,14 +9,6 @@ from integration.tools.proxy import Proxy
 from teardown_lab.broker.private_node import PrivateNode, server_script
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run test_private_node last: in its own TMPDIR its runs get the ids of this session's nodes.
-
-    test_private_node has the failing test; with it fixed, this can go.
-    """
-    items.sort(key=lambda item: item.path.name == "test_private_node.py")
-
-
 @pytest.fixture(scope="session")
 def lone_node(amqp_url: str) -> Iterator[PrivateNode]:
     """A node on which no other test's services run; each test stops its own before it ends."""

@@ -273,7 +273,6 @@ def test_the_node_of_a_killed_owner_is_found_and_removed() -> None:
     assert find_leftovers() == []
 
 
-@pytest.mark.xfail(reason="a run's id is its folder's name: unique in one TMPDIR only")
 def test_runs_of_two_tmpdirs_do_not_end_each_others_processes(tmp_path: Path) -> None:
     sleeping = [sys.executable, "-c", "import time; time.sleep(60)"]
     with pytest.MonkeyPatch.context() as patch:

@@ -25,6 +25,7 @@ from permissions import CLIENT, ROLES, Role  # noqa: E402 - found through the li
 
 from vm_protocol import topology  # noqa: E402
 
+FOLDER: Final = ROOT / "deploy" / "secrets"
 VIRTUAL_HOST: Final = "/"
 IMAGE_USER: Final = 10001
 """The user of the image: root's files are given to it, since no container runs as root."""
@@ -104,8 +105,9 @@ def write_environment(file: Path, folder: Path, port: int) -> None:
     lines = [
         f"TEARDOWN_UID={os.getuid() or IMAGE_USER}",
         f"TEARDOWN_AMQP_PORT={port}",
-        f"TEARDOWN_SECRETS={folder.resolve()}",
     ]
+    if folder.resolve() != FOLDER:  # where docker-compose.yml looks by itself, also once moved
+        lines.append(f"TEARDOWN_SECRETS={folder.resolve()}")
     if file.exists() and MARK not in file.read_text(encoding="utf-8"):
         raise FileExistsError(f"{file} is not ours: put into it {' '.join(lines)}")
     file.write_text("\n".join([MARK, *lines]) + "\n", encoding="utf-8")
@@ -133,7 +135,7 @@ def _put(file: Path, text: str, *, is_ours: bool = False) -> None:
 def main() -> None:
     """Write the files and say where they are."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--folder", type=Path, default=ROOT / "deploy" / "secrets")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--env-file", type=Path, default=ROOT / ".env")
     parser.add_argument("--port", type=int, default=5672, help="where 127.0.0.1 reaches the broker")
     parser.add_argument("--rotate", action="store_true", help="new passwords for all users")

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Final, Literal
 
 from service_runtime.settings import SettingsError, read_url
 from teardown_lab.broker.address import knock, without_password
@@ -21,9 +22,17 @@ from teardown_lab.broker.errors import BrokerUnavailable
 from teardown_lab.broker.private_node import PrivateNode, server_script
 from teardown_lab.leftovers import RunFolder
 
-__all__ = ["URL_VARIABLE", "BrokerUnavailable", "ProvidedBroker", "provide_broker"]
+__all__ = [
+    "URL_VARIABLE",
+    "BrokerUnavailable",
+    "ProvidedBroker",
+    "provide_broker",
+    "running_broker",
+]
 
-URL_VARIABLE = "AMQP_URL"
+URL_VARIABLE: Final = "AMQP_URL"
+STACK_URL_FILE: Final = Path("deploy", "secrets", "client.url")
+"""Below a checkout: the client's URL of the stack of docker-compose.yml, made at set-up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +59,8 @@ def provide_broker(choice: str, run: RunFolder) -> Iterator[ProvidedBroker]:
     url = _url_of_environment() if choice == "auto" else ""
     if choice == "simulated":
         yield ProvidedBroker(None, "simulated", "broker: simulated, as asked")
-    elif choice.startswith(("amqp://", "amqps://")):
-        yield _at_url(choice, "--broker")
     elif choice != "auto":
-        raise BrokerUnavailable(
-            f"--broker is {without_password(choice)!r}: write auto, simulated or an amqp:// URL"
-        )
+        yield _at_choice(choice)
     elif url:
         yield _at_url(url, URL_VARIABLE)
     elif server_script() is not None:
@@ -66,6 +71,39 @@ def provide_broker(choice: str, run: RunFolder) -> Iterator[ProvidedBroker]:
         yield from _in_container(run)
     else:
         yield _simulated("no AMQP_URL, no rabbitmq-server and no container engine here")
+
+
+def running_broker(choice: str) -> ProvidedBroker:
+    """Give the broker of services that run already: nothing is started.
+
+    Args:
+        choice: An amqp:// URL, or "auto": what AMQP_URL names, else the stack of this checkout.
+
+    Raises:
+        BrokerUnavailable: No broker is named, or it does not answer.
+    """
+    if choice == "simulated":
+        raise BrokerUnavailable("--attach wants services that run: nothing runs in a simulation")
+    if choice != "auto":
+        return _at_choice(choice)
+    if url := _url_of_environment():
+        return _at_url(url, URL_VARIABLE)
+    try:
+        url = STACK_URL_FILE.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise BrokerUnavailable(
+            "--attach needs the broker of the running services: --broker amqp://..., AMQP_URL, or "
+            f"{STACK_URL_FILE}, which cannot be read here ({error.strerror})"
+        ) from error
+    return _at_url(url, str(STACK_URL_FILE))
+
+
+def _at_choice(choice: str) -> ProvidedBroker:
+    if not choice.startswith(("amqp://", "amqps://")):
+        raise BrokerUnavailable(
+            f"--broker is {without_password(choice)!r}: write auto, simulated or an amqp:// URL"
+        )
+    return _at_url(choice, "--broker")
 
 
 def _url_of_environment() -> str:

@@ -24,7 +24,7 @@ from teardown_lab.report.text import describe
 @click.option("--scenario", type=click.Path(exists=True, dir_okay=False), help="a YAML file")
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True)
 @click.option("--broker", default="auto", show_default=True, help="auto, simulated, or a URL")
-@click.option("--attach", is_flag=True, help="use services that run already")
+@click.option("--attach", is_flag=True, help="use running services: `docker compose up`")
 @click.option("--seed", type=click.IntRange(0), help="the scenario's seed")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 @click.option("--history", type=click.Path(dir_okay=False), help="where the history goes")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from teardown_lab.broker.address import knock
-from teardown_lab.broker.choice import BrokerUnavailable, ProvidedBroker, provide_broker
+from teardown_lab.broker.choice import ProvidedBroker, provide_broker, running_broker
 from teardown_lab.checker.history import load_history
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.verdict import judge
@@ -159,12 +159,11 @@ def open_lab(options: LabOptions, say: Say, forward: Say = lambda _: None) -> It
     """
     with ExitStack() as stack:
         run = stack.enter_context(RunFolder())
-        provided = stack.enter_context(provide_broker(options.broker, run))
+        if options.attach:
+            provided = running_broker(options.broker)
+        else:
+            provided = stack.enter_context(provide_broker(options.broker, run))
         say(provided.line)
-        if options.attach and provided.kind != "url":
-            raise BrokerUnavailable(
-                "--attach needs the broker of the running services: --broker amqp://... or AMQP_URL"
-            )
         services: Stack | None = None
         if provided.url is not None and not options.attach:
             wanted = StackOptions(

@@ -14,7 +14,7 @@ import pika.exceptions
 import pytest
 
 from teardown_lab.broker.address import delete_queues, knock, listens, without_password
-from teardown_lab.broker.choice import provide_broker
+from teardown_lab.broker.choice import STACK_URL_FILE, provide_broker, running_broker
 from teardown_lab.broker.errors import BrokerUnavailable
 from teardown_lab.broker.node_settings import free_ports
 from teardown_lab.broker.private_node import PrivateNode, server_script
@@ -199,6 +199,32 @@ def test_a_url_is_used_as_it_is_and_its_password_is_not_told(
         assert (broker.url, broker.kind) == (node.url, "url")
         assert f"at {without_password(node.url)} (AMQP_URL)" in broker.line
         assert "guest:guest" not in broker.line
+
+
+def test_attaching_finds_the_stack_that_the_set_up_has_prepared(
+    node: PrivateNode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("AMQP_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / STACK_URL_FILE
+    file.parent.mkdir(parents=True)
+    file.write_text(node.url + "\n", encoding="utf-8")
+
+    found = running_broker("auto")
+
+    assert (found.url, found.kind) == (node.url, "url")
+    assert f"({STACK_URL_FILE})" in found.line
+    assert "guest:guest" not in found.line
+
+
+def test_attaching_starts_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("AMQP_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(BrokerUnavailable, match=r"AMQP_URL, or deploy/secrets/client\.url"):
+        running_broker("auto")
+    with pytest.raises(BrokerUnavailable, match="nothing runs in a simulation"):
+        running_broker("simulated")
 
 
 def test_a_wrong_password_is_named_as_such(node: PrivateNode) -> None:

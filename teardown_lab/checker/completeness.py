@@ -60,6 +60,8 @@ def _ending(facts: Facts) -> Iterator[str]:
 def _order(facts: Facts) -> Iterator[str]:
     for actor in facts.timeline.restarted:
         yield f"two records of {actor} carry one number: it was restarted, or the file is mixed"
+    for message_id in dict.fromkeys(facts.ambiguous):
+        yield f"different requests carry one id, {message_id}: whose deliveries is not to be told"
     if facts.timeline.contradictions:
         yield _some("{} received before they can have been sent", facts.timeline.contradictions)
 

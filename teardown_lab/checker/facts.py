@@ -72,6 +72,7 @@ class Facts:
     republished: set[str] = field(default_factory=set)
     posts: list[Moment] = field(default_factory=list)
     post_of: dict[str, Moment] = field(default_factory=dict)
+    ambiguous: list[str] = field(default_factory=list)
     visible: dict[int, Moment] = field(default_factory=dict)
     shown_again: list[Moment] = field(default_factory=list)
     hidden: dict[int, Moment] = field(default_factory=dict)
@@ -196,7 +197,10 @@ class Facts:
     def _posted(self, moment: Moment) -> None:
         message_id = moment.record.message_id
         if message_id is not None:
-            if self.post_of.setdefault(message_id, moment) is not moment:
+            first = self.post_of.setdefault(message_id, moment)
+            if first is not moment:
+                if first.record.details != moment.record.details:
+                    self.ambiguous.append(message_id)
                 return
             kind = shapes.text(moment.record, "kind")
             self.types.setdefault(message_id, TYPE_OF_KIND.get(kind, kind))

@@ -6,12 +6,16 @@ free is only compared. Leaked roots are judged with the VM (invariants_vm.py).
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from teardown_lab.checker import explain, shapes
 from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.findings import Found, Invariant, Violation
 from teardown_lab.checker.happens_before import Moment, before
 from vm_protocol.observations import Event
+
+_GIVE_UP: Final = ("RootsReleased", "ZapRequested")
+"""Messages by which a vCPU gives up its own pins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +52,17 @@ def root_lives(facts: Facts) -> dict[str, RootLife]:
     lives: dict[str, RootLife] = {}
     for moment in facts.roots:
         name = shapes.text(moment.record, "root")
-        _apply(lives.setdefault(name, RootLife(name)), moment)
+        if not _is_anothers(facts, moment):
+            _apply(lives.setdefault(name, RootLife(name)), moment)
     return lives
+
+
+def _is_anothers(facts: Facts, moment: Moment) -> bool:
+    """Tell whether a pin was dropped because of what another vCPU gave up: it is still held."""
+    record = moment.record
+    cause = record.caused_by or ""
+    is_told = record.event == Event.ROOT_UNPINNED and facts.types.get(cause) in _GIVE_UP
+    return is_told and facts.vcpu_of.get(cause) != record.vcpu
 
 
 def _apply(life: RootLife, moment: Moment) -> None:

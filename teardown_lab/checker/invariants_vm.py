@@ -18,7 +18,8 @@ OUT_OF_TIME: Final = "timed-out-alive"
 def leaks(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
     """Yield what a freed VM left behind: roots, pending async faults, vCPUs with mailboxes.
 
-    A tombstone's mailbox is in quarantine and no leak; a stuck teardown frees no VM, so nothing
+    A vCPU's free counts only if it is certain to come first. A tombstone's mailbox is in quarantine
+    and no leak; a stuck teardown frees no VM, so nothing
     is judged.
     """
     end = facts.vm_freed
@@ -34,7 +35,7 @@ def leaks(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
             yield _found(end, Invariant.LEAK, vcpu, explain.leaked_fault(vcpu, fault))
     for vcpu in facts.vcpus():
         frees = facts.freed.get(vcpu)
-        if not frees or before(end, frees[0].moment):
+        if not frees or not before(frees[0].moment, end):
             yield _found(end, Invariant.LEAK, vcpu, explain.leaked_vcpu(vcpu))
 
 

@@ -99,10 +99,12 @@ def _describe(verdict: Verdict, seconds: float) -> str:
         + (" (reduced)" if verdict.explored.is_reduced else ""),
     ]
     lines += [f"  never seen although implied: {name}" for name in verdict.missing]
+    lines += [f"  {each}" for each in (*verdict.disagreements, *verdict.notes)]
     lines += [f"{each.invariant}: {each.explain}" for each in verdict.violations]
     found = verdict.counterexample
     if found is not None:
-        lines += ["", f"the shortest way there, {len(found.schedule.path)} steps:"]
+        way = "the shortest way there" if found.is_shortest else "a way there"
+        lines += ["", f"{way}, {len(found.schedule.path)} steps:"]
         lines += [f"  {found.told.text}"]
         if found.told.parts_at:
             parts = found.told.parts_at

@@ -8,9 +8,17 @@ from vm_protocol.errors import RejectReason
 BY_REJECT: Final[dict[RejectReason, str]] = {
     RejectReason.FREED: "use-after-free",
     RejectReason.DOUBLE_FREE: "double-free",
-    RejectReason.VM_STATE_FREED: "vm-state-used-after-free",
 }
-"""A command, completion or read that a core rejects; requests are judged without asking it."""
+"""A command or completion that a core rejects; requests and reads are judged without asking it."""
+
+UNFOUNDED: Final = "unfounded-reject"
+"""A core rejects a request as an access to a freed vCPU, and it is none: a false alarm."""
+
+UNACCOUNTED: Final = "unaccounted"
+"""A request reaches others than the recipients that it names."""
+
+DOUBTS: Final = frozenset({UNFOUNDED, UNACCOUNTED})
+"""Findings that break no invariant, and keep an exploration from proving safety."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -12,7 +12,7 @@ from typing import Final
 from teardown_lab.explorer.boxes import Contents, Entry, Hands
 from teardown_lab.explorer.cast import CLIENT, VM, Cast
 from teardown_lab.explorer.faults import Budget
-from teardown_lab.explorer.findings import Finding
+from teardown_lab.explorer.findings import UNACCOUNTED, UNFOUNDED, Finding
 from teardown_lab.explorer.interning import Interned
 from teardown_lab.explorer.steps import (
     ACK,
@@ -255,6 +255,8 @@ class Model:
             if is_new:
                 message_id = letters.identity(entry[0])
                 findings.append(Finding("use-after-free", vcpu, entry[2], message_id))
+            elif self._is_rejected(after, vcpu, entry):
+                findings.append(Finding(UNFOUNDED, vcpu, message=letters.identity(entry[0])))
             return
         if self._has_copies and is_new:
             noted = (*seen[:vcpu], seen[vcpu] | bit, *seen[vcpu + 1 :])
@@ -262,6 +264,11 @@ class Model:
         is_told = _LIVE_FLUSH in self.witnessed
         if not is_told and isinstance(letters.value(entry[0]).message, messages.TlbFlush):
             self.witnessed.add(_LIVE_FLUSH)
+
+    def _is_rejected(self, after: list[int], vcpu: int, entry: Entry) -> bool:
+        queue = self.first_mailbox + vcpu
+        step = self.steps.deliver(vcpu + 1, after[vcpu + 1], queue, entry[0])
+        return any(operation[0] == DROP for operation in step.operations)
 
     def _perform(self, after: list[int], actor: int, step: Step, findings: list[Finding]) -> None:
         after[actor] = step.state
@@ -301,14 +308,17 @@ class Model:
 
     def _post(self, after: list[int], operation: Operation, findings: list[Finding]) -> None:
         """Route a request to every bound mailbox; mark it late where the vCPU is freed already."""
-        _, letter, erased = operation
+        _, letter, erased, expected = operation
         bound = after[self.bound_at]
+        unexpected = bound & ~expected & ~sum(1 << vcpu for vcpu in erased)
+        if unexpected or expected & ~bound:
+            findings.append(Finding(UNACCOUNTED, -1, message=self.steps.letters.identity(letter)))
         for vcpu in range(self.vcpus):
             if bound >> vcpu & 1:
                 entry = (letter, 0, self.is_freed(after, vcpu))
                 place = self.first_queue + self.first_mailbox + vcpu
                 after[place] = self.contents.append(after[place], entry)
-                if vcpu in erased:
+                if vcpu in erased and not entry[2]:
                     findings.append(Finding("visible-after-erase", vcpu))
 
     def _judge_lost(self, after: list[int], operation: Operation, findings: list[Finding]) -> None:

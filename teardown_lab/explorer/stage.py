@@ -13,7 +13,7 @@ from typing import Any
 from teardown_lab.checker.history import History
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.verdict import judge
-from teardown_lab.experiment.client import Client, Collector, Experiment
+from teardown_lab.experiment.client import TIMEOUT_TIMER, Client, Collector, Experiment
 from teardown_lab.explorer.cast import VM, worker_name
 from teardown_lab.explorer.schedule import Schedule, Turn, delivery_key
 from vcpu_worker import VcpuWorker
@@ -140,7 +140,7 @@ class Stage:
             parcel = self.oldest(held) or self.oldest()
             if parcel is not None:
                 self.deliver(parcel)
-            elif not self.fire_deadline(""):
+            elif not self.fire_deadline("") and not self._time_out():
                 return
         raise AssertionError("a teardown ends, or a deadline ends it")
 
@@ -191,6 +191,13 @@ class Stage:
                 self.fire(name)
                 return True
         return False
+
+    def _time_out(self) -> bool:
+        """End a run that nothing can end any more, as the client of a real one would."""
+        if self._client.state.phase not in ("destroying", "settling"):
+            return False
+        self.fire(TIMEOUT_TIMER)
+        return True
 
     def _complete(self, key: str) -> None:
         _, vcpu, fault = key.split("/")

@@ -5,7 +5,7 @@ of one actor with the same input.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from teardown_lab.explorer.cast import VM, Cast
@@ -16,7 +16,7 @@ from vm_protocol import effects, messages, topology
 from vm_protocol.effects import Effect, Input, Observed, Publish, Received
 from vm_protocol.errors import RejectReason
 from vm_protocol.observations import Event
-from vm_protocol.topology import parse_mailbox
+from vm_protocol.topology import Mailbox, parse_mailbox
 
 SEND, POST, UNBIND, ACK, REQUEUE, DROP, SET, CANCEL, FIND, RAISED, VM_FREED, WITNESS, PAGE = range(
     13
@@ -128,7 +128,7 @@ class Steps:
         core: Any = self._cores[actor]
         before = self.states[actor].value(state)
         after, done = core.step(before, event)
-        scene = _Scene(after, _erased(before) if actor == MANAGER else set(), self._holders)
+        scene = self._scene(actor, before, event, after)
         operations: list[Operation] = []
         for effect in done:
             operations += self._compile(actor, scene, effect)
@@ -136,6 +136,16 @@ class Steps:
             operations.append((WITNESS, "destroys-overlapped"))
         settles_only = all(operation[0] in (ACK, DROP) for operation in operations)
         return Step(self.states[actor].number(after), tuple(operations), settles_only)
+
+    def _scene(self, actor: int, before: Any, event: Input, after: Any) -> "_Scene":
+        if actor == MANAGER:
+            vm = before.vms.get(VM)
+            gone = vm.freed_state if vm is not None else frozenset()
+            asker = getattr(event.message, "vcpu", None) if isinstance(event, Received) else None
+            return _Scene(after, _erased(before), self._holders, set(gone), asker=asker)
+        owned = before.vcpus.get(Mailbox(VM, actor - 1))
+        is_freed = owned is not None and owned.freed
+        return _Scene(after, set(), self._holders, set(), is_freed)
 
     def _compile(self, actor: int, scene: "_Scene", effect: Effect) -> list[Operation]:
         match effect:
@@ -160,7 +170,9 @@ class Steps:
         message = publish.message
         letter = self.letters.number(Letter(message, publish.reply_to, self._epochs[actor]))
         if publish.exchange == topology.REQUESTS.name:
-            return [(POST, letter, tuple(sorted(scene.erased)))]
+            recipients = getattr(message, "recipients", ())
+            expected = sum(1 << vcpu for vcpu in recipients)
+            return [(POST, letter, tuple(sorted(scene.erased)), expected)]
         queue = self._queue_numbers.get(publish.routing_key)
         return [] if queue is None else [(SEND, queue, letter)]
 
@@ -185,13 +197,20 @@ def _vcpu_named(message_id: str) -> int:
 
 @dataclass(slots=True)
 class _Scene:
-    """A core's state after the step, the vCPUs erased so far in the middle of it, and who pinned
-    each root when the VM was created.
+    """A core's state after the step, and what is gone in the middle of it.
+
+    `erased` are vCPUs, `gone` is VM-level state, `freed` tells of the worker's vCPU. `holders` are
+    those who pinned each root when the VM was created; `robbed` are vCPUs whose pins on a root went
+    although the message came from another, the `asker`.
     """
 
     after: Any
     erased: set[int]
     holders: dict[str, set[int]]
+    gone: set[str]
+    freed: bool = False
+    asker: int | None = None
+    robbed: dict[str, set[int]] = field(default_factory=dict)
 
 
 def _in_flight(state: ManagerState) -> int:
@@ -216,6 +235,39 @@ def _vcpu_erased(effect: Observed, scene: _Scene) -> list[Operation]:
     return []
 
 
+def _vcpu_freed(effect: Observed, scene: _Scene) -> list[Operation]:
+    """Note a free; the core's own refusal of a second one is not relied upon."""
+    again, scene.freed = scene.freed, True
+    return [(FIND, _on_vcpu("double-free", effect))] if again else []
+
+
+def _step_started(effect: Observed, scene: _Scene) -> list[Operation]:
+    if not scene.freed or effect.vcpu is None:
+        return []
+    second_free = dict(effect.details)["name"] == "free_vcpu"
+    return [(FIND, _on_vcpu("double-free" if second_free else "use-after-free", effect))]
+
+
+def _fault_completed(effect: Observed, scene: _Scene) -> list[Operation]:
+    return [(FIND, _on_vcpu("use-after-free", effect))] if scene.freed else []
+
+
+def _on_vcpu(invariant: str, effect: Observed) -> Finding:
+    vcpu = -1 if effect.vcpu is None else effect.vcpu
+    return Finding(invariant, vcpu, message=effect.message_id or "")
+
+
+def _state_freed(effect: Observed, scene: _Scene) -> list[Operation]:
+    scene.gone.add(str(dict(effect.details)["state"]))
+    return []
+
+
+def _state_read(effect: Observed, scene: _Scene) -> list[Operation]:
+    if dict(effect.details)["state"] not in scene.gone:
+        return []
+    return [(FIND, _on_vcpu("vm-state-used-after-free", effect))]
+
+
 def _raised(effect: Observed, scene: _Scene) -> list[Operation]:
     details = dict(effect.details)
     recipients = details["recipients"]
@@ -228,13 +280,21 @@ def _raised(effect: Observed, scene: _Scene) -> list[Operation]:
     return operations
 
 
-def _root_freed(effect: Observed, _scene: _Scene) -> list[Operation]:
+def _root_unpinned(effect: Observed, scene: _Scene) -> list[Operation]:
+    if effect.vcpu is not None and scene.asker not in (None, effect.vcpu):
+        scene.robbed.setdefault(str(dict(effect.details)["root"]), set()).add(effect.vcpu)
+    return []
+
+
+def _root_freed(effect: Observed, scene: _Scene) -> list[Operation]:
     details = dict(effect.details)
     pins = details["pins"]
     assert isinstance(pins, tuple), "a root's pins are a tuple"
-    if not pins:
+    held = {int(str(pin).partition(".")[0]) for pin in pins}
+    held |= scene.robbed.get(str(details["root"]), set())
+    if not held:
         return []
-    vcpu = _only({int(str(pin).partition(".")[0]) for pin in pins})
+    vcpu = _only(held)
     return [(FIND, Finding("pinned-root-freed", vcpu, message=str(details["root"])))]
 
 
@@ -260,7 +320,13 @@ def _page_freed(effect: Observed, _scene: _Scene) -> list[Operation]:
 
 _OBSERVED: Final[dict[Event, Callable[[Observed, _Scene], list[Operation]]]] = {
     Event.VCPU_ERASED: _vcpu_erased,
+    Event.VCPU_FREED: _vcpu_freed,
+    Event.STEP_STARTED: _step_started,
+    Event.ASYNC_PF_COMPLETED: _fault_completed,
+    Event.VM_STATE_FREED: _state_freed,
+    Event.VM_STATE_READ: _state_read,
     Event.REQUEST_POSTED: _raised,
+    Event.ROOT_UNPINNED: _root_unpinned,
     Event.ROOT_FREED: _root_freed,
     Event.VM_FREED: _vm_freed,
     Event.TEARDOWN_STUCK: _stuck,

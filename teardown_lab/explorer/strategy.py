@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from teardown_lab.explorer.findings import Finding
+from teardown_lab.explorer.findings import DOUBTS, Finding
 from teardown_lab.explorer.model import Model
 
 Path = tuple[int, ...]
@@ -39,7 +39,8 @@ class Bounds:
 class Explored:
     """What an exploration covered and found.
 
-    `paths` has the shortest way to each kind of finding; `digest` sums up all states in the order
+    `paths` has the shortest way to each kind of finding, `doubts` to what breaks no invariant and
+    yet must not be (findings.DOUBTS); `digest` sums up all states in the order
     of their discovery, so that two equal explorations have equal digests.
     """
 
@@ -49,6 +50,7 @@ class Explored:
     complete: bool = False
     stopped_by: str = ""
     paths: dict[FindingKey, Path] = field(default_factory=dict)
+    doubts: dict[FindingKey, Path] = field(default_factory=dict)
     witnessed: frozenset[str] = frozenset()
     digest: int = 0
     is_reduced: bool = False
@@ -61,8 +63,9 @@ class Explored:
     def found(self, finding: Finding, path: Callable[[], Path]) -> None:
         """Note a finding, the first of its kind."""
         key = (finding.invariant, finding.vcpu, finding.late)
-        if key not in self.paths:
-            self.paths[key] = path()
+        known = self.doubts if finding.invariant in DOUBTS else self.paths
+        if key not in known:
+            known[key] = path()
 
     def saw(self, state_hash: int) -> None:
         """Count a new state."""

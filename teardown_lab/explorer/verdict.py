@@ -1,6 +1,6 @@
 """What an exploration amounts to: verdict, violations with their reasons, one counterexample."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from teardown_lab.checker.findings import Violation
@@ -48,7 +48,10 @@ class Counterexample:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The whole answer; `missing` are required witnesses that nobody has seen."""
+    """The whole answer; `missing` are required witnesses that nobody has seen.
+
+    `disagreements` are findings that the checker does not confirm, `notes` reasons for doubt.
+    """
 
     schedule: Schedule
     explored: Explored
@@ -56,7 +59,8 @@ class Verdict:
     missing: tuple[str, ...] = ()
     violations: tuple[Violation, ...] = ()
     counterexample: Counterexample | None = None
-    disagreements: tuple[str, ...] = field(default=())
+    disagreements: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def as_json(self, seconds: float) -> dict[str, Any]:
         """Return the JSON object of the contract (design, section 8)."""
@@ -86,7 +90,7 @@ class Verdict:
             "digest": f"{self.explored.digest:016x}",
             "witnessed": sorted(self.explored.witnessed),
             "missing": list(self.missing),
-            "notes": list(self.disagreements),
+            "notes": [*self.disagreements, *self.notes],
         }
 
     def covered(self) -> str:
@@ -103,17 +107,21 @@ class Verdict:
 def conclude(schedule: Schedule, explored: Explored) -> Verdict:
     """Return the verdict of an exploration; the checker confirms every finding on its history."""
     missing = () if not explored.complete else _missing(schedule, explored)
+    doubts = tuple(_doubt(schedule, key, path) for key, path in sorted(explored.doubts.items()))
     if not explored.paths:
-        is_safe = explored.complete and not missing
-        return Verdict(schedule, explored, "safe" if is_safe else "inconclusive", missing)
+        is_safe = explored.complete and not missing and not doubts
+        verdict = "safe" if is_safe else "inconclusive"
+        return Verdict(schedule, explored, verdict, missing, notes=doubts)
     violations: dict[tuple[str, int], Violation] = {}
     disagreements: list[str] = []
     for key, path in sorted(explored.paths.items(), key=_rank):
-        found = _confirm(_along(schedule, path), key)
+        stage = _played(_along(schedule, path))
+        found = violation_of(stage, key)
         if found is not None:
             violations.setdefault(key[:2], found)
         elif key[:2] not in violations:
-            disagreements.append(f"the checker does not confirm {key[0]} of vCPU {key[1]}")
+            why = "".join(f": {note}" for note in stage.judgement().notes[:1])
+            disagreements.append(f"the checker does not confirm {key[0]} of vCPU {key[1]}{why}")
     counterexample = _counterexample(schedule, explored)
     return Verdict(
         schedule,
@@ -123,6 +131,7 @@ def conclude(schedule: Schedule, explored: Explored) -> Verdict:
         tuple(violations.values()),
         counterexample,
         tuple(disagreements),
+        doubts,
     )
 
 
@@ -136,13 +145,25 @@ def _along(schedule: Schedule, path: Path) -> Schedule:
     return Schedule(schedule.ordering, schedule.scenario, schedule.faults, path)
 
 
-def _confirm(schedule: Schedule, key: FindingKey) -> Violation | None:
-    """Return the checker's violation of this kind in the schedule's history."""
+def _doubt(schedule: Schedule, key: FindingKey, path: Path) -> str:
+    """Return why safety is not proven: what the explorer saw, and what the checker says to it."""
+    said = _played(_along(schedule, path)).judgement().notes
+    why = said[0] if said else "the checker sees nothing wrong"
+    about = f" of vCPU {key[1]}" if key[1] >= 0 else ""
+    return f"{key[0]}{about} after {len(path)} steps: {why}"
+
+
+def _played(schedule: Schedule) -> Stage:
     stage = Stage(schedule)
     for turn in turns(schedule.model(), schedule.path):
         stage.take(turn)
     stage.finish()
-    return violation_of(stage, key)
+    return stage
+
+
+def _confirm(schedule: Schedule, key: FindingKey) -> Violation | None:
+    """Return the checker's violation of this kind in the schedule's history."""
+    return violation_of(_played(schedule), key)
 
 
 def _counterexample(schedule: Schedule, explored: Explored) -> Counterexample:

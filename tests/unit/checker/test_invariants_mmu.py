@@ -27,6 +27,19 @@ def test_pins_are_counted_by_the_checker(new_story, summary):
     }
 
 
+def test_a_pin_that_its_vcpu_did_not_give_up_is_still_held(new_story, summary):
+    """The manager says that vCPU 1's pin is gone, and was asked by vCPU 0."""
+    story = new_story().begin().destroy_all()
+    story.allocate("root-all", 0, 1)
+    released = story.reply("roots-released/0", "RootsReleased", 0)
+    story.say("manager", "root.unpinned", 0, root="root-all", context=0, slot=0, caused_by=released)
+    story.say("manager", "root.unpinned", 1, root="root-all", context=0, slot=0, caused_by=released)
+    story.free_root("root-all", "unload", ())
+
+    found = summary(story.end().judge())
+    assert found["violations"] == [("pinned-root-freed", 1, None)]
+
+
 def test_a_root_freed_twice(new_story, summary):
     story = new_story(vcpus=1).begin().destroy_all()
     story.unpin("root-0", 0)

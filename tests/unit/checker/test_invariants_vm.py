@@ -25,6 +25,16 @@ def test_what_is_left_at_the_vms_free_is_a_leak_each(new_story, summary):
     }
 
 
+def test_a_vcpu_whose_free_is_not_certain_to_come_before_the_vms_is_a_leak(new_story, summary):
+    story = new_story(vcpus=1).begin()
+    command = story.command(0, "free_vcpu")
+    story.step(0, "free_vcpu", command)
+    story.say("worker.w0", "vcpu.freed", 0, generation=0, caused_by=command)
+    story.erase(0)
+
+    assert summary(story.end().judge())["violations"] == [("leak", 0, DESTROY)]
+
+
 def test_a_fault_that_completes_late_is_no_leak(new_story, summary):
     story = new_story(vcpus=1, async_pf=1).begin()
     late = story.send("worker.w0", "AsyncPfCompleted", "async-pf-completed/0/0", vcpu=0, fault=0)

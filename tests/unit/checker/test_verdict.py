@@ -103,6 +103,24 @@ def test_a_request_that_is_not_accounted_for_is_inconclusive(new_story, summary,
     assert exit_code(judgement) == 3
 
 
+def test_two_requests_of_one_id_are_inconclusive(new_story, summary):
+    """One of them may have come to a freed vCPU, and nobody can tell which."""
+    story = new_story().begin()
+    request = story.post([0, 1], by="zap-all")
+    story.deliver(request, 0, 1)
+    first = story.records[-1].message_id
+    story.say("manager", "request.posted", message_id=first, kind="scan-ioapic", by="pit",
+              generation=1, recipients=[0, 1])  # fmt: skip
+    story.destroy_all()
+
+    assert summary(story.end().judge()) == {
+        "verdict": "inconclusive",
+        "notes": [
+            f"different requests carry one id, {request}: whose deliveries is not to be told"
+        ],
+    }
+
+
 def test_violated_beats_inconclusive(new_story):
     story = new_story().begin()
     story.free(0)

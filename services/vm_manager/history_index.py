@@ -14,6 +14,9 @@ from vm_protocol.wire import Record
 Delivery = tuple[str, str]
 """(message id, queue)."""
 
+Death = tuple[str, str, str]
+"""(message id, queue, the broker's reason)."""
+
 
 @dataclass(frozen=True, slots=True)
 class VmIndex:
@@ -24,6 +27,7 @@ class VmIndex:
     allocated_by: Map[int, str | None] = field(default_factory=Map)
     rejects: Map[Delivery, str] = field(default_factory=Map)
     requeues: Map[str, int] = field(default_factory=Map)
+    classified: Map[Death, None] = field(default_factory=Map)
 
     def chain(self, message_id: str | None) -> tuple[str, ...]:
         """Return a message and what caused it, back to the client's command."""
@@ -57,6 +61,14 @@ class HistoryIndex:
         if len(order) > limits.MONITOR_VMS_MAX:
             vms, order = vms.delete(order[0]), order[1:]
         return HistoryIndex(vms, order)
+
+    def classify(self, vm: str | None, death: Death) -> "HistoryIndex":
+        """Return the index with a death told; of a VM that is not known, none is remembered."""
+        index = self.vms.get(vm or "")
+        if index is None:
+            return self
+        told = replace(index, classified=index.classified.set(death, None))
+        return replace(self, vms=self.vms.set(vm or "", told))
 
 
 def _read(index: VmIndex, record: Record) -> VmIndex:
@@ -94,7 +106,14 @@ def _rejected(index: VmIndex, record: Record) -> VmIndex:
     return replace(index, rejects=rejects)
 
 
+def _classified(index: VmIndex, record: Record) -> VmIndex:
+    queue, reason = str(record.details.get("queue")), str(record.details.get("reason"))
+    death = (record.message_id or "", queue, reason)
+    return replace(index, classified=index.classified.set(death, None))
+
+
 _RULES = {
+    Event.DEAD_LETTER_CLASSIFIED: _classified,
     Event.MESSAGE_SENT: _sent,
     Event.MESSAGE_REJECTED: _rejected,
     Event.VCPU_FREED: _freed,

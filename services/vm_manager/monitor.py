@@ -1,13 +1,15 @@
 """DeadLetterMonitor: the pure core that tells dead letters apart and links them to their chains.
 
-It reads the journal beside the dead letters: a reject's record is confirmed before the reject
-goes out, so a letter whose record is not read yet waits for it, bounded by MONITOR_HISTORY_MS.
+It reads the journal beside the dead letters. A reject's record is confirmed before the reject goes
+out, so it stands before whatever the monitor writes when the letter has arrived: a letter whose
+record is not read yet waits until the monitor reads its own `dead_letter.arrived`.
 """
 
 from dataclasses import dataclass, field, replace
 
-from vm_manager.history_index import READ_BY_INDEX, HistoryIndex, VmIndex
+from vm_manager.history_index import READ_BY_INDEX, Death, HistoryIndex, VmIndex
 from vm_manager.open_requests import READ_BY_OPEN_REQUESTS, OpenRequests
+from vm_manager.repeats import Repeats
 from vm_protocol import limits, messages, topology
 from vm_protocol.effects import (
     Ack,
@@ -22,10 +24,12 @@ from vm_protocol.effects import (
     SetTimer,
     Started,
     TimerFired,
+    observed,
 )
 from vm_protocol.errors import RejectReason
 from vm_protocol.observations import Event
 from vm_protocol.topology import parse_mailbox
+from vm_protocol.wire import Record
 
 CONNECTIONS_LOST = "connections-lost"
 """Why a message reached its delivery limit when nobody has rejected it."""
@@ -41,13 +45,14 @@ _INVARIANTS: dict[str, str] = {
 
 MONITOR = "monitor"
 
-SKIPPED = frozenset(Event) - READ_BY_INDEX - READ_BY_OPEN_REQUESTS
+_OF_MONITORS = frozenset({Event.DEAD_LETTER_ARRIVED, Event.DEAD_LETTER_CLASSIFIED})
+SKIPPED = frozenset(Event) - READ_BY_INDEX - READ_BY_OPEN_REQUESTS - _OF_MONITORS
 """Most records of a journal are of no use to the monitor, which shares the manager's process."""
 
 
 @dataclass(frozen=True, slots=True)
 class MonitorState:
-    """The journal's index, requests on their way, letters that wait, what was sent once more.
+    """The journal's index, requests on their way, and letters that wait.
 
     Letters wait in their order of arrival, at most DEAD_LETTERS_PREFETCH of them. What was settled
     before `started_ns` an earlier monitor has told.
@@ -55,8 +60,8 @@ class MonitorState:
 
     index: HistoryIndex = field(default_factory=HistoryIndex)
     open_requests: OpenRequests = field(default_factory=OpenRequests)
+    repeats: Repeats = field(default_factory=Repeats)
     waiting: tuple[DeadLettered, ...] = ()
-    republished: tuple[str, ...] = ()
     started_ns: int = 0
 
 
@@ -87,8 +92,9 @@ class DeadLetterMonitor:
         """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
         match event:
             case Started():
+                begin_ns = max(0, event.at_ns - limits.MONITOR_LOOK_BACK_MS * 1_000_000)
                 return replace(state, started_ns=event.at_ns), (
-                    Consume(topology.JOURNAL_QUEUE, limits.STREAM_PREFETCH),
+                    Consume(topology.JOURNAL_QUEUE, limits.STREAM_PREFETCH, begin_ns),
                     Consume(topology.DEAD_LETTERS_QUEUE, limits.DEAD_LETTERS_PREFETCH),
                 )
             case JournalRead():
@@ -103,26 +109,42 @@ class DeadLetterMonitor:
                 return state, ()
 
     def _read(self, state: MonitorState, event: JournalRead) -> Result:
-        index, open_requests = state.index, state.open_requests
+        index, open_requests, repeats = state.index, state.open_requests, state.repeats
         effects: list[Effect] = []
+        reached: set[str] = set()
         for record in event.records:
-            if record.actor.partition(".")[0] != MONITOR:
-                index = index.read(record)
-                open_requests, completed = open_requests.read(record)
-                if completed is not None and record.at_ns >= state.started_ns:
-                    effects.append(completed)
-        state = replace(state, index=index, open_requests=open_requests)
+            repeats, is_repeated = repeats.read(record)
+            if is_repeated:
+                continue
+            if record.actor.partition(".")[0] == MONITOR:
+                if record.event == Event.DEAD_LETTER_CLASSIFIED:
+                    index = index.read(record)
+                elif self._has_arrived(state, record):
+                    reached.add(str(record.details.get("letter")))
+                continue
+            index = index.read(record)
+            open_requests, completed = open_requests.read(record)
+            if completed is not None and record.at_ns >= state.started_ns:
+                effects.append(completed)
+        state = replace(state, index=index, open_requests=open_requests, repeats=repeats)
         for letter in state.waiting:
-            if _recorded(index.of(_vm_of(letter)), letter):
+            if letter.letter in reached or _is_told(state.index, letter):
                 state, done = self._classify(state, letter)
                 effects += done
         return state, tuple(effects)
 
+    def _has_arrived(self, state: MonitorState, record: Record) -> bool:
+        """Tell whether a record is our own, of this life, that a letter has arrived."""
+        is_ours = record.actor == self.actor and record.at_ns >= state.started_ns
+        return is_ours and record.event == Event.DEAD_LETTER_ARRIVED
+
     def _take(self, state: MonitorState, letter: DeadLettered) -> Result:
-        if letter.message is None or _recorded(state.index.of(_vm_of(letter)), letter):
+        if letter.message is None or _is_told(state.index, letter):
             return self._classify(state, letter)
         timer = SetTimer(letter.letter, limits.MONITOR_HISTORY_MS)
-        return replace(state, waiting=(*state.waiting, letter)), (timer,)
+        vm, vcpu = _vm_of(letter), _vcpu_of(letter)
+        arrived = observed(Event.DEAD_LETTER_ARRIVED, vm, vcpu, letter=letter.letter)
+        return replace(state, waiting=(*state.waiting, letter)), (timer, arrived)
 
     def _classify(self, state: MonitorState, letter: DeadLettered) -> Result:
         effects: list[Effect] = []
@@ -134,14 +156,16 @@ class DeadLetterMonitor:
         invariant, why = _judge(index, letter)
         ack = Ack(topology.DEAD_LETTERS_QUEUE.name, letter.letter)
         message = letter.message
-        is_first = letter.message_id not in state.republished
+        is_first = letter.sender.partition(".")[0] != MONITOR
         if why == CONNECTIONS_LOST and message is not None and is_first:
-            republished = (*state.republished, letter.message_id)[-limits.MONITOR_MESSAGES_MAX :]
-            again = _republish(letter, message)
-            return replace(state, republished=republished), (*effects, *again, ack)
+            return state, (*effects, *_republish(letter, message), ack)
         if invariant == "stuck" and letter.reason == "delivery_limit":
             effects += self._tell_manager(message)
-        return state, (*effects, _classified(index, letter, invariant, why), ack)
+        if _is_counted(index, letter):
+            return state, (*effects, ack)
+        said = _classified(index, letter, invariant, why)
+        state = replace(state, index=state.index.classify(_vm_of(letter), _death(letter)))
+        return state, (*effects, said, ack)
 
     def _tell_manager(self, command: messages.Message | None) -> tuple[Effect, ...]:
         if not isinstance(command, messages.DestroyVcpu):
@@ -166,6 +190,27 @@ def _vm_of(letter: DeadLettered) -> str | None:
 def _vcpu_of(letter: DeadLettered) -> int | None:
     mailbox = parse_mailbox(letter.queue)
     return mailbox.vcpu if mailbox else getattr(letter.message, "vcpu", None)
+
+
+def _death(letter: DeadLettered) -> Death:
+    return letter.message_id, letter.queue, letter.reason
+
+
+def _is_counted(index: VmIndex, letter: DeadLettered) -> bool:
+    """Tell whether this death was told before: its Ack, or a publish's confirm, was lost.
+
+    A request is in a mailbox once; of other messages, two of one id are two letters.
+    """
+    is_one = letter.redelivered or isinstance(letter.message, messages.REQUEST_TYPES)
+    return letter.message is not None and is_one and _death(letter) in index.classified
+
+
+def _is_told(index: HistoryIndex, letter: DeadLettered) -> bool:
+    """Tell whether what was read says all about a letter.
+
+    Of one that was delivered before, another monitor may have told, further on in the journal.
+    """
+    return not letter.redelivered and _recorded(index.of(_vm_of(letter)), letter)
 
 
 def _recorded(index: VmIndex, letter: DeadLettered) -> bool:

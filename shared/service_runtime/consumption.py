@@ -21,7 +21,7 @@ class Consumption:
 
     queue: Queue | Mailbox
     prefetch: int
-    begin: str = "first"
+    begin: str | int = "first"
 
     @property
     def name(self) -> str:
@@ -75,8 +75,8 @@ class StreamPositions:
         self._read: dict[str, int] = {}
         self._begun: dict[str, datetime] = {}
 
-    def start(self, queue: str, begin: str) -> Offset:
-        """Return where a reader attaches.
+    def start(self, queue: str, begin: str | int) -> Offset:
+        """Return where a reader attaches; `begin` is "first", "next" or a time in nanoseconds.
 
         A reader of "next" that has read nothing is attached again by time: "next" would then skip
         what came while it was away.
@@ -86,6 +86,8 @@ class StreamPositions:
         if begin == "next" and queue in self._begun:
             return self._begun[queue] - CLOCK_SKEW
         self._begun.setdefault(queue, datetime.now(UTC))
+        if isinstance(begin, int):
+            return datetime.fromtimestamp(begin // 1_000_000_000, UTC) - CLOCK_SKEW
         return begin
 
     def read(self, queue: str, headers: Mapping[str, Any]) -> None:

@@ -65,9 +65,9 @@ class MailboxGone:
 class DeadLettered:
     """A delivery of the dead-letter queue.
 
-    `reason`, `queue` and `count` come from the newest `x-death` entry; `message` is None when the
-    body is no message of this protocol (`wrong` then is the code); `letter` names this delivery for
-    Ack.
+    `reason` and `queue` come from the newest `x-death` entry; `message` is None when the body is no
+    message of this protocol (`wrong` then is the code); `letter` names this delivery for Ack.
+    `redelivered` tells that somebody may have judged it before; `sender` is the message's.
     """
 
     letter: str
@@ -80,6 +80,8 @@ class DeadLettered:
     message: Message | None = None
     reply_to: str | None = None
     wrong: str | None = None
+    redelivered: bool = False
+    sender: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +112,13 @@ class Publish:
 class Consume:
     """Declare a queue with its bindings, and consume it with at most `prefetch` unsettled.
 
-    A stream's reader begins at its first record, or at the next one (RabbitMQ: streams).
+    A stream's reader begins at its first record, at the next one, or at about a time, in
+    nanoseconds since 1970: rather before it (RabbitMQ: streams).
     """
 
     queue: Queue
     prefetch: int
-    begin: Literal["first", "next"] = "first"
+    begin: Literal["first", "next"] | int = "first"
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,8 @@ def read_dead_letter(delivery: Delivery, letter: str, trust: Trust = ANYBODY) ->
         message=message,
         reply_to=envelope.reply_to if envelope else None,
         wrong=wrong,
+        redelivered=delivery.redelivered,
+        sender=envelope.sender if envelope else "",
     )
 
 

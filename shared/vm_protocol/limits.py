@@ -92,8 +92,14 @@ DEAD_LETTERS_PREFETCH: Final = 256
 STREAM_PREFETCH: Final = 64
 """Journal batches in flight to one reader; streams require a prefetch and acks."""
 
-MONITOR_HISTORY_MS: Final = 2_000
-"""How long a dead letter waits for its record in the journal before it is judged without."""
+MONITOR_HISTORY_MS: Final = 60_000
+"""How long a dead letter waits for the journal to be read up to its arrival; then it is judged."""
+
+MONITOR_LOOK_BACK_MS: Final = 1_800_000 + MAILBOX_TTL_MS
+"""How far back a monitor begins to read: no open teardown has begun before (consumer timeout)."""
+
+MONITOR_REPEATS_MAX: Final = 20_000
+"""Records whose repetition the monitor notices: more than a connection has unconfirmed."""
 
 MONITOR_VMS_MAX: Final = 256
 """VMs whose messages the monitor remembers; the oldest are forgotten first."""

@@ -58,6 +58,7 @@ class Event(StrEnum):
     FENCE_WAITED = "fence.waited"
     # the monitor
     REQUEST_COMPLETED = "request.completed"
+    DEAD_LETTER_ARRIVED = "dead_letter.arrived"
     DEAD_LETTER_CLASSIFIED = "dead_letter.classified"
     DEAD_LETTER_REPUBLISHED = "dead_letter.republished"
     # the lab
@@ -139,6 +140,9 @@ EVENTS: Final[dict[Event, Meaning]] = {
     Event.FENCE_WAITED: Meaning("a free waits for its mailbox", ("generation", "consumed")),
     Event.REQUEST_COMPLETED: Meaning(
         "every recipient has acknowledged or rejected a request", ("kind", "round_trip_ns")
+    ),
+    Event.DEAD_LETTER_ARRIVED: Meaning(
+        "a dead letter waits until the monitor has read the journal up to this record", ("letter",)
     ),
     Event.DEAD_LETTER_CLASSIFIED: Meaning(
         "a dead letter is told by reason, invariant and message chains",

@@ -136,7 +136,7 @@ class SimulatedBroker:
 
     # --- consumers -----------------------------------------------------------------------
 
-    def consume(self, actor: str, queue: str, prefetch: int, begin: str = "first") -> None:
+    def consume(self, actor: str, queue: str, prefetch: int, begin: str | int = "first") -> None:
         """Add a consumer, unless this actor consumes the queue already.
 
         A stream's reader begins at its first or at its next record (streams: offset).

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from integration.tools.amqp import channel_to, delete, publish
+from integration.tools.cuts import Cuts
 from integration.tools.fuzz import encode
 from integration.tools.log import Log
 from integration.tools.proxy import Proxy
@@ -44,22 +45,6 @@ def hold_against(judgement: Judgement, cell: expectations.Cell) -> None:
     assert len(judgement.dead_letters) == cell.use_after_free
     assert judgement.counts.unload_flush_requests == cell.unload_flush_requests
     assert judgement.counts.unaccounted == 0
-
-
-class Cuts:
-    """Cuts all connections when the n-th records after a first event arrive."""
-
-    def __init__(self, cut: Callable[[], None], moments: set[int], first: Event) -> None:
-        self._cut = cut
-        self._moments = moments
-        self._first = first
-        self._seen = 0
-
-    def __call__(self, record: Record) -> None:
-        if self._seen or record.event == self._first:
-            self._seen += 1
-        if self._seen in self._moments:
-            self._cut()
 
 
 def tear_down(lab: Lab, name: str, on_record: Callable[[Record], None], history: Path) -> Judgement:

@@ -4,12 +4,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from integration.tools.cuts import Cuts
+from integration.tools.proxy import Proxy
 from integration.tools.scrape import gained, scrape
 from support.randomness import seeded
 
 from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.experiment.lab import LabOptions, RunOptions, open_lab
 from vm_manager.catalogue import catalogue_entry
+from vm_protocol.observations import Event
 from vm_protocol.scenario import Scenario
 
 pytestmark = pytest.mark.rabbitmq
@@ -58,3 +61,28 @@ def test_counters_say_what_the_checker_says(lone_node: PrivateNode, tmp_path: Pa
             assert counted == by_invariant
             assert sum(counted.values()) == counts.dead_letters
             assert counts.unaccounted == 0
+
+
+def test_cut_connections_make_nothing_count_twice(proxy: Proxy, tmp_path: Path) -> None:
+    random = seeded("counters-cuts")
+    entry = catalogue_entry("unload-in-destroy-wipe-last")
+    with open_lab(LabOptions(broker=proxy.url, workers=2, vcpus=8), print) as lab:
+        assert lab.stack is not None
+        for number in range(8):
+            moments = set(random.sample(range(60, 400), 4))
+            print(f"run {number}: cuts at records {sorted(moments)}")
+            before = scrape(lab.stack.metrics_urls)
+
+            cuts = Cuts(proxy.cut, moments, Event.TEARDOWN_STARTED)
+            options = RunOptions(history=tmp_path / f"{number}.jsonl")
+            judgement = lab.run(entry.ordering, Scenario(vcpus=8), 2, options, cuts).judgement
+
+            after = scrape(lab.stack.metrics_urls)
+            letters = gained(before, after, "teardown_dead_letters_total")
+            posted = sum(gained(before, after, "teardown_request_broadcasts_total").values())
+            settled = gained(before, after, "teardown_request_round_trip_seconds_count")
+            assert letters == {("use-after-free", "rejected", "freed"): 28}
+            assert judgement.counts.dead_letters == 28
+            assert judgement.notes == ()
+            assert sum(settled.values()) <= posted
+    assert proxy.cut_count >= 8

@@ -2,14 +2,14 @@
 
 import asyncio
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pytest
 from integration.tools.amqp import channel_to, delete, publish
 from integration.tools.fuzz import encode
 
 from service_runtime.confirms import Batch, ConfirmTracker, Outgoing
-from service_runtime.consumption import StreamPositions
+from service_runtime.consumption import CLOCK_SKEW, StreamPositions
 from service_runtime.endpoint import Endpoint
 from service_runtime.rabbit_driver import RabbitDriver
 from service_runtime.timers import Timers
@@ -75,6 +75,16 @@ def test_a_reader_goes_on_behind_what_it_has_read() -> None:
     positions.read("journal", {"x-stream-offset": "junk"})
     assert positions.start("journal", "first") == 42
     assert positions.start("other", "first") == "first"
+
+
+def test_a_reader_of_a_time_begins_before_it_and_goes_on_behind_what_it_has_read() -> None:
+    positions = StreamPositions()
+    begin_ns = 1_700_000_000_999_999_999
+    before = datetime.fromtimestamp(1_700_000_000, UTC) - CLOCK_SKEW
+    assert positions.start("journal", begin_ns) == before
+    assert positions.start("journal", begin_ns) == before
+    positions.read("journal", {"x-stream-offset": 41})
+    assert positions.start("journal", begin_ns) == 42
 
 
 def test_a_reader_of_what_is_next_misses_nothing_while_it_is_away() -> None:

@@ -53,7 +53,6 @@ class Fuzzer:
     def __init__(self, random: randomness.Random, workers: tuple[str, ...], live_vm: str) -> None:
         self.random = random
         self.vm = random.choice(STRANGERS)
-        self._republished: set[str] = set()
         self._numbers = count()
         commands, replies = topology.COMMANDS.name, topology.REPLIES.name
         manager = topology.MANAGER_COMMANDS_QUEUE.name
@@ -230,15 +229,13 @@ class Fuzzer:
         packet = replace(packet, headers={**packet.headers, "x-death": [death]})
         if spoilt:
             return Fuzzed(topology.DEAD_LETTERS.name, "", packet, dead(self._wrong(packet)))
-        fate = self._judged(death["reason"], message)
+        fate = self._judged(death["reason"])
         return Fuzzed(topology.DEAD_LETTERS.name, "", packet, fate)
 
-    def _judged(self, reason: str, message: Message) -> str:
+    def _judged(self, reason: str) -> str:
         """What the monitor must say of a forged letter, which no record of a reject explains."""
         if reason == "delivery_limit":
-            is_first = message.identity() not in self._republished
-            self._republished.add(message.identity())
-            return REPUBLISHED if is_first else dead("connections-lost")
+            return REPUBLISHED
         known = {"rejected": "unrecorded", "expired": "expired", "maxlen": "maxlen"}
         return dead(known.get(reason, "other"))
 

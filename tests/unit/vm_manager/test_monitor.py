@@ -1,5 +1,7 @@
 """The monitor: which letter means what, when it waits for the journal, what it remembers."""
 
+from itertools import count
+
 import pytest
 from support.cores import Stepper, acts, said
 from support.samples import SAMPLES
@@ -35,7 +37,10 @@ def letter(
     reason: str = "rejected",
     queue: str = MAILBOX,
     key: str = "delivery:1",
+    *,
     wrong: str | None = None,
+    sender: str = "manager",
+    redelivered: bool = False,
 ) -> DeadLettered:
     return DeadLettered(
         letter=key,
@@ -48,13 +53,17 @@ def letter(
         message=message,
         reply_to="manager.1.replies",
         wrong=wrong,
+        redelivered=redelivered,
+        sender=sender,
     )
+
+
+NUMBERS = count()
 
 
 def record(event: Event, actor: str = "worker.w", **fields: object) -> Record:
-    return Record.model_validate(
-        {"seq": 0, "actor": actor, "event": event, "lamport": 0, "at_ns": 0, "vm": "vm-7", **fields}
-    )
+    known = {"seq": next(NUMBERS), "actor": actor, "event": event, "lamport": 0, "at_ns": 0}
+    return Record.model_validate(known | {"vm": "vm-7"} | fields)
 
 
 def sending(message: Message, caused_by: str | None = None) -> Record:
@@ -68,6 +77,15 @@ def reject(message: Message, reason: str, queue: str = MAILBOX, *, requeue: bool
 
 def life(event: Event, caused_by: str) -> Record:
     return record(event, vcpu=3, caused_by=caused_by)
+
+
+def arrival(key: str = "delivery:1", actor: str = "monitor", **fields: object) -> Record:
+    return record(Event.DEAD_LETTER_ARRIVED, actor, details={"letter": key}, **fields)
+
+
+def told(dead: DeadLettered, actor: str = "monitor.other") -> Record:
+    details = {"queue": dead.queue, "reason": dead.reason}
+    return record(Event.DEAD_LETTER_CLASSIFIED, actor, message_id=dead.message_id, details=details)
 
 
 class MonitorBench(Stepper[MonitorState]):
@@ -84,9 +102,13 @@ class MonitorBench(Stepper[MonitorState]):
         return [(each["invariant"], each["why"]) for each in said(effects)]
 
 
-def test_the_monitor_reads_the_journal_from_its_first_record() -> None:
-    assert MonitorBench().step(Started()) == (
-        Consume(topology.JOURNAL_QUEUE, limits.STREAM_PREFETCH),
+@pytest.mark.parametrize(("now_s", "begin_s"), [(1_700_000_000, 1_699_998_170), (5, 0)])
+def test_the_monitor_reads_the_journal_of_the_longest_teardown_that_may_be_open(
+    now_s: int, begin_s: int
+) -> None:
+    begin_ns = begin_s * 1_000_000_000
+    assert MonitorBench().step(Started(now_s * 1_000_000_000)) == (
+        Consume(topology.JOURNAL_QUEUE, limits.STREAM_PREFETCH, begin_ns),
         Consume(topology.DEAD_LETTERS_QUEUE, limits.DEAD_LETTERS_PREFETCH),
     )
 
@@ -123,7 +145,8 @@ def test_a_letter_before_its_record_waits_for_it() -> None:
     of_others = bench.read(reject(FLUSH, "freed", queue="vcpu.vm-7.1.2"))
     classified = bench.step(JournalRead((reject(FLUSH, "freed"),)))
 
-    assert waiting == (SetTimer("delivery:1", limits.MONITOR_HISTORY_MS),)
+    assert acts(waiting) == [SetTimer("delivery:1", limits.MONITOR_HISTORY_MS)]
+    assert said(waiting) == [{"event": "dead_letter.arrived", "vcpu": 3, "letter": "delivery:1"}]
     assert of_others == []
     assert acts(classified) == [CancelTimer("delivery:1"), Ack(LETTERS, "delivery:1")]
     assert [e["invariant"] for e in said(classified)] == ["use-after-free"]
@@ -139,6 +162,93 @@ def test_a_letter_whose_record_never_comes_is_classified_without_after_its_time(
     assert acts(effects) == [CancelTimer("delivery:1"), Ack(LETTERS, "delivery:1")]
     assert [(e["invariant"], e["why"]) for e in said(effects)] == [(None, "unrecorded")]
     assert bench.step(TimerFired("delivery:1")) == ()
+
+
+def test_a_letter_whose_record_is_not_in_the_journal_before_its_arrival_has_none() -> None:
+    """However far the monitor is behind: its own record of the arrival comes after all others."""
+    bench = MonitorBench()
+    bench.step(Started(1000))
+    bench.step(letter(FLUSH))
+
+    of_others = bench.read(
+        arrival("delivery:2", at_ns=1000),
+        arrival(actor="monitor.other", at_ns=1000),
+        arrival(at_ns=999),  # an earlier life's
+    )
+    effects = bench.step(JournalRead((arrival(at_ns=1000),)))
+
+    assert of_others == []
+    assert acts(effects) == [CancelTimer("delivery:1"), Ack(LETTERS, "delivery:1")]
+    assert [(e["invariant"], e["why"]) for e in said(effects)] == [(None, "unrecorded")]
+
+
+def test_a_letter_that_comes_again_is_told_once() -> None:
+    """Its Ack was lost with the connection; the classification stands in the journal."""
+    bench = MonitorBench(reject(FLUSH, "freed"))
+    bench.step(letter(FLUSH))
+
+    again = bench.step(letter(FLUSH, key="delivery:2", redelivered=True))
+    told_again = bench.step(JournalRead((arrival("delivery:2"),)))
+
+    assert acts(again) == [SetTimer("delivery:2", limits.MONITOR_HISTORY_MS)]
+    assert acts(told_again) == [CancelTimer("delivery:2"), Ack(LETTERS, "delivery:2")]
+    assert said(told_again) == []
+
+
+def test_a_letter_that_another_monitor_has_told_is_not_told_again() -> None:
+    bench = MonitorBench(reject(COMMAND, "not-owned", WORKER))
+    dead = letter(COMMAND, queue=WORKER, redelivered=True)
+    bench.step(dead)
+
+    effects = bench.step(JournalRead((told(dead), arrival())))
+
+    assert said(effects) == []
+    assert acts(effects) == [CancelTimer("delivery:1"), Ack(LETTERS, "delivery:1")]
+
+
+def test_a_letter_that_comes_again_and_was_never_told_is_told() -> None:
+    bench = MonitorBench(reject(FLUSH, "freed"))
+    bench.step(letter(FLUSH, redelivered=True))
+
+    effects = bench.step(JournalRead((arrival(),)))
+
+    assert [e["invariant"] for e in said(effects)] == ["use-after-free"]
+
+
+def test_two_letters_of_one_request_and_mailbox_are_one() -> None:
+    """The request was published again for want of a confirm, and both copies were rejected."""
+    bench = MonitorBench(reject(FLUSH, "freed"), reject(COMMAND, "not-owned", WORKER))
+
+    requests = bench.classes(letter(FLUSH), letter(FLUSH, key="delivery:2"))
+    commands = bench.classes(
+        letter(COMMAND, queue=WORKER, key="delivery:3"),
+        letter(COMMAND, queue=WORKER, key="delivery:4"),
+    )
+
+    assert requests == [("use-after-free", "freed")]
+    assert commands == [(None, "not-owned")] * 2
+
+
+def test_a_record_that_is_in_the_journal_twice_is_read_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "MONITOR_REPEATS_MAX", 2)
+    details = {"type": "TlbFlush", "body": {"recipients": [3]}}
+    posted = record(Event.MESSAGE_SENT, message_id=FLUSH.identity(), details=details)
+    acked = record(
+        Event.MESSAGE_ACKED, message_id=FLUSH.identity(), vcpu=3, details={"queue": MAILBOX}
+    )
+    bench = MonitorBench()
+
+    once = said(bench.step(JournalRead((posted, acked))))
+    twice = said(bench.step(JournalRead((posted, acked))))
+    lag = bench.state.open_requests.lag()
+    for _ in range(4):
+        bench.read(record(Event.MESSAGE_SENT, message_id="a"))
+
+    assert [each["event"] for each in once] == ["request.completed"]
+    assert (twice, lag) == ([], 0)
+    assert len(bench.state.repeats.recent) + len(bench.state.repeats.older) <= 4
 
 
 def test_letters_that_wait_for_one_batch_are_classified_in_their_order_of_arrival() -> None:
@@ -196,12 +306,11 @@ def test_a_command_at_its_delivery_limit_is_stuck_if_the_worker_recorded_rejects
 
 def test_a_command_at_its_delivery_limit_without_rejects_is_sent_once_more_and_only_once() -> None:
     bench = MonitorBench()
-    dead = letter(COMMAND, "delivery_limit", WORKER)
 
-    bench.step(dead)
-    first = bench.step(TimerFired("delivery:1"))
-    bench.step(letter(COMMAND, "delivery_limit", WORKER, key="delivery:2"))
-    second = bench.step(TimerFired("delivery:2"))
+    bench.step(letter(COMMAND, "delivery_limit", WORKER))
+    first = bench.step(JournalRead((arrival(),)))
+    bench.step(letter(COMMAND, "delivery_limit", WORKER, "delivery:2", sender="monitor.other"))
+    second = bench.step(JournalRead((arrival("delivery:2"),)))
 
     again = Publish("commands", WORKER, COMMAND, mandatory=True, reply_to="manager.1.replies")
     assert acts(first) == [CancelTimer("delivery:1"), again, Ack(LETTERS, "delivery:1")]
@@ -258,15 +367,3 @@ def test_messages_beyond_the_bound_are_linked_to_no_chain(monkeypatch: pytest.Mo
     bench = MonitorBench(*(record(Event.MESSAGE_SENT, message_id=str(n)) for n in range(4)))
 
     assert sorted(bench.state.index.of("vm-7").causes) == ["0", "1"]
-
-
-def test_the_memory_of_what_was_sent_once_more_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MONITOR_MESSAGES_MAX", 2)
-    bench = MonitorBench()
-
-    for number in range(4):
-        command = COMMAND.model_copy(update={"step": f"{number}.0"})
-        bench.step(letter(command, "delivery_limit", WORKER))
-        bench.step(TimerFired("delivery:1"))
-
-    assert [each.rpartition("/")[2] for each in bench.state.republished] == ["2.0", "3.0"]

@@ -38,14 +38,23 @@ def create(command: messages.CreateVm, reply_to: str, replies_queue: str) -> Ste
         shown += [DeclareMailbox(mailbox), Bind(mailbox)]
         visible = observed(Event.VCPU_VISIBLE, vm.name, mailbox.vcpu, mailbox=mailbox.name)
         shown.append(visible)
-    placements = [_placement(vm, vcpu, replies_queue) for vcpu in range(len(vm.slots))]
+    placements = [
+        Publish(
+            topology.PLACEMENT.name,
+            topology.PLACEMENT_QUEUE.name,
+            _placement(vm, vcpu),
+            mandatory=True,
+            reply_to=replies_queue,
+        )
+        for vcpu in range(len(vm.slots))
+    ]
     return vm, (*effects, *shown, *placements)
 
 
-def _placement(vm: Vm, vcpu: int, replies_queue: str) -> Effect:
+def _placement(vm: Vm, vcpu: int) -> messages.PlaceVcpu:
     scenario = vm.scenario
     first, second = root_contexts(scenario, vcpu)
-    message = messages.PlaceVcpu(
+    return messages.PlaceVcpu(
         vm=vm.name,
         incarnation=vm.incarnation,
         vcpu=vcpu,
@@ -55,13 +64,6 @@ def _placement(vm: Vm, vcpu: int, replies_queue: str) -> Effect:
         avic=scenario.avic,
         in_guest=vcpu in scenario.in_guest,
         fence_ms=scenario.fence_ms,
-    )
-    return Publish(
-        topology.PLACEMENT.name,
-        topology.PLACEMENT_QUEUE.name,
-        message,
-        mandatory=True,
-        reply_to=replies_queue,
     )
 
 
@@ -119,5 +121,23 @@ def _workers(vm: Vm) -> tuple[str, ...]:
 def created(vm: Vm) -> tuple[Effect, ...]:
     """Return the answer to CreateVm."""
     message = messages.VmCreated(vm=vm.name, incarnation=vm.incarnation, workers=_workers(vm))
+    return _to_client(vm, message)
+
+
+def awaited(vm: Vm) -> set[str]:
+    """Return the ids of the placements that nobody has answered yet."""
+    vcpus = (vcpu for vcpu, slot in enumerate(vm.slots) if slot.worker is None)
+    return {_placement(vm, vcpu).identity() for vcpu in vcpus}
+
+
+def given_up(vm: Vm) -> tuple[Effect, ...]:
+    """Return the answer to a CreateVm whose vCPUs cannot be placed."""
+    message = messages.Refused(
+        vm=vm.name, incarnation=vm.incarnation, code="connections-lost", command=vm.create_id
+    )
+    return _to_client(vm, message)
+
+
+def _to_client(vm: Vm, message: messages.Message) -> tuple[Effect, ...]:
     publish = Publish(topology.REPLIES.name, vm.reply_to, message, correlation_id=vm.create_id)
     return publish, Ack(topology.MANAGER_COMMANDS_QUEUE.name, vm.create_id)

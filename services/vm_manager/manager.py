@@ -190,7 +190,10 @@ class VmManager:
             case messages.RequestAcked():
                 vm, effects = self._acked(vm, message)
             case messages.CommandStuck():
-                return self._stuck(state, message, "delivery limit reached", ack)
+                lost = " by lost connections" if message.why == "connections-lost" else ""
+                return self._stuck(state, message, f"delivery limit reached{lost}", ack)
+            case messages.Refused():
+                return self._give_up(state, vm, message, ack)
             case messages.RootsReleased() if event.reply_to:
                 vm, effects = unloading.unload(vm, message, event.reply_to)
             case messages.ZapRequested() if event.reply_to:
@@ -217,6 +220,15 @@ class VmManager:
             vm, further = interpreter.step_waited(vm, self.replies_queue)
             effects = (*effects, *further)
         return vm, effects
+
+    def _give_up(
+        self, state: ManagerState, vm: Vm, refused: messages.Refused, ack: Effect
+    ) -> Result:
+        """End a creation if the monitor has given a placement up that it waits for."""
+        if vm.phase != "creating" or refused.command not in creation.awaited(vm):
+            return state, (ack,)
+        after, effects = self._forget(state, vm)
+        return after, (*creation.given_up(vm), *effects, ack)
 
     def _stuck(
         self,

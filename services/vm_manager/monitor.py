@@ -159,25 +159,37 @@ class DeadLetterMonitor:
         is_first = letter.sender.partition(".")[0] != MONITOR
         if why == CONNECTIONS_LOST and message is not None and is_first:
             return state, (*effects, *_republish(letter, message), ack)
-        if invariant == "stuck" and letter.reason == "delivery_limit":
-            effects += self._tell_manager(message)
+        if letter.reason == "delivery_limit":
+            effects += self._tell(letter, why)
         if _is_counted(index, letter):
             return state, (*effects, ack)
         said = _classified(index, letter, invariant, why)
         state = replace(state, index=state.index.classify(_vm_of(letter), _death(letter)))
         return state, (*effects, said, ack)
 
-    def _tell_manager(self, command: messages.Message | None) -> tuple[Effect, ...]:
-        if not isinstance(command, messages.DestroyVcpu):
+    def _tell(self, letter: DeadLettered, why: str) -> tuple[Effect, ...]:
+        """Tell whoever waits for a command that it has died at its delivery limit."""
+        command = letter.message
+        if isinstance(command, messages.DestroyVcpu):
+            stuck = messages.CommandStuck(
+                vm=command.vm,
+                incarnation=command.incarnation,
+                vcpu=command.vcpu,
+                step=command.step,
+                why="connections-lost" if why == CONNECTIONS_LOST else "rejects",
+            )
+            key = topology.manager_replies(self.epoch).name
+            return (Publish(topology.REPLIES.name, key, stuck, mandatory=True),)
+        if command is None or letter.reply_to is None or why != CONNECTIONS_LOST:
             return ()
-        stuck = messages.CommandStuck(
+        refused = messages.Refused(
             vm=command.vm,
             incarnation=command.incarnation,
-            vcpu=command.vcpu,
-            step=command.step,
+            code="connections-lost",
+            command=letter.message_id,
         )
-        key = topology.manager_replies(self.epoch).name
-        return (Publish(topology.REPLIES.name, key, stuck, mandatory=True),)
+        key, about = letter.reply_to, letter.message_id
+        return (Publish(topology.REPLIES.name, key, refused, correlation_id=about),)
 
 
 def _vm_of(letter: DeadLettered) -> str | None:

@@ -97,11 +97,16 @@ RefusalCode = Literal[
     "vm-not-ready",
     "vm-limit-reached",
     "teardown-running",
+    "connections-lost",
 ]
 
 
 class Refused(_Message):
-    """The manager refuses a command, definitely: nothing of it was done."""
+    """The manager refuses a command, definitely: nothing of it was done.
+
+    `connections-lost` is the exception: those of its receivers died so often that the monitor has
+    given the command up; the VM is to be removed.
+    """
 
     type: Literal["Refused"] = "Refused"
     id_form: ClassVar[str] = "{command}/refused/{code}"
@@ -257,11 +262,15 @@ class RequestAcked(_VcpuMessage):
 
 
 class CommandStuck(_VcpuMessage):
-    """The monitor tells the manager that a command reached its delivery limit by rejects."""
+    """The monitor tells the manager that a command reached its delivery limit.
+
+    By rejects, or by lost connections, and again after it was sent once more.
+    """
 
     type: Literal["CommandStuck"] = "CommandStuck"
     id_form: ClassVar[str] = "{scope}/command-stuck/{vcpu}/{step}"
     step: StepPath
+    why: Literal["rejects", "connections-lost"] = "rejects"
 
 
 # --- requests: what the manager posts to all visible vCPUs ------------------------------------

@@ -27,7 +27,7 @@ class Role(StrEnum):
 _MANAGER: Final = frozenset({Role.MANAGER})
 _WORKER: Final = frozenset({Role.WORKER})
 _AGAIN: Final = frozenset({Role.MONITOR})
-"""The monitor sends commands again that lost connections have dead-lettered."""
+"""The monitor sends commands again that lost connections have dead-lettered, or gives them up."""
 
 SENDERS: Final[Mapping[str, frozenset[Role]]] = {
     "CreateVm": frozenset({Role.CLIENT}) | _AGAIN,
@@ -36,7 +36,7 @@ SENDERS: Final[Mapping[str, frozenset[Role]]] = {
     "VmCreated": _MANAGER,
     "VmDestroyed": _MANAGER,
     "VmRemoved": _MANAGER,
-    "Refused": _MANAGER,
+    "Refused": _MANAGER | _AGAIN,
     "PlaceVcpu": _MANAGER | _AGAIN,
     "PlacementAnswered": _MANAGER,
     "VcpuPlaced": _WORKER,

@@ -17,7 +17,7 @@ from teardown_lab.checker.happens_before import before
 from teardown_lab.checker.invariants_mmu import RootLife
 from teardown_lab.checker.invariants_requests import UNREAD, was_alive
 from teardown_lab.checker.invariants_vcpu import ACCESS_REASONS
-from teardown_lab.checker.invariants_vm import OUT_OF_TIME
+from teardown_lab.checker.invariants_vm import OUT_OF_TIME, given_up
 from vm_protocol.observations import Event
 
 _FROM_CLIENTS: Final = ("CreateVm", "DestroyVm", "RemoveVm")
@@ -52,6 +52,8 @@ def _ending(facts: Facts) -> Iterator[str]:
         yield _ENDINGS[outcome]
     if outcome == OUT_OF_TIME and facts.vm_freed is not None:
         yield "the run ran out of time after the VM was freed, while deliveries were open"
+    if facts.vm_freed is None and (lost := given_up(facts)):
+        yield _some("{} given up: lost connections reached the delivery limit twice", lost)
     ended = facts.vm_freed is not None or facts.stuck or outcome == OUT_OF_TIME
     if not ended:
         yield "the history ends before the VM was freed and before a step was stuck"

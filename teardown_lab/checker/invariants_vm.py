@@ -87,6 +87,7 @@ def _state_use(moment: Moment, state: str, message_id: str | None, vcpu: int | N
 def stuck_steps(facts: Facts) -> Iterator[Found]:
     """Yield steps that cannot end: one per command, and one for a teardown that names none."""
     vcpus: set[int | None] = set()
+    lost = given_up(facts)
     for found in _stuck_commands(facts):
         vcpus.add(found.violation.vcpu)
         yield found
@@ -94,11 +95,13 @@ def stuck_steps(facts: Facts) -> Iterator[Found]:
         vcpu = stuck.record.vcpu
         if vcpu in vcpus or (vcpu is None and vcpus):
             continue
-        vcpus.add(vcpu)
         command = _last_command(facts, vcpu)
+        if command in lost:
+            continue
+        vcpus.add(vcpu)
         why = shapes.text(stuck.record, "why") or "the manager recorded teardown.stuck"
         yield _stuck(facts, stuck, vcpu, command or stuck.record.caused_by, why)
-    if facts.outcome() == OUT_OF_TIME and not vcpus and facts.vm_freed is None:
+    if facts.outcome() == OUT_OF_TIME and not vcpus and not lost and facts.vm_freed is None:
         why = "the run ran out of time while all services answered"
         yield _stuck(facts, facts.moments[-1], None, None, why)
 
@@ -122,6 +125,20 @@ def at_delivery_limit(facts: Facts, letter: Moment) -> bool:
     """
     reached = shapes.text(letter.record, "reason") == "delivery_limit"
     return reached and facts.delivery(letter.record) in facts.requeued
+
+
+def given_up(facts: Facts) -> tuple[str, ...]:
+    """Return the commands that lost connections brought to their delivery limit, and again.
+
+    The first time such a command is sent once more, and the letter is not classified.
+    """
+    letters = (
+        letter
+        for letter in facts.letters
+        if shapes.text(letter.record, "reason") == "delivery_limit"
+        and not at_delivery_limit(facts, letter)
+    )
+    return tuple(dict.fromkeys(letter.record.message_id or "" for letter in letters))
 
 
 def _last_command(facts: Facts, vcpu: int | None) -> str | None:

@@ -196,5 +196,6 @@ def _queues_to_remove(experiment: Experiment) -> tuple[str, ...]:
 def _refusal(code: str) -> str:
     ways = {
         "vm-limit-reached": "the manager keeps as many VMs as it can; remove some",
+        "connections-lost": "the services lose the broker again and again; their logs say why",
     }
     return f"the manager refuses: {code}; {ways.get(code, 'run it again')}"

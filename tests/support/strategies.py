@@ -30,6 +30,7 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "vm": _vm,
     "incarnation": _ordinal,
     "vcpu": _index,
+    "why": st.sampled_from(["rejects", "connections-lost"]),
     "step": _step,
     "position": _index,
     "generation": _ordinal,

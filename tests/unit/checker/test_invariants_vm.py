@@ -137,6 +137,22 @@ def test_a_delivery_limit_without_recorded_rejects_breaks_nothing(new_story, sum
     }
 
 
+def test_a_command_that_lost_connections_ended_twice_proves_nothing(new_story, summary):
+    story = new_story(vcpus=1).begin()
+    command = story.command(0, "free_vcpu")
+    story.say("monitor", "dead_letter.republished", 0, message_id=command, queue=COMMANDS)
+    story.letter(command, COMMANDS, "delivery_limit", 0, None, "connections-lost")
+    story.say("manager", "teardown.stuck", 0, why="delivery limit reached by lost connections")
+
+    assert summary(story.finish().judge()) == {
+        "verdict": "inconclusive",
+        "dead_letters": [("delivery_limit", COMMANDS, 0, None)],
+        "notes": [
+            f"1 message was given up: lost connections reached the delivery limit twice: {command}"
+        ],
+    }
+
+
 def test_a_run_out_of_time_with_all_services_answering_is_stuck(new_story, summary):
     story = new_story().begin()
 

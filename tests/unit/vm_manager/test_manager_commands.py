@@ -341,3 +341,24 @@ def test_a_removed_vm_s_name_can_be_taken_again() -> None:
     bench.command(create(Scenario(vcpus=1)))
 
     assert bench.vm.phase == "creating"
+
+
+@pytest.mark.parametrize("placed_first", [False, True])
+def test_a_creation_ends_when_a_placement_that_it_waits_for_is_given_up(placed_first: bool) -> None:
+    bench = ManagerBench()
+    effects = bench.command(create())
+    place = next(each for each in sent(effects) if isinstance(each, messages.PlaceVcpu))
+    if placed_first:  # by another copy of it
+        bench.reply(placed(place.vcpu))
+
+    given_up = refusal(place, "connections-lost")
+    done = [each for each in acts(bench.reply(given_up)) if not isinstance(each, CancelTimer)]
+
+    settled = Ack(topology.manager_replies(1).name, given_up.identity())
+    if placed_first:
+        assert done == [settled]
+        return
+    deleted = [DeleteMailbox(Mailbox("vm-0", vcpu)) for vcpu in (0, 1)]
+    refused = to_client(refusal(create(), "connections-lost"), create())
+    assert done == [*refused, *deleted, settled]
+    assert len(bench.state.vms) == 0

@@ -187,17 +187,18 @@ def test_a_touch_of_vm_state_is_rejected_exactly_when_that_state_is_freed(
 
 
 def stuck_by(how: str, bench: ManagerBench, command: messages.DestroyVcpu) -> list[object]:
-    told = messages.CommandStuck(vm="vm-0", vcpu=command.vcpu, step=command.step)
+    why = "connections-lost" if how == "lost connections" else "rejects"
+    told = messages.CommandStuck(vm="vm-0", vcpu=command.vcpu, step=command.step, why=why)
     match how:
         case "fence":
             return list(acts(bench.reply(done(command, "stuck"))))
-        case "delivery limit":
+        case "delivery limit" | "lost connections":
             return list(acts(bench.reply(told)))
         case _:
             return list(acts(bench.step(Returned(command))))
 
 
-@pytest.mark.parametrize("how", ["fence", "delivery limit", "returned"])
+@pytest.mark.parametrize("how", ["fence", "delivery limit", "lost connections", "returned"])
 def test_a_command_that_cannot_end_ends_the_teardown_and_answers_the_client(how: str) -> None:
     bench = ManagerBench.running()
     (command,) = commands_in(bench.command(FREE_ALL))
@@ -211,7 +212,7 @@ def test_a_command_that_cannot_end_ends_the_teardown_and_answers_the_client(how:
     assert list(bench.command(FREE_ALL)) == [publish, ack]
 
 
-@pytest.mark.parametrize("how", ["fence", "delivery limit", "returned"])
+@pytest.mark.parametrize("how", ["fence", "delivery limit", "lost connections", "returned"])
 def test_a_command_that_is_not_waited_for_stops_nothing(how: str) -> None:
     bench = ManagerBench.running()
     (command,) = commands_in(bench.command(FREE_ALL))

@@ -281,7 +281,7 @@ TABLE: Final[dict[str, Row]] = {
         "vm_manager.manager:VmManager._reply",
         (
             (
-                'self._stuck(state, message, "delivery limit reached", ack)',
+                'self._stuck(state, message, f"delivery limit reached{lost}", ack)',
                 "(state, (ack,))",
             ),
         ),

@@ -217,12 +217,5 @@ setup_broker() {
   fi
 }
 
-# Passwords and permissions for the stack of docker-compose.yml; those that are there stay.
-setup_secrets() {
-  [ ! -e deploy/secrets/client.url ] || return 0
-  quietly "make the stack's passwords" "$venv/bin/python" deploy/rabbitmq/make_definitions.py || true
-}
-
 setup_venv
-setup_secrets
 setup_broker

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Write what the stack's broker imports at its first boot, and the passwords that its users have.
+"""Write what the stack's broker imports at its boot, and the passwords that its users have.
 
-Into a folder that git ignores: `definitions.json` (users with hashed passwords, permissions,
-exchanges, shared queues) for the broker, `<user>.password` for each service, and `client.url` for
-`teardown run --attach`. Beside them goes `.env`, without secrets, which `docker compose` reads.
-Passwords that are there already stay, unless --rotate asks for new ones. Needs Python 3.11 and
-nothing else.
+`docker compose up` runs this first, as its service `setup`. Each reader gets a folder of its own:
+`broker/definitions.json` (users with hashed passwords, permissions, exchanges, shared queues),
+`manager/` and `worker/` the passwords that those services read, `client/` the URL for
+`teardown run --attach` and the operator's password. Passwords that are there already stay, unless
+--rotate asks for new ones. Needs Python 3.11 and nothing else.
 """
 
 import argparse
@@ -21,16 +21,33 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "shared"), str(Path(__file__).parent)]
 
-from permissions import CLIENT, ROLES, Role  # noqa: E402 - found through the lines above
+from permissions import (  # noqa: E402 - found through the lines above
+    CLIENT,
+    MANAGER,
+    MONITOR,
+    OPERATOR,
+    ROLES,
+    WORKER,
+    Role,
+)
 
 from vm_protocol import topology  # noqa: E402
 
-FOLDER: Final = ROOT / "deploy" / "secrets"
 VIRTUAL_HOST: Final = "/"
 IMAGE_USER: Final = 10001
-"""The user of the image: root's files are given to it, since no container runs as root."""
+"""Whom containers run as: root gives what they read to that user."""
 PASSWORD_BYTES: Final = 32
-MARK: Final = "# Made by deploy/rabbitmq/make_definitions.py."
+BROKER_FOLDER: Final = "broker"
+CLIENT_FOLDER: Final = "client"
+"""Of whoever sits at the host: its files go to the owner that it has."""
+FOLDERS: Final = {
+    MANAGER.user: "manager",
+    MONITOR.user: "manager",
+    WORKER.user: "worker",
+    CLIENT.user: CLIENT_FOLDER,
+    OPERATOR.user: CLIENT_FOLDER,
+}
+"""Where each user's password goes: the monitor lives in the manager's process."""
 
 
 def password_hash(password: str, salt: bytes) -> str:
@@ -80,71 +97,73 @@ def _lasting(arguments: tuple[tuple[str, Any], ...] = ()) -> dict[str, Any]:
     return {"durable": True, "auto_delete": False, "arguments": dict(arguments)}
 
 
+def password_file(folder: Path, user: str) -> Path:
+    """Return where a user's password stands."""
+    return folder / FOLDERS[user] / f"{user}.password"
+
+
+def client_url_file(folder: Path) -> Path:
+    """Return where the client's URL stands."""
+    return folder / CLIENT_FOLDER / "client.url"
+
+
+def definitions_file(folder: Path) -> Path:
+    """Return where the definitions stand, which the broker imports."""
+    return folder / BROKER_FOLDER / "definitions.json"
+
+
 def write_secrets(folder: Path, port: int, *, rotate: bool = False) -> dict[str, str]:
     """Write the folder's files, and return the passwords by user.
 
     Raises:
         OSError: The folder or a file in it cannot be written.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.chmod(0o700)
-    passwords = {role.user: _password(folder, role.user, rotate=rotate) for role in ROLES}
-    _put(folder / "definitions.json", json.dumps(definitions(passwords), indent=2) + "\n")
+    for name in (BROKER_FOLDER, *dict.fromkeys(FOLDERS.values())):
+        _make_folder(folder / name)
+    passwords = {
+        role.user: _password(password_file(folder, role.user), rotate=rotate) for role in ROLES
+    }
+    _put(definitions_file(folder), json.dumps(definitions(passwords), indent=2) + "\n")
     url = f"amqp://{CLIENT.user}:{passwords[CLIENT.user]}@127.0.0.1:{port}/%2F"
-    _put(folder / "client.url", url + "\n", is_ours=True)
+    _put(client_url_file(folder), url + "\n")
     return passwords
 
 
-def write_environment(file: Path, folder: Path, port: int) -> None:
-    """Write what docker-compose.yml leaves open.
-
-    Raises:
-        FileExistsError: The file is somebody else's; the text says what is wanted in it.
-        OSError: It cannot be written.
-    """
-    lines = [
-        f"TEARDOWN_UID={os.getuid() or IMAGE_USER}",
-        f"TEARDOWN_AMQP_PORT={port}",
-    ]
-    if folder.resolve() != FOLDER:  # where docker-compose.yml looks by itself, also once moved
-        lines.append(f"TEARDOWN_SECRETS={folder.resolve()}")
-    if file.exists() and MARK not in file.read_text(encoding="utf-8"):
-        raise FileExistsError(f"{file} is not ours: put into it {' '.join(lines)}")
-    file.write_text("\n".join([MARK, *lines]) + "\n", encoding="utf-8")
+def _make_folder(folder: Path) -> None:
+    """Make a folder that only its owner enters; what containers read is theirs."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    if os.getuid() == 0 and folder.name != CLIENT_FOLDER:
+        os.chown(folder, IMAGE_USER, IMAGE_USER)
 
 
-def _password(folder: Path, user: str, *, rotate: bool) -> str:
-    file = folder / f"{user}.password"
+def _password(file: Path, *, rotate: bool) -> str:
     known = "" if rotate or not file.exists() else file.read_text(encoding="ascii").strip()
     password = known or secrets.token_urlsafe(PASSWORD_BYTES)
     _put(file, password + "\n")
     return password
 
 
-def _put(file: Path, text: str, *, is_ours: bool = False) -> None:
-    """Write a file that only its owner reads; `is_ours` keeps it from the containers' user."""
+def _put(file: Path, text: str) -> None:
+    """Write a file that only its owner reads, who is that of its folder."""
     part = file.with_name(f"{file.name}.part")
     part.unlink(missing_ok=True)
     with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
         out.write(text)
-    if os.getuid() == 0 and not is_ours:
-        os.chown(part, IMAGE_USER, IMAGE_USER)
+    if os.getuid() == 0:
+        owner = file.parent.stat()
+        os.chown(part, owner.st_uid, owner.st_gid)
     part.replace(file)
 
 
 def main() -> None:
     """Write the files and say where they are."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--env-file", type=Path, default=ROOT / ".env")
+    parser.add_argument("--folder", type=Path, required=True, help="where they go")
     parser.add_argument("--port", type=int, default=5672, help="where 127.0.0.1 reaches the broker")
     parser.add_argument("--rotate", action="store_true", help="new passwords for all users")
     given = parser.parse_args()
     write_secrets(given.folder, given.port, rotate=given.rotate)
-    try:
-        write_environment(given.env_file, given.folder, given.port)
-    except FileExistsError as error:
-        sys.exit(f"make_definitions: {error}")
     sys.stdout.write(f"{given.folder}: definitions.json and the passwords of {len(ROLES)} users\n")
 
 

@@ -19,7 +19,7 @@ from teardown_lab.checker.verdict import judge
 from teardown_lab.experiment.client import ClientState, Experiment
 from teardown_lab.experiment.in_memory import run_in_memory
 from teardown_lab.experiment.on_broker import run_on_broker
-from teardown_lab.experiment.stack import Stack, StackOptions, started
+from teardown_lab.experiment.stack import Stack, StackFailed, StackOptions, started
 from teardown_lab.leftovers import RunFolder
 from vm_protocol import topology
 from vm_protocol.ordering import Ordering
@@ -31,6 +31,9 @@ RESULTS = Path("results")
 """Where histories go unless told otherwise; nothing in it is ever overwritten."""
 
 Say = Callable[[str], None]
+
+_VM_LOST = "vm-not-found"
+"""The manager's answer to the teardown of a VM that a manager before it has made."""
 
 
 class RunRefused(Exception):
@@ -121,6 +124,11 @@ class Lab:
                 on_record(record)
 
             state = self._conduct(experiment, workers, write)
+        if state.refusal == _VM_LOST:
+            raise StackFailed(
+                f"the manager answers {_VM_LOST}: the one that knew this VM is gone, and its "
+                "successor does not go on with what it had begun; run it again"
+            )
         if state.refusal is not None:
             raise RunRefused(_refusal(state.refusal))
         return Finished(judge(load_history(path), vm), path)

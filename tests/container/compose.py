@@ -4,14 +4,12 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-MAKE_DEFINITIONS = ROOT / "deploy" / "rabbitmq" / "make_definitions.py"
 UP_SECONDS = 300
 PORTS = ("AMQP", "MANAGEMENT", "PROMETHEUS")
 
@@ -48,7 +46,7 @@ def inspected(name: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Compose:
-    """One project: its name, its folder of secrets, its ports, its image."""
+    """One project: its name, the folder for what its client needs, its ports, its image."""
 
     project: str
     secrets: Path
@@ -57,21 +55,14 @@ class Compose:
 
     @classmethod
     def prepared(cls, folder: Path) -> "Compose":
-        """Make secrets and an environment file as the set-up does."""
+        """Say in an environment file what keeps it apart from others on this machine."""
         project = f"teardown-test-{os.getpid()}"
         ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         compose = cls(project, folder / "secrets", ports, f"{project}-image")
-        given = ["--folder", compose.secrets, "--env-file", compose.environment]
-        made = subprocess.run(
-            [sys.executable, MAKE_DEFINITIONS, *given, "--port", str(ports["AMQP"])],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert made.returncode == 0, made.stderr
-        with compose.environment.open("a", encoding="utf-8") as file:
-            file.write(f"TEARDOWN_IMAGE={compose.image}\n")
-            file.writelines(f"TEARDOWN_{name}_PORT={port}\n" for name, port in ports.items())
+        compose.secrets.mkdir()
+        lines = [f"TEARDOWN_IMAGE={compose.image}", f"TEARDOWN_SECRETS={compose.secrets}"]
+        lines += [f"TEARDOWN_{name}_PORT={port}" for name, port in ports.items()]
+        compose.environment.write_text("\n".join(lines) + "\n", encoding="utf-8")
         return compose
 
     @property
@@ -84,10 +75,9 @@ class Compose:
         """The client's URL, password included."""
         return (self.secrets / "client.url").read_text(encoding="ascii").strip()
 
-    def passwords(self) -> list[str]:
-        """Return every password."""
-        files = sorted(self.secrets.glob("*.password"))
-        return [file.read_text(encoding="ascii").strip() for file in files]
+    def copy_secrets(self, folder: Path) -> None:
+        """Copy what the set-up has made, for each reader a folder: as root of the engine can."""
+        self.must("cp", "setup:/secrets/.", str(folder))
 
     def run(self, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a `docker compose` command of this project."""
@@ -115,6 +105,20 @@ class Compose:
         """Return the ids of a service's containers."""
         more = ["--all"] if stopped else []
         return self.must("ps", "--quiet", *more, *([service] if service else [])).split()
+
+    def metric(self, container: str, name: str) -> float:
+        """Return a metric without labels, as one container's service tells it."""
+        page = ("python", "-I", "/opt/teardown/healthcheck.py", "/metrics", name)
+        return float(docker("exec", container, *page).stdout.split()[-1])
+
+    def active_manager(self) -> str:
+        """Return the container whose manager takes commands; there is one after the first."""
+        (active,) = (
+            container
+            for container in self.containers("vm-manager")
+            if self.metric(container, "teardown_manager_elected") == 1
+        )
+        return active
 
     def leftovers(self) -> dict[str, list[str]]:
         """Return what the engine still has of this project."""

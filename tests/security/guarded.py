@@ -52,8 +52,9 @@ class Guarded:
             yield channel
 
 
-def _password_files(folder: Path) -> dict[str, Path]:
-    return {user: folder / f"{user}.password" for user in USERS}
+def password_files(folder: Path) -> dict[str, Path]:
+    """Return where the set-up has put each user's password."""
+    return {user: make_definitions.password_file(folder, user) for user in USERS}
 
 
 @contextmanager
@@ -71,7 +72,7 @@ def guarded_node(folder: Path) -> Iterator[Guarded]:
     file = folder / "with-guest.json"
     file.write_text(json.dumps(definitions), encoding="utf-8")
     with PrivateNode(config=[f"load_definitions = {file}"]) as node:
-        yield Guarded(node.port, _password_files(folder))
+        yield Guarded(node.port, password_files(folder))
 
 
 @contextmanager
@@ -80,7 +81,10 @@ def guarded_container(folder: Path) -> Iterator[Guarded]:
     compose = Compose.prepared(folder)
     try:
         compose.up("rabbitmq")
-        yield Guarded(compose.ports["AMQP"], _password_files(compose.secrets))
+        copies = folder / "copies"
+        copies.mkdir()
+        compose.copy_secrets(copies)
+        yield Guarded(compose.ports["AMQP"], password_files(copies))
     finally:
         compose.down()
 

@@ -31,10 +31,44 @@ def test_only_its_owner_reads_a_secret(tmp_path: Path) -> None:
 
     make_definitions.write_secrets(folder, 5672)
 
-    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
-    assert set(modes) == {"definitions.json", "client.url", *(f"{u}.password" for u in USERS)}
-    assert set(modes.values()) == {0o600}
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    found = {
+        str(path.relative_to(folder)): stat.S_IMODE(path.stat().st_mode)
+        for path in folder.rglob("*")
+    }
+    assert {name for name, mode in found.items() if mode == 0o700} == {
+        "broker",
+        "manager",
+        "worker",
+        "client",
+    }
+    assert {name for name, mode in found.items() if mode == 0o600} == {
+        "broker/definitions.json",
+        "manager/manager.password",
+        "manager/monitor.password",
+        "worker/worker.password",
+        "client/client.password",
+        "client/client.url",
+        "client/operator.password",
+    }
+    assert set(found.values()) == {0o600, 0o700}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_root_gives_each_file_to_who_reads_it(tmp_path: Path) -> None:
+    client = tmp_path / "client"
+    client.mkdir()
+    os.chown(client, 4711, 4711)
+
+    for _ in range(2):
+        make_definitions.write_secrets(tmp_path, 5672)
+
+    owners = {path.name: path.stat().st_uid for path in tmp_path.rglob("*.*")}
+    assert {name for name, owner in owners.items() if owner == 4711} == {
+        "client.password",
+        "client.url",
+        "operator.password",
+    }
+    assert set(owners.values()) == {4711, make_definitions.IMAGE_USER}
 
 
 def test_passwords_stay_until_they_are_rotated(tmp_path: Path) -> None:
@@ -49,7 +83,7 @@ def test_passwords_stay_until_they_are_rotated(tmp_path: Path) -> None:
 
 def test_the_definitions_hold_hashes_and_no_passwords(tmp_path: Path) -> None:
     passwords = make_definitions.write_secrets(tmp_path, 5672)
-    text = (tmp_path / "definitions.json").read_text(encoding="utf-8")
+    text = make_definitions.definitions_file(tmp_path).read_text(encoding="utf-8")
 
     assert [password for password in passwords.values() if password in text] == []
     for user in json.loads(text)["users"]:
@@ -58,31 +92,8 @@ def test_the_definitions_hold_hashes_and_no_passwords(tmp_path: Path) -> None:
         assert raw[4:] == hashlib.sha256(salted).digest()
 
 
-def test_a_file_for_compose_that_is_somebody_else_s_is_left_alone(tmp_path: Path) -> None:
-    file = tmp_path / ".env"
-    make_definitions.write_environment(file, tmp_path, 5672)
-    make_definitions.write_environment(file, tmp_path, 5673)
-    assert "TEARDOWN_AMQP_PORT=5673" in file.read_text(encoding="utf-8")
-
-    file.write_text("MINE=1\n", encoding="utf-8")
-    with pytest.raises(FileExistsError, match="TEARDOWN_UID="):
-        make_definitions.write_environment(file, tmp_path, 5672)
-    assert file.read_text(encoding="utf-8") == "MINE=1\n"
-
-
-def test_containers_do_not_run_as_root(tmp_path: Path) -> None:
-    file = tmp_path / ".env"
-    make_definitions.write_environment(file, tmp_path, 5672)
-    make_definitions.write_secrets(tmp_path / "secrets", 5672)
-
-    user = int(re.findall(r"TEARDOWN_UID=(\d+)", file.read_text(encoding="utf-8"))[0])
-    assert user > 0
-    assert (tmp_path / "secrets" / "worker.password").stat().st_uid == user
-    assert (tmp_path / "secrets" / "client.url").stat().st_uid == os.getuid()
-
-
 def test_git_ignores_what_the_set_up_writes() -> None:
-    names = [".env", "deploy/secrets/definitions.json", "deploy/secrets/client.url"]
+    names = ["deploy/secrets/client.password", "deploy/secrets/client.url"]
 
     done = subprocess.run(
         ["git", "check-ignore", "--no-index", *names],
@@ -97,7 +108,7 @@ def test_git_ignores_what_the_set_up_writes() -> None:
 
 def test_it_needs_no_package(tmp_path: Path) -> None:
     script = ROOT / "deploy" / "rabbitmq" / "make_definitions.py"
-    given = ["--folder", tmp_path / "secrets", "--env-file", tmp_path / ".env"]
+    given = ["--folder", tmp_path / "secrets"]
 
     done = subprocess.run(
         [sys.executable, "-S", script, *given], capture_output=True, text=True, check=False
@@ -108,7 +119,7 @@ def test_it_needs_no_package(tmp_path: Path) -> None:
 
 
 def passwords_in(folder: Path) -> list[str]:
-    return [file.read_text(encoding="ascii").strip() for file in folder.glob("*.password")]
+    return [file.read_text(encoding="ascii").strip() for file in folder.rglob("*.password")]
 
 
 OWN: list[tuple[str, Queue]] = [

@@ -27,6 +27,7 @@ from teardown_lab.run_record import (
     Record,
     RecordedProcess,
     RecordedQueues,
+    RecordedVm,
     read_record,
     remove_recorded,
     write_record,
@@ -192,6 +193,18 @@ class RunFolder:
             self._record.queues.append(RecordedQueues(url, tuple(names), tuple(exchanges)))
             self._write()
 
+    def add_vm(self, url: str, name: str) -> None:
+        """Record a VM that the run asks for on a broker that is not its own."""
+        with self._guard:
+            self._record.vms.append(RecordedVm(url, name))
+            self._write()
+
+    def forget_vm(self, url: str, name: str) -> None:
+        """Forget a VM that the run has had removed."""
+        with self._guard:
+            self._record.vms.remove(RecordedVm(url, name))
+            self._write()
+
     def own_broker(self, url: str) -> None:
         """Tell that a broker is the run's own, and goes with it."""
         with self._guard:
@@ -237,6 +250,20 @@ def remove(leftover: Leftover) -> list[str]:
         *left,
         f"kept {leftover.folder}, to try again; delete it to forget what is named above",
     ]
+
+
+def remove_at(url: str) -> list[str]:
+    """Remove what killed runs of this user left behind, of those that used this broker.
+
+    Returns:
+        Their ids.
+    """
+    removed = []
+    for leftover in find_leftovers():
+        record = read_record(leftover.folder) or Record()
+        if url in record.urls() and remove(leftover):
+            removed.append(leftover.run_id)
+    return removed
 
 
 def _base() -> Path:

@@ -8,10 +8,13 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from teardown_lab.broker.address import delete_queues, without_password
+from teardown_lab.broker.address import delete_queues, publish, without_password
 from teardown_lab.broker.container import remove_container
 from teardown_lab.broker.errors import BrokerUnavailable
 from teardown_lab.broker.processes import ProcessIdentity, boot_id, carrying, end
+from vm_protocol import codec, messages, topology
+from vm_protocol.effects import Publish
+from vm_protocol.recorder import NO_CAUSE, Recorder
 
 RUN_VARIABLE = "TEARDOWN_LAB_RUN"
 _FILE = "run.json"
@@ -36,6 +39,14 @@ class RecordedQueues:
     exchanges: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedVm:
+    """A VM that a run has asked for on a broker that is not its own, and has not seen removed."""
+
+    url: str
+    name: str
+
+
 @dataclass(slots=True)
 class Record:
     """The text of run.json."""
@@ -44,6 +55,11 @@ class Record:
     processes: list[RecordedProcess] = field(default_factory=list)
     containers: list[str] = field(default_factory=list)
     queues: list[RecordedQueues] = field(default_factory=list)
+    vms: list[RecordedVm] = field(default_factory=list)
+
+    def urls(self) -> set[str]:
+        """Return the brokers, not the run's own, that it has made something on."""
+        return {queues.url for queues in self.queues} | {vm.url for vm in self.vms}
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -73,6 +89,7 @@ def read_record(folder: Path) -> Record | None:
                 RecordedQueues(entry["url"], tuple(entry["names"]), tuple(entry["exchanges"]))
                 for entry in data["queues"]
             ],
+            vms=[RecordedVm(**entry) for entry in data.get("vms", [])],
         )
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -88,6 +105,13 @@ def remove_recorded(record: Record, run_id: str) -> tuple[list[str], list[str]]:
                 removed.append(f"container {container}")
         except BrokerUnavailable as error:
             left.append(f"container {container} is left: {error}")
+    for vm in record.vms:
+        try:
+            publish(vm.url, topology.COMMANDS.name, _removal(vm.name))
+        except BrokerUnavailable as error:
+            left.append(f"VM {vm.name} is left: {error}")
+        else:
+            removed.append(f"VM {vm.name} at {without_password(vm.url)}")
     for queues in record.queues:
         shown = without_password(queues.url)
         try:
@@ -98,6 +122,17 @@ def remove_recorded(record: Record, run_id: str) -> tuple[list[str], list[str]]:
             removed.append(f"{len(deleted)} queues and exchanges at {shown}")
             left += [f"left at {shown}: {line}" for line in refused]
     return removed, left
+
+
+def _removal(vm: str) -> tuple[str, codec.Packet]:
+    """Return a RemoveVm with its routing key, for the manager of today or of the next stack.
+
+    It comes after whatever the run has sent, and nobody waits for its answer.
+    """
+    key, replies = topology.MANAGER_COMMANDS_QUEUE.name, topology.client_replies(vm).name
+    remove = Publish(topology.COMMANDS.name, key, messages.RemoveVm(vm=vm), reply_to=replies)
+    sent, _ = Recorder("lab", 0).send(remove, 0, NO_CAUSE)
+    return key, codec.encode(remove.message, sent.envelope)
 
 
 def _end_processes(record: Record, run_id: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A broker's URL: say it without its password, knock at it, and delete queues there.
+"""A broker's URL: say it without its password, knock at it, publish and delete queues there.
 
 Nothing here starts a broker, and nothing here speaks the lab's own messages.
 """
@@ -15,7 +15,9 @@ import pika.exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from service_runtime.endpoint import Endpoint, EndpointError
+from service_runtime.properties import properties_of
 from teardown_lab.broker.errors import BrokerUnavailable
+from vm_protocol.codec import Packet
 
 CONNECT_SECONDS_MAX = 5.0
 CA_VARIABLE = "AMQP_CA_FILE"
@@ -76,6 +78,7 @@ def server_properties(
         return dict(properties or {})
 
 
+_NOT_FOUND = 404
 _RESOURCE_LOCKED = 405
 
 
@@ -102,7 +105,7 @@ def delete_queues(
                 else:
                     channel.exchange_delete(name)
             except pika.exceptions.ChannelClosedByBroker as error:
-                if error.reply_code == 404:
+                if error.reply_code == _NOT_FOUND:
                     deleted.append(name)
                 elif _is_seen(connection, kind, name):
                     refused.append(f"{kind} {name}: {error.reply_text}")
@@ -110,6 +113,25 @@ def delete_queues(
                 deleted.append(name)
                 channel.close()
     return deleted, refused
+
+
+def publish(url: str, exchange: str, addressed: tuple[str, Packet]) -> None:
+    """Publish a packet to a routing key; an exchange that is not there takes none.
+
+    Raises:
+        BrokerUnavailable: The broker does not answer, or it went away before it had confirmed.
+    """
+    key, packet = addressed
+    with _connected(url, CONNECT_SECONDS_MAX) as connection:
+        channel = connection.channel()
+        try:
+            channel.confirm_delivery()
+            channel.basic_publish(
+                exchange, key, packet.body, properties_of(packet, Endpoint(url).user)
+            )
+        except pika.exceptions.ChannelClosedByBroker as error:
+            if error.reply_code != _NOT_FOUND:
+                raise
 
 
 def _is_seen(connection: pika.BlockingConnection, kind: str, name: str) -> bool:

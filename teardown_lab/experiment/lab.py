@@ -20,7 +20,7 @@ from teardown_lab.experiment.client import ClientState, Experiment
 from teardown_lab.experiment.in_memory import run_in_memory
 from teardown_lab.experiment.on_broker import run_on_broker
 from teardown_lab.experiment.stack import Stack, StackFailed, StackOptions, started
-from teardown_lab.leftovers import RunFolder
+from teardown_lab.leftovers import RunFolder, remove_at
 from vm_protocol import topology
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
@@ -139,9 +139,15 @@ class Lab:
         url = self.provided.url
         if url is None:
             return run_in_memory(experiment, workers, write)[1]
-        if self.provided.kind == "url":
-            self._run.add_queues(url, _queues_to_remove(experiment))
-        return run_on_broker(experiment, url, self.stack, write)[1]
+        if self.provided.kind != "url":
+            return run_on_broker(experiment, url, self.stack, write)[1]
+        self._run.add_queues(url, _queues_to_remove(experiment))
+        if not experiment.remove:
+            return run_on_broker(experiment, url, self.stack, write)[1]
+        self._run.add_vm(url, experiment.vm)
+        state = run_on_broker(experiment, url, self.stack, write)[1]
+        self._run.forget_vm(url, experiment.vm)
+        return state
 
     def _has_own_broker(self) -> bool:
         return self.provided.kind in ("private-node", "container")
@@ -172,6 +178,10 @@ def open_lab(options: LabOptions, say: Say, forward: Say = lambda _: None) -> It
         else:
             provided = stack.enter_context(provide_broker(options.broker, run))
         say(provided.line)
+        if provided.kind == "url" and provided.url is not None:
+            # What a killed run has asked for would take the workers' room.
+            for run_id in remove_at(provided.url):
+                say(f"cleaned up: what the killed run {run_id} left at this broker")
         services: Stack | None = None
         if provided.url is not None and not options.attach:
             wanted = StackOptions(

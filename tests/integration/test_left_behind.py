@@ -1,11 +1,14 @@
 """What `teardown run` leaves when it is ended, however it is ended, and what cleanup removes."""
 
+import json
 import os
 import signal
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from integration.tools.amqp import existing
+from integration.tools.amqp import channel_to, existing
 from integration.tools.cli import Place, Running, processes_of, running, teardown
 
 from teardown_lab.broker.private_node import PrivateNode
@@ -140,3 +143,41 @@ def test_a_broker_that_dies_for_good_ends_the_run(place: Place, amqp_url: str) -
 
             assert run.process.wait(40) == 4, run.text()
     assert "the broker does not answer" in run.text()
+
+
+def judged(place: Place, url: str, *options: str) -> dict[str, Any]:
+    """Run a teardown of which every count is known; return its verdict and its counts."""
+    ran = teardown(place, "run", "unload-in-destroy-wipe-last", "--json", *options, AMQP_URL=url)
+    found = json.loads(ran.stdout)
+    return {key: found[key] for key in ("verdict", "notes", "counts")}
+
+
+def wait_queued(url: str, queue: str, count: int) -> None:
+    """Wait until a queue that nobody consumes holds so many messages."""
+    deadline = time.monotonic() + 60
+    with channel_to(url) as channel:
+        while channel.queue_declare(queue, passive=True).method.message_count < count:
+            assert time.monotonic() < deadline, f"{queue} does not hold {count} messages"
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("cleaned_first", [False, True], ids=["run", "cleanup"])
+def test_a_vm_that_a_killed_run_asked_for_does_not_disturb_the_next_run(
+    place: Place, own_node: str, cleaned_first: bool
+) -> None:
+    """It is killed when its CreateVm is queued and no manager has it yet; it asks for 64 vCPUs."""
+    undisturbed = judged(place, own_node)
+    queue = topology.MANAGER_COMMANDS_QUEUE.name
+    with running(place, *LARGE, "--attach", AMQP_URL=own_node) as run:
+        wait_queued(own_node, queue, 1)
+        run.process.kill()
+        run.process.wait()
+
+    if cleaned_first:
+        assert "  VM vm-" in teardown(place, "cleanup").stdout
+
+    assert judged(place, own_node, "--timeout", "20") == undisturbed
+    assert undisturbed["notes"] == []
+    assert place.run_ids() == []
+    with channel_to(own_node) as channel:
+        assert channel.queue_declare(queue, passive=True).method.message_count == 0

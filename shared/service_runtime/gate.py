@@ -3,8 +3,9 @@
 Used only when TEARDOWN_GATE names a conductor; otherwise a driver has no gate, and asks nobody.
 One JSON object a line, both ways. To the conductor: `{"arrived": n, "queue", "message_id"}`,
 `{"arrived": n, "timer"}`, and `{"handled": n}` once all that followed is confirmed. From it:
-`{"release": n}`, `{"release": n, "keep": true}` (handled, and handed in again later as a copy), and
-`{"open": true}`, after which everything passes.
+`{"release": n}`, `{"release": n, "keep": true}` (handled, and handed in again later as a copy),
+`{"open": true}`, after which everything passes, and `{"close": true}`, after which nothing does,
+answered by `{"closed": true}`.
 """
 
 import asyncio
@@ -74,6 +75,10 @@ class Gate:
     def _obey(self, order: dict[str, Any]) -> None:
         if order.get("open"):
             self._open()
+            return
+        if order.get("close"):
+            self._is_open = False
+            self._say({"closed": True})
             return
         number = order["release"]
         waiting = self._waiting[number] if order.get("keep") else self._waiting.pop(number)

@@ -63,10 +63,9 @@ def _read(schedule: str) -> Schedule:
 
 
 def _repeat(found: Schedule, url: str, times: int, as_json: bool, timeout: float) -> list[int]:
-    """Force the schedule several times on one broker; report the last run."""
+    """Force the schedule several times on one lab; report the last run."""
     codes: list[int] = []
-    for number in range(1, times + 1):
-        replayed = force(found, url, timeout)
+    for number, replayed in enumerate(force(found, url, timeout, times), 1):
         codes.append(exit_code(replayed.finished.judgement))
         end = "the violation that was found" if not replayed.missed else "another end"
         verdict = replayed.finished.judgement.verdict

@@ -1,7 +1,8 @@
 """Replay in the model: follow given choices, and say what they break."""
 
+from teardown_lab.explorer.choice import split_choice
 from teardown_lab.explorer.findings import Finding
-from teardown_lab.explorer.model import Model, State, split_choice
+from teardown_lab.explorer.model import Model, State
 from teardown_lab.explorer.strategy import Path
 
 

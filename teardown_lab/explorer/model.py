@@ -6,11 +6,24 @@ table, so that states are small, hash fast and compare by value.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
-from teardown_lab.explorer.boxes import Contents, Entry, Hands
+from teardown_lab.explorer.boxes import Contents, Entry, Hands, Tagged
 from teardown_lab.explorer.cast import CLIENT, VM, Cast
+from teardown_lab.explorer.choice import (
+    COMPLETE,
+    DEADLINE,
+    DELIVER,
+    DUPLICATE,
+    HOLD,
+    LOSE,
+    REDELIVER,
+    RELEASE,
+    SPAN,
+    TICK,
+    Choice,
+)
 from teardown_lab.explorer.faults import Budget
 from teardown_lab.explorer.findings import UNACCOUNTED, UNFOUNDED, Finding
 from teardown_lab.explorer.interning import Interned
@@ -38,31 +51,10 @@ from vm_protocol import limits, messages
 from vm_protocol.topology import Mailbox
 
 State = tuple[int, ...]
-DELIVER, RELEASE, TICK, DUPLICATE, REDELIVER, HOLD, DEADLINE, COMPLETE = range(8)
-_SPAN: Final = 1 << 16
-
 TICK_TIMER: Final = f"tick/{VM}"
 
 _LIVE_FLUSH: Final = "flush-reached-live-vcpu"
 _FAULTS: Final = ((REDELIVER, "redeliver"), (DUPLICATE, "duplicate"), (HOLD, "hold"))
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A choice, taken apart: what is done, and to which queue, copy, timer or fault."""
-
-    kind: int
-    index: int
-
-    @property
-    def number(self) -> int:
-        """Return the choice as one number."""
-        return self.kind * _SPAN + self.index
-
-
-def split_choice(number: int) -> Choice:
-    """Return the choice that a number stands for."""
-    return Choice(*divmod(number, _SPAN))
 
 
 class Model:
@@ -98,6 +90,7 @@ class Model:
         self._has_copies = bool(budget.duplicate or budget.redeliver)
         self.budget = budget
         self._freed: dict[tuple[int, int], bool] = {}
+        self._given_back: set[tuple[int, str]] = set()
 
     # --- states --------------------------------------------------------------------------
 
@@ -148,20 +141,28 @@ class Model:
         With `only`, just what can happen to the head of that queue.
         """
         if only is not None:
-            return [only, *(kind * _SPAN + only for kind in self._faults(state))]
+            return [only, *(kind * SPAN + only for kind in self._faults(state))]
         found = [q for q, content in enumerate(state[self.first_queue : self.held_at]) if content]
-        found += [kind * _SPAN + queue for kind in self._faults(state) for queue in found]
+        found += [kind * SPAN + queue for kind in self._faults(state) for queue in found]
         floating = self.hands.value(state[self.floating_at])
-        found += [RELEASE * _SPAN + index for index in range(len(floating))]
+        found += [RELEASE * SPAN + index for index in range(len(floating))]
         deadlines: list[int] = []
         for index, timer in enumerate(self.sets.value(state[self.timers_at])):
             if timer != self._ticker:
-                deadlines.append(DEADLINE * _SPAN + index)
+                deadlines.append(DEADLINE * SPAN + index)
             elif self.budgets.value(state[self.budget_at]).ticks:
-                found.append(TICK * _SPAN)
+                found.append(TICK * SPAN)
         if self.cast.scenario.async_pf:
             found += self._completions(state)
+        if self.may_lose(state):
+            holders = {self._actor(queue) for queue, _ in self.hands.value(state[self.held_at])}
+            found += [LOSE * SPAN + actor for actor in sorted(holders)]
         return found or deadlines
+
+    def may_lose(self, state: State) -> bool:
+        """Tell whether a connection may still be lost."""
+        spare = self.budget.redeliver and self.budgets.value(state[self.budget_at]).redeliver
+        return bool(spare)
 
     def _faults(self, state: State) -> list[int]:
         """Return the faults that may still meet a queue's head."""
@@ -174,12 +175,12 @@ class Model:
         found: list[int] = []
         for vcpu in range(self.vcpus):
             owned = self.steps.states[vcpu + 1].value(state[vcpu + 1]).vcpus[Mailbox(VM, vcpu)]
-            found += [COMPLETE * _SPAN + vcpu * 16 + fault for fault in owned.faults]
+            found += [COMPLETE * SPAN + vcpu * 16 + fault for fault in owned.faults]
         return found
 
     def apply(self, state: State, number: int) -> tuple[State, tuple[Finding, ...]]:
         """Return the state after a choice, and what the transition breaks."""
-        kind, index = divmod(number, _SPAN)
+        kind, index = divmod(number, SPAN)
         after = list(state)
         findings: list[Finding] = []
         if kind == DELIVER:
@@ -192,6 +193,10 @@ class Model:
             (queue, entry), left = self.hands.take(state[self.floating_at], index)
             after[self.floating_at] = left
             self._deliver(after, queue, entry, findings)
+        elif kind == LOSE:
+            self._spend(after, "redeliver")
+            self._given_back.clear()
+            self._return(after, self.held_by(after, index))
         elif kind == COMPLETE:
             vcpu, fault = divmod(index, 16)
             step = self.steps.complete_fault(vcpu, after[vcpu + 1], fault)
@@ -206,12 +211,44 @@ class Model:
         place = self.first_queue + queue
         entry, rest = self.contents.pop(after[place])
         if kind == REDELIVER:
-            after[place] = self.contents.put_back(rest, (entry[0], entry[1] + 1, entry[2]))
+            kept = self.held_by(after, self._actor(queue))
+            self._given_back.clear()
+            after[place] = rest
             self._deliver(after, queue, entry, findings)
+            self._return(after, ((queue, entry), *kept))
             return
         if kind == HOLD:
             after[place] = rest
         after[self.floating_at] = self.hands.add(after[self.floating_at], queue, entry)
+
+    def held_by(self, state: Sequence[int], actor: int) -> tuple[Tagged, ...]:
+        """Return what an actor has not settled yet, and gets again after a lost connection."""
+        held = self.hands.value(state[self.held_at])
+        return tuple(each for each in held if self._actor(each[0]) == actor)
+
+    def actor_of(self, choice: Choice) -> int:
+        """Return whose connection a choice loses."""
+        return choice.index if choice.kind == LOSE else self._actor(choice.index)
+
+    def _return(self, after: list[int], unsettled: tuple[Tagged, ...]) -> None:
+        """Put what a consumer had in hand back to the heads of its queues, the last one foremost.
+
+        What its step has given back already stays where it is.
+        """
+        for queue, entry in unsettled:
+            message_id = self.steps.letters.identity(entry[0])
+            held = after[self.held_at]
+            after[self.held_at] = self.hands.settle(held, queue, message_id) if held else 0
+            if (queue, message_id) not in self._given_back:
+                place = self.first_queue + queue
+                again = (entry[0], entry[1] + 1, entry[2])
+                after[place] = self.contents.put_back(after[place], again)
+
+    def _actor(self, queue: int) -> int:
+        """Return who consumes a queue: 0 is the manager, v + 1 the worker of vCPU v."""
+        if queue >= self.first_mailbox:
+            return queue - self.first_mailbox + 1
+        return MANAGER if queue < 2 else (queue - 2) // 2 + 1
 
     def _fire(self, after: list[int], kind: int, index: int, findings: list[Finding]) -> None:
         timers = list(self.sets.value(after[self.timers_at]))
@@ -233,12 +270,9 @@ class Model:
 
     def _deliver(self, after: list[int], queue: int, entry: Entry, findings: list[Finding]) -> None:
         """Let the queue's consumer handle a message; judge a request before asking the core."""
-        vcpu = queue - self.first_mailbox
-        if vcpu >= 0:
-            actor = vcpu + 1
-            self._judge_request(after, vcpu, entry, findings)
-        else:
-            actor = MANAGER if queue < 2 else (queue - 2) // 2 + 1
+        actor = self._actor(queue)
+        if queue >= self.first_mailbox:
+            self._judge_request(after, actor - 1, entry, findings)
         after[self.held_at] = self.hands.add(after[self.held_at], queue, entry)
         step = self.steps.deliver(actor, after[actor], queue, entry[0])
         self._perform(after, actor, step, findings)
@@ -339,7 +373,11 @@ class Model:
         The monitor then tells the manager that the command is stuck.
         """
         held = self.hands.value(after[self.held_at])
-        entry = next(each[1] for each in held if self.hands.is_of(each, queue, message_id))
+        own = (each[1] for each in held if self.hands.is_of(each, queue, message_id))
+        entry = next(own, None)
+        if entry is None:
+            return  # a lost connection has returned it already
+        self._given_back.add((queue, message_id))
         after[self.held_at] = self.hands.settle(after[self.held_at], queue, message_id)
         place = self.first_queue + queue
         message = self.steps.letters.value(entry[0]).message

@@ -18,8 +18,11 @@ vCPU is freed, in guest or visible; so equivalent orders find the same. The queu
    appends to tails and changes what only the manager reads; and if the manager can take no other
    step: no command, no tick, no released copy.
 
-The second needs the ordering's fence. A test compares what is found with and without
-(`--no-reduce`).
+The second needs the ordering's fence. A lost connection brings back what its consumer holds: where
+one may still come, the third is not used, and of a mailbox the loss that also brings back its head
+is explored at once; a later one differs from losing the connection alone (a choice of its own) by a
+request that is consumed already, which its vCPU acknowledges and forgets. A test compares what is
+found with and without (`--no-reduce`).
 """
 
 from typing import Final
@@ -77,7 +80,8 @@ class Reduction:
             ):
                 return queue
         replies = state[model.first_queue + _REPLIES]
-        if replies and not state[model.first_queue + _COMMANDS] and not floating & 0b11:
+        has_other = state[model.first_queue + _COMMANDS] or floating & 0b11
+        if replies and not has_other and not model.may_lose(state):
             key = (state[MANAGER], replies)
             quiet = self._quiet.get(key)
             if quiet is None:

@@ -13,28 +13,31 @@ from zlib import compress, decompressobj, error
 from pydantic import ValidationError
 
 from teardown_lab.explorer.cast import assemble
-from teardown_lab.explorer.faults import Budget
-from teardown_lab.explorer.follow import NotEnabled, follow
-from teardown_lab.explorer.model import (
+from teardown_lab.explorer.choice import (
     COMPLETE,
     DEADLINE,
     DELIVER,
     DUPLICATE,
     HOLD,
+    LOSE,
     REDELIVER,
     RELEASE,
     TICK,
-    Model,
-    State,
+    Choice,
     split_choice,
 )
+from teardown_lab.explorer.faults import Budget
+from teardown_lab.explorer.follow import NotEnabled, follow
+from teardown_lab.explorer.model import Model, State
 from teardown_lab.explorer.strategy import Path
 from vm_protocol.messages import Message
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
 from vm_protocol.topology import parse_mailbox
 
-Act = Literal["deliver", "copy", "redeliver", "hold", "release", "tick", "deadline", "complete"]
+Act = Literal[
+    "deliver", "copy", "redeliver", "lose", "hold", "release", "tick", "deadline", "complete"
+]
 TOKEN_PREFIX: Final = "td1."  # noqa: S105 - no secret, a schedule
 TEXT_CHARACTERS_MAX: Final = 4_000_000
 """Of a token, of a file, and of what a token unpacks to: a path of 100,000 choices fits."""
@@ -50,10 +53,15 @@ class ScheduleError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One step of a schedule: what is done with which delivery; ticks and timers have names."""
+    """One step of a schedule: what is done with which delivery; ticks and timers have names.
+
+    `returned` are the deliveries that a lost connection brings back: of "redeliver" the one that is
+    handled just before and all that its consumer holds, of "lose" only the latter.
+    """
 
     act: Act
     key: str
+    returned: tuple[str, ...] = ()
 
 
 def delivery_key(message: Message, queue: str) -> str:
@@ -92,13 +100,26 @@ def _turn(model: Model, state: State, number: int) -> Turn:
     if choice.kind == COMPLETE:
         vcpu, fault = divmod(choice.index, 16)
         return Turn("complete", f"async-pf-completed/{vcpu}/{fault}")
+    if choice.kind == LOSE:
+        name = f"worker/{choice.index - 1}" if choice.index else "manager"
+        return Turn("lose", name, _held(model, state, choice))
     if choice.kind == RELEASE:
         queue, entry = model.hands.value(state[model.floating_at])[choice.index]
     else:
         queue = choice.index
         entry = model.contents.value(state[model.first_queue + queue])[0]
-    message = model.steps.letters.value(entry[0]).message
-    return Turn(_ACTS[choice.kind], delivery_key(message, model.cast.queues[queue]))
+    key = _key(model, queue, entry[0])
+    returned = (key, *_held(model, state, choice)) if choice.kind == REDELIVER else ()
+    return Turn(_ACTS[choice.kind], key, returned)
+
+
+def _held(model: Model, state: State, choice: Choice) -> tuple[str, ...]:
+    held = model.held_by(state, model.actor_of(choice))
+    return tuple(_key(model, queue, entry[0]) for queue, entry in held)
+
+
+def _key(model: Model, queue: int, letter: int) -> str:
+    return delivery_key(model.steps.letters.value(letter).message, model.cast.queues[queue])
 
 
 @dataclass(frozen=True, slots=True)

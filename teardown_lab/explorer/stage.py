@@ -14,7 +14,7 @@ from teardown_lab.checker.history import History
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.verdict import judge
 from teardown_lab.experiment.client import TIMEOUT_TIMER, Client, Collector, Experiment
-from teardown_lab.explorer.cast import VM, worker_name
+from teardown_lab.explorer.cast import MANAGER_COMMANDS, VM, worker_name
 from teardown_lab.explorer.schedule import Schedule, Turn, delivery_key
 from vcpu_worker import VcpuWorker
 from vm_manager import DeadLetterMonitor, VmManager
@@ -64,6 +64,7 @@ class Stage:
         self._queues: dict[str, deque[Parcel]] = {}
         self._consumers: dict[str, list[Actor[Any]]] = {}
         self._held: dict[tuple[str, str], list[Parcel]] = {}
+        self._given_back: set[tuple[str, str]] = set()
         self._floating: list[Parcel] = []
         self._timers: dict[tuple[str, str], tuple[Actor[Any], Cause]] = {}
         self.records: list[Record] = []
@@ -95,6 +96,8 @@ class Stage:
             self.fire_deadline(turn.key)
         elif turn.act == "complete":
             self._complete(turn.key)
+        elif turn.act == "lose":
+            self._lose(turn.key)
         elif turn.act == "release":
             parcel = next(each for each in self._floating if each.key == turn.key)
             self._floating.remove(parcel)
@@ -111,9 +114,37 @@ class Stage:
             self._floating.append(parcel)
             return
         if turn.act == "redeliver":
-            again = replace(parcel, returns=parcel.returns + 1)
-            self._queues[parcel.queue].appendleft(again)
+            self._redeliver(parcel)
+            return
         self.deliver(parcel)
+
+    def _redeliver(self, handled: Parcel) -> None:
+        """Let a consumer handle a delivery, and get it and all that it holds once more."""
+        kept = self._held_by(self._consumers[handled.queue][0])
+        self._given_back.clear()
+        self.deliver(handled)
+        self._return([handled, *kept])
+
+    def _held_by(self, actor: Actor[Any]) -> list[Parcel]:
+        own = [key for key in self._held if self._consumers[key[0]][0] is actor]
+        return [parcel for key in own for parcel in self._held[key]]
+
+    def _return(self, unsettled: list[Parcel]) -> None:
+        for parcel in unsettled:
+            key = parcel.queue, parcel.envelope.message_id
+            self._held.pop(key, None)
+            if key not in self._given_back:
+                again = replace(parcel, returns=parcel.returns + 1)
+                self._queues[parcel.queue].appendleft(again)
+
+    def _lose(self, name: str) -> None:
+        """Let a consumer lose its connection with nothing in hand but what it holds."""
+        service, _, vcpu = name.partition("/")
+        queue = MANAGER_COMMANDS
+        if service == "worker":
+            queue = topology.worker_commands(worker_name(int(vcpu))).name
+        self._given_back.clear()
+        self._return(self._held_by(self._consumers[queue][0]))
 
     def find(self, key: str) -> Parcel:
         """Return the head of a queue that has this key."""
@@ -259,6 +290,8 @@ class Stage:
             self._queues.setdefault(queue, deque()).append(parcel)
 
     def _reject(self, reject: effects.Reject) -> None:
+        if reject.requeue:
+            self._given_back.add((reject.queue, reject.message_id))
         for parcel in self._held.pop((reject.queue, reject.message_id), ()):
             again = replace(parcel, returns=parcel.returns + 1)
             if not reject.requeue:

@@ -1,14 +1,16 @@
-"""The conductor of a replay: lets deliveries into the services in the order of a schedule.
+"""The conductor of replays: lets deliveries into the services in the order of a schedule.
 
-Until DestroyVm arrives everything passes but the ticker, which is a turn of the schedule. From then
-on one turn at a time: wait until its delivery has arrived at some service, release it, wait until
-all that followed is confirmed. After the last turn every gate opens, and the run ends by itself.
+It is armed before each run. Until DestroyVm arrives everything passes but the ticker, which is a
+turn of the schedule. From then on one turn at a time: wait until its delivery has arrived at some
+service, release it, wait until all that followed is confirmed. After the last turn every gate
+opens, and the run ends by itself.
 Lives on a thread with a loop of its own.
 """
 
 import asyncio
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,19 +54,45 @@ class _Desk:
 
 
 class Conductor:
-    """Listens for gates on 127.0.0.1, and plays one schedule; see `conduct`."""
+    """Listens for gates on 127.0.0.1, and plays schedules, one a run; see `conduct`."""
 
-    def __init__(self, turns: tuple[Turn, ...], turn_seconds_max: float) -> None:
-        self._turns = turns
+    def __init__(self, loop: asyncio.AbstractEventLoop, turn_seconds_max: float) -> None:
+        self._loop = loop
         self._turn_seconds_max = turn_seconds_max
+        self._turns: tuple[Turn, ...] = ()
         self._desk = _Desk()
         self._writers: list[asyncio.StreamWriter] = []
-        self._copies: dict[str, int] = {}
+        self._closed: set[asyncio.StreamWriter] = set()
+        self._copies: Counter[str] = Counter()
         self._has_begun = False
         self._playing: asyncio.Task[None] | None = None
         self.failure: str | None = None
         self.played_count = 0
         self.port = 0
+
+    def arm(self, turns: tuple[Turn, ...]) -> None:
+        """Get ready for the next run: every gate is closed when this returns.
+
+        Raises:
+            TimeoutError: A gate does not answer.
+        """
+        armed = asyncio.run_coroutine_threadsafe(self._arm(turns), self._loop)
+        armed.result(self._turn_seconds_max)
+
+    async def _arm(self, turns: tuple[Turn, ...]) -> None:
+        if self._playing is not None:
+            self._playing.cancel()
+        self._turns, self._playing = turns, None
+        self._copies = Counter(key for turn in turns for key in turn.returned)
+        self._has_begun, self.failure, self.played_count = False, None, 0
+        self._desk.held.clear()
+        self._desk.handled.clear()
+        self._closed.clear()
+        for writer in self._writers:
+            self._order(writer, {"close": True})
+        while not self._closed.issuperset(self._writers):
+            self._desk.changed.clear()
+            await self._desk.changed.wait()
 
     async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         """Serve gates until told to stop."""
@@ -75,7 +103,7 @@ class Conductor:
             await stop.wait()
         if self._playing is not None:
             self._playing.cancel()
-        for writer in self._writers:
+        for writer in list(self._writers):
             writer.close()
 
     async def _serve_gate(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -84,11 +112,16 @@ class Conductor:
             while line := await reader.readline():
                 self._hear(json.loads(line), writer)
         except ConnectionError:
-            return
+            pass
+        writer.close()
+        self._writers.remove(writer)
+        self._desk.changed.set()
 
     def _hear(self, said: dict[str, Any], writer: asyncio.StreamWriter) -> None:
         desk = self._desk
-        if "handled" in said:
+        if "closed" in said:
+            self._closed.add(writer)
+        elif "handled" in said:
             desk.handled.add((writer, said["handled"]))
         else:
             arrival = _Arrival(_key(said), said["arrived"], writer)
@@ -125,12 +158,9 @@ class Conductor:
 
     async def _take(self, turn: Turn) -> None:
         if turn.act == "copy":
-            self._copies[turn.key] = self._copies.get(turn.key, 0) + 1
+            self._copies[turn.key] += 1
+        if turn.act in ("copy", "hold", "lose"):
             return
-        if turn.act == "hold":
-            return
-        if turn.act == "redeliver":
-            self._copies[turn.key] = self._copies.get(turn.key, 0) + 1
         arrival = await self._arrived(turn.key)
         await self._release(arrival)
 
@@ -144,7 +174,7 @@ class Conductor:
         """Release a delivery, keep it for its copies, and wait until it is handled."""
         desk = self._desk
         arrival.released += 1
-        keep = self._copies.get(arrival.key, 0) > 0
+        keep = self._copies[arrival.key] > 0
         if keep:
             self._copies[arrival.key] -= 1
         else:
@@ -166,11 +196,8 @@ def _key(said: dict[str, Any]) -> str:
     return f"{suffix}@{mailbox.vcpu}" if mailbox is not None else suffix
 
 
-@contextmanager
-def conduct(
-    turns: tuple[Turn, ...], turn_seconds_max: float = TURN_SECONDS_MAX
-) -> Iterator[Conductor]:
-    """Run a conductor on a thread of its own; give its port, and later what it met.
+def check_turns(turns: tuple[Turn, ...]) -> None:
+    """Look through a schedule before anything is started.
 
     Raises:
         ReplayFailed: The schedule has a turn that no real run can be made to take.
@@ -178,9 +205,14 @@ def conduct(
     odd = next((turn for turn in turns if turn.act == "complete"), None)
     if odd is not None:
         raise ReplayFailed(f"a real run cannot be made to {odd.act} {odd.key}")
-    conductor = Conductor(turns, turn_seconds_max)
+
+
+@contextmanager
+def conduct(turn_seconds_max: float = TURN_SECONDS_MAX) -> Iterator[Conductor]:
+    """Run a conductor on a thread of its own; it has a port, and is armed before each run."""
     ready = threading.Event()
     loop = asyncio.new_event_loop()
+    conductor = Conductor(loop, turn_seconds_max)
     stop = asyncio.Event()
 
     def work() -> None:

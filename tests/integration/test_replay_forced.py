@@ -1,50 +1,78 @@
 """A schedule that the explorer found is forced on the real broker, and ends alike every time."""
 
-import pytest
+from pathlib import Path
 
-from teardown_lab.experiment.lab import LabOptions, RunOptions, open_lab
-from teardown_lab.explorer import breadth_first
+import pytest
+from support.exploring import ONE_TICK, answer, schedule, shipped
+
+from teardown_lab.broker.private_node import PrivateNode
+from teardown_lab.explorer import random_walk
 from teardown_lab.explorer.faults import Budget
 from teardown_lab.explorer.schedule import Schedule, read_schedule, turns
 from teardown_lab.explorer.strategy import Bounds
-from teardown_lab.explorer.verdict import Counterexample, conclude
-from teardown_lab.replay.conductor import conduct
-from vm_manager.catalogue import catalogue_entry
+from teardown_lab.explorer.verdict import conclude
+from teardown_lab.replay.forcing import force
 from vm_protocol.scenario import Scenario
 
 pytestmark = pytest.mark.rabbitmq
 
+TIMES = 10
+UNFENCED = shipped("unload-in-destroy", fence=False)
+FOUND = {
+    "without the fence": schedule(UNFENCED),
+    "parallel-destroy": schedule("parallel-destroy"),
+    "ticker-left-running": schedule("ticker-left-running"),
+    "a message held": schedule(UNFENCED, 1, Budget(hold=1)),
+}
 
-def counterexample(name: str, *, fence: bool = True) -> Counterexample:
-    ordering = catalogue_entry(name).ordering.model_copy(update={"fence": fence})
-    schedule = Schedule(ordering, Scenario(vcpus=2), Budget(ticks=1), ())
-    explored = breadth_first.explore(schedule.model(), Bounds(), lambda *_: None)
-    found = conclude(schedule, explored).counterexample
+
+def shortest(begin: Schedule) -> Schedule:
+    found = answer(begin).verdict.counterexample
     assert found is not None
-    return found
+    return found.schedule
+
+
+def walked(fault: str, act: str) -> Schedule:
+    """Return a violated schedule in which a fault is met, the shortest that random walks find."""
+    begin = schedule(UNFENCED, Scenario(vcpus=2, ticker=False), Budget(**{fault: 1}))
+    for seed in range(100):
+        explored = random_walk.explore(begin.model(), Bounds(400, seed=seed), lambda *_: None)
+        found = conclude(begin, explored).counterexample
+        if found is not None and act in {
+            turn.act for turn in turns(begin.model(), found.schedule.path)
+        }:
+            return found.schedule
+    raise AssertionError(f"no walk of 100 meets {act}")
+
+
+def replayed(found: Schedule, broker: str, tmp_path: Path, times: int) -> list[bool]:
+    """Force a schedule that went through its token; tell of each run whether it ended alike."""
+    token = read_schedule(found.token())
+    history = tmp_path / "history.jsonl"
+    return [not run.missed for run in force(token, broker, 60, times, history) if run.expected]
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_the_forced_run_breaks_what_was_found_every_time(
+    lone_node: PrivateNode, tmp_path: Path, name: str
+) -> None:
+    assert replayed(shortest(FOUND[name]), lone_node.url, tmp_path, TIMES) == [True] * TIMES
 
 
 @pytest.mark.parametrize(
-    ("name", "fence", "times"),
-    [("unload-in-destroy", False, 10), ("ticker-left-running", True, 1)],
+    ("fault", "act"),
+    [("duplicate", "copy"), ("redeliver", "redeliver"), ("redeliver", "lose"), ("hold", "hold")],
 )
-def test_the_forced_run_breaks_what_was_found(
-    own_node: str, tmp_path, name: str, fence: bool, times: int
+def test_faults_are_forced_as_well(
+    lone_node: PrivateNode, tmp_path: Path, fault: str, act: str
 ) -> None:
-    found = counterexample(name, fence=fence)
-    schedule = read_schedule(found.schedule.token())
-    steps = turns(schedule.model(), schedule.path)
-    reached = []
-    for number in range(times):
-        with conduct(steps) as conductor:
-            gate = f"127.0.0.1:{conductor.port}"
-            options = LabOptions(broker=own_node, workers=2, vcpus=2, gate=gate)
-            with open_lab(options, lambda _: None) as lab:
-                once = RunOptions(timeout_s=30, history=tmp_path / f"{number}.jsonl")
-                finished = lab.run(schedule.ordering, schedule.scenario, 2, once)
-        assert conductor.failure is None
-        assert conductor.played_count == len(steps)
-        kinds = {(str(each.invariant), each.vcpu) for each in finished.judgement.violations}
-        reached.append((found.key[0], found.key[1]) in kinds)
+    assert replayed(walked(fault, act), lone_node.url, tmp_path, 3) == [True] * 3
 
-    assert reached == [True] * times
+
+def test_a_ticker_that_fired_in_one_run_is_held_in_the_next(
+    lone_node: PrivateNode, tmp_path: Path
+) -> None:
+    """A gate that was opened at the end of a run is closed again."""
+    found = shortest(schedule("ticker-left-running", 3, ONE_TICK))
+
+    assert replayed(found, lone_node.url, tmp_path, 2) == [True, True]

@@ -62,14 +62,14 @@ def engine_answers(*, seconds_max: float = 5.0) -> bool:
 
 
 @contextmanager
-def rabbitmq_container(run: RunWithContainers) -> Iterator[str]:
-    """Run a RabbitMQ container, and give the URL of its broker.
+def rabbitmq_container(run: RunWithContainers, image: str = "") -> Iterator[str]:
+    """Run a RabbitMQ container, of `image_name()` by default, and give the URL of its broker.
 
     Raises:
         ImageUnavailable: The image is not there and cannot be pulled.
         BrokerUnavailable: The container does not start, or its broker does not answer in time.
     """
-    image = image_name()
+    image = image or image_name()
     _have_image(image)
     name = f"{_NAME}-{run.run_id}"
     # Recorded before it exists: a run that is killed meanwhile leaves no nameless container.

@@ -4,9 +4,8 @@ TEARDOWN_CONFORMANCE_IMAGES names the images for containers, separated by commas
 """
 
 import os
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 
@@ -14,12 +13,16 @@ from conformance.adapter import Session
 from conformance.live import Live
 from conformance.simulated import Simulated
 from teardown_lab.broker.address import knock
-from teardown_lab.broker.container import engine_answers, image_name
-from teardown_lab.broker.errors import BrokerUnavailable
+from teardown_lab.broker.container import (
+    ImageUnavailable,
+    engine_answers,
+    image_name,
+    rabbitmq_container,
+)
+from teardown_lab.leftovers import RunFolder
 from teardown_lab.simulator.versions import VERSIONS, BrokerVersion, version_of
 
 IMAGES = (os.environ.get("TEARDOWN_CONFORMANCE_IMAGES") or image_name()).split(",")
-START_SECONDS_MAX = 90.0
 
 LIVE = [
     pytest.param("node", marks=pytest.mark.rabbitmq, id="rabbitmq"),
@@ -45,7 +48,7 @@ class LiveUrls:
                 if os.environ.get("TEARDOWN_REQUIRE_CONTAINERS"):
                     pytest.fail("no container engine, and TEARDOWN_REQUIRE_CONTAINERS is set")
                 pytest.skip("no container engine answers")
-            self._urls[name] = self._stack.enter_context(_container(name))
+            self._urls[name] = _container(name, self._stack)
         return self._urls[name]
 
 
@@ -55,26 +58,14 @@ def live_urls(request: pytest.FixtureRequest) -> Iterator[LiveUrls]:
         yield LiveUrls(request, stack)
 
 
-@contextmanager
-def _container(image: str) -> Iterator[str]:
-    """Start a container that is reached through 127.0.0.1 only."""
-    from testcontainers.core.container import DockerContainer
-
-    container = DockerContainer(image)
-    container.ports["5672/tcp"] = ("127.0.0.1", None)  # type: ignore[assignment]
-    with container:
-        url = f"amqp://guest:guest@127.0.0.1:{container.get_exposed_port(5672)}/%2F"
-        deadline = time.monotonic() + START_SECONDS_MAX
-        while True:
-            try:
-                knock(url)
-            except BrokerUnavailable:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
-            else:
-                break
-        yield url
+def _container(image: str, stack: ExitStack) -> str:
+    run = stack.enter_context(RunFolder())
+    try:
+        return stack.enter_context(rabbitmq_container(run, image))
+    except ImageUnavailable as error:
+        if os.environ.get("TEARDOWN_REQUIRE_CONTAINERS"):
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture(params=LIVE)

@@ -111,9 +111,9 @@ def _stuck_commands(facts: Facts) -> Iterator[Found]:
         if shapes.text(rejected.record, "reason") == RejectReason.FENCE_NOT_REACHED:
             why = "its mailbox was not consumed up to the free's generation within fence_ms"
             yield _stuck(facts, rejected, vcpu, message_id, why)
-    for letter in facts.letters:
-        delivery = facts.delivery(letter.record)
-        if at_delivery_limit(facts, letter) and delivery not in facts.rejected:
+    limited = (letter for letter in facts.letters if at_delivery_limit(facts, letter))
+    for delivery in dict.fromkeys(facts.delivery(letter.record) for letter in limited):
+        if delivery not in facts.rejected:
             why = "the worker rejected it, as roots are still pinned, up to the delivery limit"
             yield _stuck(facts, facts.requeued[delivery], delivery[1], delivery[0], why)
 

@@ -41,12 +41,21 @@ class Settlement:
         self._answered = False
         self._deliveries = _Pairs()
         self._letters = _Pairs()
+        self._commands = _Pairs()
 
     @property
     def settled(self) -> bool:
         """Return whether nothing that the verdict needs is still under way."""
         done = self._ended and self._answered
         return done and not self._deliveries.open and not self._letters.open
+
+    @property
+    def quiet(self) -> bool:
+        """Return whether no worker is at work on a command any more, so that nothing new comes.
+
+        A teardown that is freed has waited for all of them; one that is stuck has not.
+        """
+        return not self._commands.open
 
     @property
     def open_deliveries(self) -> int:
@@ -69,12 +78,17 @@ class Settlement:
                 self._sent(record)
             case Event.MESSAGE_ACKED:
                 self._deliveries.do(_key(record))
+                self._commands.do(_command(record))
             case Event.MESSAGE_REJECTED if _is_final(record):
                 self._deliveries.do(_key(record))
+                self._commands.do(_command(record))
                 self._letters.owe(_letter(record))
             case Event.DEAD_LETTER_CLASSIFIED:
                 self._deliveries.do(_key(record))
+                self._commands.do(_command(record))
                 self._letters.do(_letter(record))
+            case Event.MESSAGE_RETURNED:
+                self._commands.do(_command(record))
             case _:
                 pass
 
@@ -83,6 +97,8 @@ class Settlement:
         message_id = record.message_id or ""
         if name == "VmDestroyed":
             self._answered = True
+        elif name == "DestroyVcpu":
+            self._commands.owe(_command(record))
         elif name in SERVED_ONCE:
             self._deliveries.owe((message_id, None))
         elif name in REQUEST_TYPE_NAMES:
@@ -98,6 +114,10 @@ def _is_final(record: Record) -> bool:
 def _key(record: Record) -> tuple[str, object]:
     mailbox = parse_mailbox(shapes.text(record, "queue"))
     return (record.message_id or "", mailbox.vcpu if mailbox else None)
+
+
+def _command(record: Record) -> tuple[str, object]:
+    return (record.message_id or "", None)
 
 
 def _letter(record: Record) -> tuple[str, object]:

@@ -36,6 +36,10 @@ Phase = Literal["creating", "destroying", "settling", "closing", "removing", "do
 BEGIN_TIMER = "run-begin"
 TIMEOUT_TIMER = "run-timeout"
 REMOVAL_TIMER = "run-removal"
+STUCK_TIMER = "run-stuck"
+STUCK_MS = limits.FENCE_MS + limits.REQUEST_MS
+"""How long a stuck teardown's other commands may take to end: a worker's longest waits."""
+
 REMOVAL_MS = 5_000
 """How long a removed VM's answer is waited for before the run ends without it."""
 
@@ -82,14 +86,23 @@ class Collector:
         """Tell whether nothing that the verdict needs is still under way."""
         return self._settlement.settled
 
+    @property
+    def quiet(self) -> bool:
+        """Tell whether no command is being worked on."""
+        return self._settlement.quiet
+
 
 @dataclass(frozen=True, slots=True)
 class ClientState:
-    """Where the run stands, and how it ended; `refusal` is the manager's code, if it refused."""
+    """Where the run stands, and how it ended; `refusal` is the manager's code, if it refused.
+
+    `patient` while a stuck teardown's other commands are waited for.
+    """
 
     phase: Phase = "creating"
     outcome: Outcome | None = None
     refusal: str | None = None
+    patient: bool = False
 
 
 Result = tuple[ClientState, tuple[Effect, ...]]
@@ -133,6 +146,8 @@ class Client:
             case TimerFired(name=name) if name == TIMEOUT_TIMER:
                 outcome: Outcome = "timed-out-alive" if self.services_answer() else "timed-out"
                 return self._finish(state, outcome)
+            case TimerFired(name=name) if name == STUCK_TIMER:
+                return self._look(replace(state, patient=False))
             case TimerFired(name=name) if name == REMOVAL_TIMER:
                 return self._done(state)
             case _:
@@ -178,6 +193,9 @@ class Client:
             case messages.VmCreated() if state.phase == "creating":
                 destroy = messages.DestroyVm(vm=experiment.vm, ordering=experiment.ordering)
                 return replace(state, phase="destroying"), (self._command(destroy),)
+            case messages.VmDestroyed(outcome="stuck") if state.phase == "destroying":
+                after, effects = self._look(replace(state, phase="settling", patient=True))
+                return after, (SetTimer(STUCK_TIMER, STUCK_MS), *effects)
             case messages.VmDestroyed() if state.phase == "destroying":
                 return self._look(replace(state, phase="settling"))
             case messages.Refused() if state.phase in ("creating", "destroying"):
@@ -189,7 +207,8 @@ class Client:
 
     def _look(self, state: ClientState) -> Result:
         """Go on when the history has what the present phase waits for."""
-        if state.phase == "settling" and self.collector.settled:
+        ended = self.collector.quiet or not state.patient
+        if state.phase == "settling" and self.collector.settled and ended:
             return self._finish(state, "settled")
         if state.phase == "closing" and self.collector.has_finished:
             return self._remove(state)
@@ -200,7 +219,7 @@ class Client:
             return state, ()
         finished = observed(Event.RUN_FINISHED, self.experiment.vm, outcome=outcome)
         after = replace(state, phase="closing", outcome=outcome)
-        return after, (CancelTimer(TIMEOUT_TIMER), finished)
+        return after, (CancelTimer(TIMEOUT_TIMER), CancelTimer(STUCK_TIMER), finished)
 
     def _remove(self, state: ClientState) -> Result:
         if not self.experiment.remove:

@@ -137,6 +137,23 @@ def test_a_delivery_limit_without_recorded_rejects_breaks_nothing(new_story, sum
     }
 
 
+def test_copies_of_a_command_that_reach_the_delivery_limit_are_stuck_once(new_story, summary):
+    """A second copy may be given back by a worker that has no mark of the first any more."""
+    story = new_story().begin()
+    command = story.command(0, "zap_all_until_empty")
+    story.step(0, "zap_all_until_empty", command)
+    story.reject(command, COMMANDS, "roots-pinned", 0, requeue=True)
+    for _ in range(2):
+        story.letter(command, COMMANDS, "delivery_limit", 0, "stuck")
+        story.say("manager", "teardown.stuck", 0, why="delivery limit reached")
+
+    assert summary(story.finish().judge()) == {
+        "verdict": "violated",
+        "violations": [("stuck", 0, command)],
+        "dead_letters": [("delivery_limit", COMMANDS, 0, "stuck")],
+    }
+
+
 def test_a_command_that_lost_connections_ended_twice_proves_nothing(new_story, summary):
     story = new_story(vcpus=1).begin()
     command = story.command(0, "free_vcpu")

@@ -102,3 +102,20 @@ def test_a_stuck_teardown_settles_too(new_story):
     story.send("manager", "VmDestroyed", "vm-destroyed", outcome="stuck")
 
     assert settled_at(story.records) == [len(story.records) - 1]
+
+
+def test_a_stuck_teardown_is_quiet_once_its_other_commands_have_ended(new_story):
+    story = new_story().begin()
+    first, second = story.command(0, "free_vcpu"), story.command(1, "free_vcpu")
+    story.reject(first, "worker.w0.commands", "fence-not-reached", 0, "stuck")
+    story.say("manager", "teardown.stuck", 0, why="fence not reached")
+    story.send("manager", "VmDestroyed", "vm-destroyed", outcome="stuck")
+    settlement = Settlement("vm-a")
+    for record in story.records:
+        settlement.feed(record)
+    assert (settlement.settled, settlement.quiet) == (True, False)
+
+    story.ack(second, "worker.w0.commands")
+    settlement.feed(story.records[-1])
+
+    assert (settlement.settled, settlement.quiet) == (True, True)

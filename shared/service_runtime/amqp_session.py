@@ -16,7 +16,7 @@ from pika.channel import Channel
 from pika.exceptions import AMQPError, ChannelClosed, ChannelClosedByBroker
 
 from service_runtime.confirms import Outgoing
-from service_runtime.endpoint import Endpoint
+from service_runtime.endpoint import Endpoint, reason_of
 from service_runtime.properties import packet_of, properties_of
 from vm_protocol import limits
 from vm_protocol.codec import Packet
@@ -382,7 +382,7 @@ class AmqpSession:
         elif missing and self._endpoint.topology_given:
             failure = TopologyMissing(f"no service and no definitions made it: {error}")
         else:
-            failure = SessionLost(f"{type(error).__name__}: {error}")
+            failure = SessionLost(f"{type(error).__name__}: {reason_of(error)}")
         for future in tuple(self._pending):
             if not future.done():
                 future.set_exception(failure)

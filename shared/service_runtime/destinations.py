@@ -1,7 +1,8 @@
 """Names of destinations in spans, by OpenTelemetry's conventions for RabbitMQ.
 
 `{exchange}:{routing key}` where a message is sent, `{exchange}:{routing key}:{queue}` where it is
-consumed. The template has no ids in it: span names are made of it, and they must stay few.
+consumed; a queue that is named like its routing key is said once. The template has no ids in it:
+span names are made of it, and they must stay few.
 """
 
 import re
@@ -44,6 +45,8 @@ def consumed_from(queue: str, message_type: str | None = None) -> Destination:
     """Return the destination of a delivery, by its queue's binding for messages of that type."""
     exchange, key = _binding(queue)
     sent = sent_to(_EXCHANGES.get(message_type or "", exchange), key)
+    if sent.routing_key == queue:
+        return sent
     template = f"{sent.template}:{_template(queue)}"
     return Destination(f"{sent.name}:{queue}", sent.routing_key, template)
 

@@ -83,3 +83,11 @@ def read_secret(file: str) -> str:
     if not text:
         raise ValueError("it is empty")
     return text
+
+
+def reason_of(error: BaseException) -> str:
+    """Say what is under pika's wrappers, which put the cause in one of three places."""
+    tried = getattr(error, "exceptions", ())
+    causes = (*tried[-1:], getattr(error, "exception", None), *error.args[:1])
+    inner = next((each for each in causes if isinstance(each, BaseException)), None)
+    return (str(error) or type(error).__name__) if inner is None else reason_of(inner)

@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 
-SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.40.0"
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 """The conventions that the attributes follow."""
 
 QUEUE_SPANS_MAX: Final = 2**16

@@ -14,7 +14,7 @@ import pika
 import pika.exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
-from service_runtime.endpoint import Endpoint, EndpointError
+from service_runtime.endpoint import Endpoint, EndpointError, reason_of
 from service_runtime.properties import properties_of
 from teardown_lab.broker.errors import BrokerUnavailable
 from vm_protocol.codec import Packet
@@ -179,8 +179,8 @@ def _connected(url: str, seconds_max: float) -> Iterator[pika.BlockingConnection
         ) from error
     except (pika.exceptions.AMQPError, AMQPConnectorException, OSError) as error:
         raise BrokerUnavailable(
-            f"no broker answers at {shown} ({_reason(error)}): start one there, or choose another "
-            "with --broker"
+            f"no broker answers at {shown} ({reason_of(error)}): start one there, or choose "
+            "another with --broker"
         ) from error
 
 
@@ -207,11 +207,3 @@ def _quiet_pika() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _reason(error: BaseException) -> str:
-    """Say what is under pika's wrappers, which put the cause in `args` or in `exception`."""
-    inner = getattr(error, "exception", None) or (error.args[0] if error.args else None)
-    if isinstance(inner, BaseException):
-        return _reason(inner)
-    return str(error) or type(error).__name__

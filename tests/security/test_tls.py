@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from container.compose import free_ports
 from integration.tools.cli import Place, teardown
+from integration.tools.log import Log
+from integration.tools.service import service
 
 from teardown_lab.broker.private_node import PrivateNode, server_script
 
@@ -128,6 +130,22 @@ def test_a_certificate_of_another_host_is_not_taken(tls_broker: TlsBroker, tmp_p
 
     assert done.returncode == 4
     assert "hostname mismatch" in done.stderr.lower()
+
+
+@pytest.mark.parametrize("module", ["vm_manager", "vcpu_worker"])
+def test_a_service_logs_why_it_does_not_trust_a_broker(tls_broker: TlsBroker, module: str) -> None:
+    stranger, host = Log(), Log()
+    others, ours = tls_broker.stranger.authority, tls_broker.certificates.authority
+
+    with (
+        service(module, tls_broker.url(), stranger, AMQP_CA_FILE=str(others)),
+        service(module, tls_broker.url("localhost"), host, AMQP_CA_FILE=str(ours)),
+    ):
+        stranger.wait(event="broker.connection_lost")
+        host.wait(event="broker.connection_lost")
+
+    assert "certificate verify failed" in str(stranger.lines[0]["why"]).lower()
+    assert "hostname mismatch" in str(host.lines[0]["why"]).lower()
 
 
 def test_a_file_that_holds_no_certificate_is_named(tls_broker: TlsBroker, tmp_path: Path) -> None:

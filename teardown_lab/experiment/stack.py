@@ -19,8 +19,10 @@ from urllib.request import urlopen
 from teardown_lab.leftovers import RunFolder
 from vm_protocol import limits, topology
 
-READY_SECONDS: Final = 30.0
+READY_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 6.0
+ANSWER_SECONDS: Final = 5.0
+"""How long a service may take to say that it lives: a busy machine is no reason to doubt it."""
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _TAIL_LINES: Final = 15
 
@@ -47,7 +49,7 @@ class Service:
         if self.process.poll() is not None or not self.metrics_url:
             return False
         try:
-            with urlopen(self.metrics_url, timeout=2) as response:  # noqa: S310 - our own URL
+            with urlopen(self.metrics_url, timeout=ANSWER_SECONDS) as response:  # noqa: S310 - our own URL
                 return bool(response.status == 200)
         except (URLError, OSError):
             return False

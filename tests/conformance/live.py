@@ -17,7 +17,7 @@ from conformance.adapter import Broker, Delivery, Gone, Refused, Sent, essence_o
 from teardown_lab.simulator.versions import BrokerVersion
 from vm_protocol.topology import Queue
 
-PATIENCE_S: Final = 5.0
+PATIENCE_S: Final = 30.0
 """How long something that is expected may take; then the test sees what there is, and fails."""
 
 SINGLE_ACTIVE_S: Final = 0.05

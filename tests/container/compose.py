@@ -23,7 +23,7 @@ def free_ports(count: int) -> list[int]:
         return [int(listener.getsockname()[1]) for listener in listeners]
 
 
-def docker(*arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+def docker(*arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
     """Run a docker command to its end."""
     return subprocess.run(
         ["docker", *arguments],

@@ -68,7 +68,7 @@ def test_json_is_one_object_with_the_contracts_keys(place: Place, at: dict[str, 
     assert set(said) == KEYS
     assert set(said["counts"]) == COUNTS
     assert set(said["seconds"]) == {"create", "teardown"}
-    assert all(0 < seconds < 5 for seconds in said["seconds"].values())
+    assert all(seconds > 0 for seconds in said["seconds"].values())
     assert {"invariant", "vcpu", "message_id", "explain"} == set(said["violations"][0])
     assert {"hazard", "vcpu"} == set(said["hazards"][0]) if said["hazards"] else True
     assert {"reason", "queue", "vcpu", "invariant"} == set(said["dead_letters"][0])

@@ -49,7 +49,7 @@ def hold_against(judgement: Judgement, cell: expectations.Cell) -> None:
 
 def tear_down(lab: Lab, name: str, on_record: Callable[[Record], None], history: Path) -> Judgement:
     scenario = Scenario(vcpus=VCPUS)
-    options = RunOptions(timeout_s=40, history=history)
+    options = RunOptions(timeout_s=60, history=history)
     return lab.run(catalogue_entry(name).ordering, scenario, 2, options, on_record).judgement
 
 
@@ -85,7 +85,7 @@ def test_a_killed_node_changes_no_count(
     killed = threading.Event()
 
     def kill() -> None:
-        assert killed.wait(30)
+        assert killed.wait(60)
         fresh_node.kill()
         fresh_node.start()
 
@@ -96,7 +96,7 @@ def test_a_killed_node_changes_no_count(
         killing = pool.submit(kill)
         cuts = Cuts(killed.set, {moment}, Event.TEARDOWN_STARTED)
         judgement = tear_down(lab, name, cuts, history)
-        killing.result(60)
+        killing.result(120)
 
     hold_against(judgement, CELLS[name](VCPUS, "distinct", "shadow"))
 
@@ -124,7 +124,7 @@ def test_refused_publishes_are_published_again_before_anything_is_unbound(
     with open_lab(options, print, log) as lab, ThreadPoolExecutor(1) as pool:
         room = pool.submit(make_room)
         judgement = tear_down(lab, "unload-in-destroy", fill, history)
-        room.result(30)
+        room.result(60)
 
     hold_against(judgement, CELLS["unload-in-destroy"](VCPUS, "distinct", "shadow"))
 
@@ -167,7 +167,7 @@ def test_a_killed_manager_gives_its_command_back(fresh_node: PrivateNode, histor
         channel.queue_declare(replies.name, exclusive=True)
         channel.queue_bind(replies.name, *replies.bindings[0])
         with service("vm_manager", fresh_node.url, log):
-            _, properties, body = next(channel.consume(replies.name, inactivity_timeout=10))
+            _, properties, body = next(channel.consume(replies.name, inactivity_timeout=60))
             channel.cancel()
 
     assert given_back == 1
@@ -196,7 +196,7 @@ def test_connections_cut_while_a_vm_is_created(proxy: Proxy, tmp_path: Path) -> 
     with open_lab(options, print) as lab:
         for run in range(10):
             cuts = Cuts(proxy.cut, set(random.sample(range(1, 90), 3)), Event.RUN_STARTED)
-            once = RunOptions(timeout_s=5, history=tmp_path / f"{run}.jsonl")
+            once = RunOptions(timeout_s=60, history=tmp_path / f"{run}.jsonl")
             ordering = catalogue_entry("unload-in-destroy").ordering
             judgement = lab.run(ordering, Scenario(vcpus=VCPUS), 2, once, cuts).judgement
             hold_against(judgement, CELLS["unload-in-destroy"](VCPUS, "distinct", "shadow"))

@@ -49,7 +49,7 @@ def begun(run: Running) -> tuple[str, list[str]]:
 def left(run_id: str, names: list[str], broker: dict[str, str], place: Place) -> list[object]:
     """Return what is still there of a run."""
     queues = existing(broker["AMQP_URL"], names) if broker else []
-    return [*wait_gone(processes_of(run_id), 5), *place.run_ids(), *queues]
+    return [*wait_gone(processes_of(run_id), 60), *place.run_ids(), *queues]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
@@ -62,7 +62,7 @@ def test_a_signal_in_the_middle_leaves_nothing(
 
         run.process.send_signal(number)
 
-        assert run.process.wait(20) == 128 + number, run.text()
+        assert run.process.wait(60) == 128 + number, run.text()
     assert left(run_id, names, broker, place) == []
 
 
@@ -90,7 +90,7 @@ def test_cleanup_does_not_touch_a_living_run(place: Place, lone_node: PrivateNod
         cleaned = teardown(place, "cleanup")
 
         assert "nothing was left behind" in cleaned.stdout
-        assert run.process.wait(30) == 0, run.text()
+        assert run.process.wait(60) == 0, run.text()
 
 
 def test_a_service_killed_in_the_middle_ends_the_run_with_its_log(
@@ -103,7 +103,7 @@ def test_a_service_killed_in_the_middle_ends_the_run_with_its_log(
         manager = next(line for line in run.log.lines if ready.items() <= line.items())
         os.kill(manager["pid"], signal.SIGKILL)
 
-        assert run.process.wait(20) == 4, run.text()
+        assert run.process.wait(60) == 4, run.text()
 
     assert "vm-manager ended with -9; the end of its log:" in run.text()
     assert left(run_id, names, broker, place) == []
@@ -141,7 +141,7 @@ def test_a_broker_that_dies_for_good_ends_the_run(place: Place, amqp_url: str) -
             begun(run)
             node.kill()
 
-            assert run.process.wait(40) == 4, run.text()
+            assert run.process.wait(90) == 4, run.text()
     assert "the broker does not answer" in run.text()
 
 
@@ -176,7 +176,7 @@ def test_a_vm_that_a_killed_run_asked_for_does_not_disturb_the_next_run(
     if cleaned_first:
         assert "  VM vm-" in teardown(place, "cleanup").stdout
 
-    assert judged(place, own_node, "--timeout", "20") == undisturbed
+    assert judged(place, own_node, "--timeout", "60") == undisturbed
     assert undisturbed["notes"] == []
     assert place.run_ids() == []
     with channel_to(own_node) as channel:

@@ -291,7 +291,7 @@ def test_the_node_of_a_killed_owner_is_found_and_removed() -> None:
     (leftover,) = find_leftovers()
     lines = remove(leftover)
 
-    assert wait_gone([survivor, *started], 5) == []
+    assert wait_gone([survivor, *started], 60) == []
     assert not listens(int(port))
     assert not folder.parent.exists()
     assert f"process {pid} (rabbitmq-server)" in lines

@@ -1,7 +1,6 @@
 """Spans of a real run: services in processes of their own, a collector that gets them by OTLP."""
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -215,8 +214,6 @@ def test_without_the_variables_opentelemetry_is_not_even_imported(
 def test_a_collector_that_is_away_costs_neither_verdict_nor_an_ordered_end(
     lone_node: PrivateNode, tmp_path: Path
 ) -> None:
-    begun = time.monotonic()
-
     done = teardown(
         Place(tmp_path),
         *(*RUN, "--broker", lone_node.url),
@@ -229,4 +226,3 @@ def test_a_collector_that_is_away_costs_neither_verdict_nor_an_ordered_end(
     failed = [line for line in lines if line["event"] == "tracing.export_failed"]
     assert {line["service"] for line in failed} >= {"vm-manager", "vcpu-worker"}
     assert limits.SHUTDOWN_MS / 1000 < STOP_SECONDS
-    assert time.monotonic() - begun < 30

@@ -99,6 +99,6 @@ def run_round(lab: Lab, prometheus: Prometheus, folder: Path) -> list[Judgement]
 
 
 def read(url: str) -> str:
-    with urlopen(url, timeout=5) as answer:  # noqa: S310 - our own URL
+    with urlopen(url, timeout=30) as answer:  # noqa: S310 - our own URL
         text: str = answer.read().decode()
     return text

@@ -25,7 +25,7 @@ HEADINGS = ["## What it means", "## How to look", "## What to do"]
 def promtool(*arguments: object) -> str:
     """Run promtool; return what it says, and fail if it is not content."""
     command = [program("promtool"), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -13,7 +13,7 @@ COLUMNS = 24
 def test_the_dashboard_is_what_its_code_makes() -> None:
     command = [sys.executable, str(GRAFANA / "generate.py"), "--check"]
 
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
     assert done.returncode == 0, done.stderr
 

@@ -181,7 +181,7 @@ def test_where_no_topology_was_given_it_is_said_at_once(own_node: str, tmp_path:
 
     attached = teardown(Place(tmp_path), *run)
     with service("vcpu_worker", own_node, log, AMQP_TOPOLOGY="given") as worker:
-        code = worker.wait(timeout=15)
+        code = worker.wait(timeout=60)
 
     assert (attached.returncode, code) == (4, 4)
     assert "no service and no definitions made it" in attached.stderr

@@ -29,7 +29,7 @@ def tear_down(
     if isinstance(ordering, str):
         ordering = catalogue_entry(ordering).ordering
     history = workdir / f"{len(list(workdir.iterdir()))}.jsonl"
-    options = RunOptions(history=history, timeout_s=30)
+    options = RunOptions(history=history, timeout_s=60)
     workers = min(workers, scenario.vcpus)
     finished = lab.run(ordering, scenario, workers, options)
     return finished.judgement, list(load_history(finished.history).records)

@@ -276,7 +276,7 @@ def test_many_cleanups_at_once_remove_each_run_once(
         subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
-    outputs = [cleanup.communicate(timeout=30)[0] for cleanup in cleanups]
+    outputs = [cleanup.communicate(timeout=120)[0] for cleanup in cleanups]
 
     assert [cleanup.returncode for cleanup in cleanups] == [0] * 4
     assert sum(f"process {child.pid} " in output for output in outputs) == 1
@@ -296,5 +296,5 @@ def test_runs_that_start_and_end_at_once_do_not_take_each_others_folder(
 
     runs = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(4)]
 
-    assert [run.wait(timeout=60) for run in runs] == [0] * 4
+    assert [run.wait(timeout=120) for run in runs] == [0] * 4
     assert not folder_for_runs.exists()

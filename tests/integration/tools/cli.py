@@ -15,7 +15,7 @@ from teardown_lab.broker.processes import ProcessIdentity, carrying
 from teardown_lab.run_record import RUN_VARIABLE
 
 PROGRAM = [sys.executable, "-m", "teardown_lab"]
-SECONDS = 60
+SECONDS = 120
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import json
 import threading
 from typing import Any
 
-WAIT_S = 15.0
+WAIT_S = 60.0
 
 
 class Log:

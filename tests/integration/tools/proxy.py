@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 _RESET = struct.pack("ii", 1, 0)
 
 

@@ -17,7 +17,7 @@ def scrape(urls: Mapping[str, str]) -> Counter[Series]:
     """Return all samples of several services, added up."""
     found: Counter[Series] = Counter()
     for url in urls.values():
-        with urlopen(url, timeout=5) as response:  # noqa: S310 - our own URL
+        with urlopen(url, timeout=30) as response:  # noqa: S310 - our own URL
             text = response.read().decode()
         for family in text_string_to_metric_families(text):
             for sample in family.samples:

@@ -21,7 +21,7 @@ from teardown_lab.broker.node_settings import free_ports
 from teardown_lab.leftovers import RunFolder
 
 SCRAPE_INTERVAL = "1s"
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 POLL_SECONDS = 0.1
 
 
@@ -86,7 +86,7 @@ class Prometheus:
     def _get(self, path: str, arguments: dict[str, str]) -> Any:
         url = f"{self._url}/api/v1/{path}?{urlencode(arguments)}"
         try:
-            with urlopen(url, timeout=10) as answer:  # noqa: S310 - our own URL
+            with urlopen(url, timeout=30) as answer:  # noqa: S310 - our own URL
                 return json.load(answer)["data"]
         except HTTPError as error:
             pytest.fail(f"{arguments}: {error.read().decode()}")

@@ -40,7 +40,9 @@ class Place:
         return {**inherited, "TMPDIR": str(self.folder / "tmp"), **more}
 
 
-def teardown(place: Place, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+def teardown(
+    place: Place, *arguments: str, seconds: float = SECONDS, **more: str
+) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         [*PROGRAM, *arguments],
@@ -49,7 +51,7 @@ def teardown(place: Place, *arguments: str, **more: str) -> subprocess.Completed
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=SECONDS,
+        timeout=seconds,
         check=False,
     )
 

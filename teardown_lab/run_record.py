@@ -57,9 +57,10 @@ class Record:
     queues: list[RecordedQueues] = field(default_factory=list)
     vms: list[RecordedVm] = field(default_factory=list)
 
-    def urls(self) -> set[str]:
+    def urls(self) -> list[str]:
         """Return the brokers, not the run's own, that it has made something on."""
-        return {queues.url for queues in self.queues} | {vm.url for vm in self.vms}
+        urls = [*(queues.url for queues in self.queues), *(vm.url for vm in self.vms)]
+        return list(dict.fromkeys(urls))
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -105,23 +106,32 @@ def remove_recorded(record: Record, run_id: str) -> tuple[list[str], list[str]]:
                 removed.append(f"container {container}")
         except BrokerUnavailable as error:
             left.append(f"container {container} is left: {error}")
-    for vm in record.vms:
-        try:
-            publish(vm.url, topology.COMMANDS.name, _removal(vm.name))
-        except BrokerUnavailable as error:
-            left.append(f"VM {vm.name} is left: {error}")
-        else:
-            removed.append(f"VM {vm.name} at {without_password(vm.url)}")
-    for queues in record.queues:
-        shown = without_password(queues.url)
-        try:
-            deleted, refused = delete_queues(queues.url, queues.names, queues.exchanges)
-        except BrokerUnavailable as error:
-            left.append(f"{len(queues.names)} queues are left: {error}")
-        else:
-            removed.append(f"{len(deleted)} queues and exchanges at {shown}")
-            left += [f"left at {shown}: {line}" for line in refused]
+    for url in record.urls():
+        gone, kept = _remove_at(url, record)
+        removed += gone
+        left += kept
     return removed, left
+
+
+def _remove_at(url: str, record: Record) -> tuple[list[str], list[str]]:
+    """Remove what a run has on one broker; one that does not answer is not asked again."""
+    shown = without_password(url)
+    vms = [vm.name for vm in record.vms if vm.url == url]
+    recorded = [queues for queues in record.queues if queues.url == url]
+    names = [name for queues in recorded for name in queues.names]
+    exchanges = [name for queues in recorded for name in queues.exchanges]
+    try:
+        if vms:
+            publish(url, topology.COMMANDS.name, [_removal(vm) for vm in vms])
+        deleted, refused = delete_queues(url, names, exchanges)
+    except BrokerUnavailable as error:
+        some = f"{len(vms)} VM{'s' * (len(vms) > 1)}, " if vms else ""
+        count = len(names) + len(exchanges)
+        return [], [f"{some}{count} queues and exchanges are left: {error}"]
+    lines = [f"VM {vm} at {shown}" for vm in vms]
+    if recorded:
+        lines.append(f"{len(deleted)} queues and exchanges at {shown}")
+    return lines, [f"left at {shown}: {line}" for line in refused]
 
 
 def _removal(vm: str) -> tuple[str, codec.Packet]:

@@ -115,20 +115,19 @@ def delete_queues(
     return deleted, refused
 
 
-def publish(url: str, exchange: str, addressed: tuple[str, Packet]) -> None:
-    """Publish a packet to a routing key; an exchange that is not there takes none.
+def publish(url: str, exchange: str, addressed: Iterable[tuple[str, Packet]]) -> None:
+    """Publish packets, each to its routing key; an exchange that is not there takes none.
 
     Raises:
         BrokerUnavailable: The broker does not answer, or it went away before it had confirmed.
     """
-    key, packet = addressed
     with _connected(url, CONNECT_SECONDS_MAX) as connection:
         channel = connection.channel()
         try:
             channel.confirm_delivery()
-            channel.basic_publish(
-                exchange, key, packet.body, properties_of(packet, Endpoint(url).user)
-            )
+            for key, packet in addressed:
+                properties = properties_of(packet, Endpoint(url).user)
+                channel.basic_publish(exchange, key, packet.body, properties)
         except pika.exceptions.ChannelClosedByBroker as error:
             if error.reply_code != _NOT_FOUND:
                 raise

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -261,6 +262,29 @@ def test_queues_that_cannot_be_deleted_are_kept_on_record_without_the_password(
     assert "secret" not in "\n".join(lines)
     assert "no broker answers at amqp://user@127.0.0.1:1/%2F" in lines[0]
     assert find_leftovers() == [leftover]
+
+
+def test_a_broker_that_does_not_answer_is_asked_once_and_takes_one_line(
+    folder_for_runs: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(0)
+        urls = [f"amqp://127.0.0.1:{silent.getsockname()[1]}/%2F", "amqp://127.0.0.1:1/%2F"]
+        queues = [{"url": urls[n % 2], "names": ["a", "b"], "exchanges": ["e"]} for n in range(100)]
+        vms = [{"url": urls[0], "name": f"vm-{n}"} for n in range(3)]
+        record = {"boot": "", "processes": [], "containers": [], "queues": queues, "vms": vms}
+        leave_a_folder(folder_for_runs, a_process_that_has_ended(), json.dumps(record))
+        (leftover,) = find_leftovers()
+
+        lines = remove(leftover)
+
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+    first, second, kept = lines
+    assert first.startswith("3 VMs, 150 queues and exchanges are left: no broker answers at ")
+    assert second.startswith("150 queues and exchanges are left: no broker answers at ")
+    assert kept.startswith("kept ")
 
 
 def test_many_cleanups_at_once_remove_each_run_once(

@@ -68,6 +68,19 @@ def configure(level: str) -> None:
     logging.getLogger("pika").setLevel(logging.CRITICAL)  # the driver says what became of it
 
 
+def spare_others() -> None:
+    """Write warnings only, on stderr, in a program of others' that has not configured structlog.
+
+    Unconfigured, structlog prints everything on stdout. The standard library's logging stays as the
+    program has it.
+    """
+    if not structlog.is_configured():
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
+
+
 def level_of(record: Record) -> str:
     """Return the level of an observation: steps are debug, states info, oddities warnings."""
     if record.event in _WARNINGS:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from service_runtime import logs
 from teardown_lab.broker.address import knock
 from teardown_lab.broker.choice import ProvidedBroker, provide_broker, running_broker
 from teardown_lab.checker.history import load_history
@@ -171,6 +172,7 @@ def open_lab(options: LabOptions, say: Say, forward: Say = lambda _: None) -> It
         BrokerUnavailable: The broker is not there.
         StackFailed: The services do not come up.
     """
+    logs.spare_others()
     with ExitStack() as stack:
         run = stack.enter_context(RunFolder())
         if options.attach:

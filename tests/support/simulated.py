@@ -1,5 +1,6 @@
 """Whole runs in memory: the real cores, joined by the simulator, with the checker at the end."""
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from teardown_lab.checker.verdict import judge
 from teardown_lab.experiment.client import Client, ClientState, Collector, Experiment
 from teardown_lab.experiment.in_memory import services
 from teardown_lab.simulator.broker import Published, SimulatedBroker
+from teardown_lab.simulator.deliveries import Event
 from teardown_lab.simulator.world import EPOCH_NS, World
 from vm_protocol.actor import Actor
 from vm_protocol.codec import Packet
@@ -40,6 +42,23 @@ class TwiceBroker(SimulatedBroker):
         if exchange not in self.once:
             super().publish(exchange, key, packet)
         return published
+
+
+class ShuffledBroker(SimulatedBroker):
+    """Hands over any queue's oldest delivery next, not the oldest of all; seeded."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        super().__init__(now_ns=EPOCH_NS)
+
+    def next_event(self) -> Event | None:
+        on_their_way = self._deliveries._on_their_way
+        heads: dict[tuple[str, str], int] = {}
+        for number, event in on_their_way.items():
+            heads.setdefault((event.actor, event.queue), number)
+        if not heads:
+            return None
+        return on_their_way.pop(self._random.choice(list(heads.values())))
 
 
 class CheckedCore:

@@ -1,7 +1,9 @@
 """The whole catalogue, explored: each verdict, and how many states there are."""
 
+from pathlib import Path
+
 import pytest
-from support.exploring import ONE_TICK, answer, explored, found_kinds, schedule, shipped
+from support.exploring import ONE_TICK, answer, explored, found_kinds, schedule, shipped, unreduced
 
 from teardown_lab.explorer.faults import Budget
 from vm_manager.catalogue import catalogue_entry, catalogue_names
@@ -55,6 +57,34 @@ STATES = {
 }
 """States of 1, 2 and 3 vCPUs with one tick, reduced. A changed count is a changed protocol: find
 out which message comes or goes, then take the new row from the failure."""
+WITH_FOUR = {
+    "zap-all-per-vcpu": 144,
+    "unload-all-first": 80,
+    "unload-all-first-wipe-last": 136,
+    "unload-all-late-erase-each": 136,
+    "vm-state-before-vcpus": 136,
+    "unload-all-first-erase-each": 136,
+    "unload-in-destroy": 108,
+    "unload-in-destroy-wipe-last": 120,
+    "unload-in-destroy-stop-at-hole": 96,
+    "ticker-left-running": 234,
+    "async-pf-not-cleared": 108,
+    "parallel-destroy": 199794,
+    "fenced-parallel-destroy": 2472,
+}
+"""States of 4 vCPUs with roots of their own."""
+
+STATES_OF = {
+    name: (
+        getattr(catalogue_entry(name).expected(Scenario(vcpus=3)), "explore", ""),
+        *STATES[name, "distinct"],
+        WITH_FOUR[name],
+    )
+    for name in catalogue_names()
+}
+"""What the page shows of each entry: the verdict with 3 vCPUs, the states of 1 to 4."""
+
+PAGE = Path(__file__).parents[2] / "docs" / "explorer.md"
 
 RICH = [
     {"avic": True},
@@ -92,6 +122,46 @@ def test_every_entry_is_explored_to_the_end_with_the_expected_verdict(
         assert found.verdict.disagreements == ()
         counts.append(found.explored.states)
     assert tuple(counts) == STATES[name, shape]
+
+
+@pytest.mark.parametrize("name", catalogue_names())
+def test_four_vcpus_are_explored_to_the_end_with_the_expected_verdict(name: str) -> None:
+    entry, scenario = catalogue_entry(name), Scenario(vcpus=4)
+    expected = entry.expected(scenario)
+
+    found = explored(schedule(name, scenario))
+
+    assert expected is not None
+    assert found.complete
+    assert found.doubts == {}
+    assert ("violated" if found.paths else "safe") == expected.explore
+    assert found.states == WITH_FOUR[name]
+
+
+def test_the_page_shows_these_counts_and_verdicts() -> None:
+    shown = {row[0]: (row[1], *map(number, row[2:])) for row in rows_of_the_page(6)}
+
+    assert shown == STATES_OF
+
+
+def test_the_page_shows_what_the_reduction_saves() -> None:
+    rows = rows_of_the_page(3)
+
+    assert len(rows) == 4
+    for name, fewer, every in rows:
+        assert number(fewer) == STATES[name, "distinct"][2]
+        assert number(every) == unreduced(schedule(name, 3)).states
+
+
+def rows_of_the_page(cell_count: int) -> list[list[str]]:
+    """Return the rows of the page's tables that begin with an ordering and have so many cells."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+    return [row for row in rows if len(row) == cell_count and row[0] in STATES_OF]
+
+
+def number(cell: str) -> int:
+    return int(cell.replace(",", ""))
 
 
 @pytest.mark.parametrize("name", catalogue_names())

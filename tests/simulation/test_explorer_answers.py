@@ -71,8 +71,9 @@ def test_two_processes_with_different_hash_seeds_explore_the_same(name: str) -> 
         said(explore(name, "--vcpus", "3", "--json", PYTHONHASHSEED=seed)) for seed in ("1", "2")
     ]
 
+    untimed = {"seconds": 0, "search_seconds": 0}
     assert len(ran[0]["digest"]) == 16
-    assert [{**each, "seconds": 0} for each in ran] == [{**ran[0], "seconds": 0}] * 2
+    assert [{**each, **untimed} for each in ran] == [{**ran[0], **untimed}] * 2
 
 
 def test_random_walks_depend_on_their_seed_alone() -> None:
@@ -254,3 +255,22 @@ def test_an_ordering_without_a_fence_is_explored_from_its_own_file(tmp_path: Pat
 
     assert ran.returncode == 1
     assert ran.stdout.startswith("mine: VIOLATED")
+
+
+def test_the_benchmark_measures_a_whole_exploration() -> None:
+    """How fast anything was is nobody's matter here."""
+    script = Path(__file__).parents[2] / "benchmarks" / "explore.py"
+    ran = subprocess.run(
+        [sys.executable, script, "unload-in-destroy", "--vcpus", "2", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=True,
+    )
+
+    (row,) = said(ran)["rows"]
+    assert (row["ordering"], row["vcpus"], row["verdict"]) == ("unload-in-destroy", 2, "safe")
+    assert row["complete"]
+    assert row["transitions"] == row["states"] - 1
+    assert row["transitions_per_s"] > 0
+    assert row["peak_mb"] > 1

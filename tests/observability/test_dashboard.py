@@ -1,11 +1,12 @@
 """The checked-in dashboard: it is what its code makes, and Grafana can show it."""
 
+import re
 import subprocess
 import sys
 from collections import Counter
 from typing import Any
 
-from observability.tools.files import GRAFANA, SCRAPES, dashboard, panels, read_yaml
+from observability.tools.files import GRAFANA, SCRAPES, dashboard, panel_queries, panels, read_yaml
 
 COLUMNS = 24
 
@@ -44,11 +45,28 @@ def test_panels_stand_on_the_grid_side_by_side() -> None:
     assert len(taken) == rows * COLUMNS, "there is a hole"
 
 
-def test_the_rows_are_questions() -> None:
+def test_the_rows_are_the_five_questions_in_their_order() -> None:
     rows = [panel["title"] for panel in dashboard()["panels"] if panel["type"] == "row"]
 
-    assert len(rows) == 5
-    assert all(row.endswith("?") for row in rows)
+    assert rows == [
+        "Is teardown safe now?",
+        "Which invariant broke, and where?",
+        "How long do teardowns and flush round trips take?",
+        "How deep are mailboxes?",
+        "What does the broker do?",
+    ]
+
+
+def test_what_the_broker_says_is_joined_with_its_cluster_s_name() -> None:
+    """As RabbitMQ's own dashboards do it: their variable chooses a cluster of many."""
+    asked = [each.expr for each in panel_queries() if "rabbitmq_" in each.expr]
+    join = re.compile(
+        r"\* on \(instance(, job)?\) group_left ?\(?[^)]*\)? ?"
+        r"rabbitmq_identity_info\{[^}]*rabbitmq_cluster=\"\$rabbitmq_cluster\""
+    )
+
+    assert len(asked) > 10
+    assert [expr for expr in asked if not join.search(expr)] == []
 
 
 def test_everything_is_asked_of_the_data_source_that_is_chosen() -> None:

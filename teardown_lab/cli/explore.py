@@ -118,6 +118,8 @@ def _describe(verdict: Verdict, seconds: float) -> str:
         way = "the shortest way there" if found.is_shortest else "a way there"
         lines += ["", f"{way}, {len(found.schedule.path)} steps:"]
         lines += [f"  {found.told.text}"]
+        if found.told.race:
+            lines.append(f"  racing: {found.told.race}")
         if found.told.parts_at:
             parts = found.told.parts_at
             lines.append(

@@ -35,11 +35,15 @@ class Deviation:
 
 @dataclass(slots=True)
 class Told:
-    """A schedule in words: the deviations with their steps, and where it parts from FIFO."""
+    """A schedule in words: the deviations with their steps, and where it parts from FIFO.
+
+    `racing` are the keys of the use and of the delivery that frees, `race` says it.
+    """
 
     text: str
     deviations: list[dict[str, Any]] = field(default_factory=list)
     racing: tuple[str, ...] = ()
+    race: str = ""
     parts_at: dict[str, Any] | None = None
 
 
@@ -106,7 +110,8 @@ def tell(schedule: Schedule, key: FindingKey) -> Told:
     if violation is not None:
         used = _used(plain.stage, violation)
         text = f"no deviation: first in, first out ends like this; {used}"
-        return Told(text, [], _racing(plain.stage, violation))
+        racing = _racing(plain.stage, violation)
+        return Told(text, [], racing, _race(plain.stage, violation, racing))
     for deviation in _candidates(found, plain.stage, shortest):
         run = _Run(schedule, deviation)
         violation = run.violation(key)
@@ -117,6 +122,7 @@ def tell(schedule: Schedule, key: FindingKey) -> Told:
     if violation is not None:
         told.text += f"; {_used(found, violation)}"
         told.racing = _racing(found, violation)
+        told.race = _race(found, violation, told.racing)
     return told
 
 
@@ -168,6 +174,19 @@ def _racing(stage: Stage, violation: Violation) -> tuple[str, ...]:
     return (used, freed) if freed and freed != used else (used,)
 
 
+def _race(stage: Stage, violation: Violation, racing: tuple[str, ...]) -> str:
+    """Return the two racing messages in words, "" where there are not two."""
+    if len(racing) < 2:
+        return ""
+    sent = (
+        str(record.details["type"])
+        for record in stage.records
+        if record.event == Event.MESSAGE_SENT and record.message_id == violation.message_id
+    )
+    used, freed = racing
+    return f"{next(sent, 'message')} {used} and {freed}, which frees vCPU {violation.vcpu}"
+
+
 def _place(stage: Stage, violation: Violation) -> str:
     """Return when a request that broke something was posted, by the history's order."""
     places: dict[Event, int] = {}
@@ -205,12 +224,9 @@ def _told(run: _Run, plain: list[str], deviation: Deviation, violation: Violatio
         text = f"FIFO except steps {first} and {last}: {held} waits until after {deviation.until}"
     used = _used(run.stage, violation)
     entry = {"held": held, "until": deviation.until, "from_step": first, "to_step": last}
-    return Told(
-        f"{text}; {used}",
-        [entry],
-        _racing(run.stage, violation),
-        _parting(trace, plain),
-    )
+    racing = _racing(run.stage, violation)
+    race = _race(run.stage, violation, racing)
+    return Told(f"{text}; {used}", [entry], racing, race, _parting(trace, plain))
 
 
 def _told_as_it_is(schedule: Schedule, shortest: list[str], plain: list[str]) -> Told:
@@ -224,7 +240,8 @@ def _told_as_it_is(schedule: Schedule, shortest: list[str], plain: list[str]) ->
             deviations.append({"step": number + 1, "did": did, "instead_of": oldest.key})
         stage.take(turn)
     steps = ", ".join(str(each["step"]) for each in deviations)
-    return Told(f"FIFO except steps {steps}", deviations, (), _parting(shortest, plain))
+    text = f"FIFO except steps {steps}"
+    return Told(text, deviations, parts_at=_parting(shortest, plain))
 
 
 def _parting(trace: list[str], plain: list[str]) -> dict[str, Any] | None:

@@ -40,6 +40,7 @@ class Counterexample:
             "told": self.told.text,
             "deviations": self.told.deviations,
             "racing": list(self.told.racing),
+            "race": self.told.race,
             "parts_at": self.told.parts_at,
             "kinds": self.kinds,
             "turns": [asdict(turn) for turn in turns(self.schedule.model(), self.schedule.path)],

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -97,6 +99,28 @@ def test_a_flush_that_is_implied_and_never_seen_makes_safety_inconclusive() -> N
     assert verdict.missing == ("flush-reached-live-vcpu", "unload-flushed")
 
 
+EVERYTHING = frozenset(
+    {
+        "unload-flushed",
+        "flush-reached-live-vcpu",
+        "destroys-overlapped",
+        "duplicate",
+        "redeliver",
+        "hold",
+    }
+)
+
+
+@pytest.mark.parametrize("missing", sorted(EVERYTHING))
+def test_each_required_witness_is_missed_alone(missing: str) -> None:
+    parallel = shipped("parallel-destroy")
+    begin = schedule(parallel, 2, Budget(duplicate=1, redeliver=1, hold=1))
+
+    assert conclude(begin, Explored(complete=True, witnessed=EVERYTHING)).verdict == "safe"
+    verdict = conclude(begin, Explored(complete=True, witnessed=EVERYTHING - {missing}))
+    assert (verdict.verdict, verdict.missing) == ("inconclusive", (missing,))
+
+
 def test_a_fault_that_was_allowed_and_never_met_anything_makes_safety_inconclusive() -> None:
     begin = schedule("unload-in-destroy", Scenario(mmu="tdp"), Budget(duplicate=1))
 
@@ -185,6 +209,21 @@ def test_ctrl_c_shows_what_was_found_so_far(
     assert out.startswith(told)
     assert "stopped by Ctrl-C: 3 vCPUs" in out
     assert ("teardown replay td1." in out) == (code == 1)
+
+
+def test_a_terminal_shows_how_far_it_is_and_a_file_does_not() -> None:
+    main, terminal = pty.openpty()
+    command = [*EXPLORE, "parallel-destroy", "--vcpus", "3"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal, text=True) as process:
+        out, _ = process.communicate(timeout=SECONDS)
+    os.close(terminal)
+    shown = os.read(main, 65_536).decode()
+    os.close(main)
+
+    assert re.search(r"\r[\d,]+ states, depth \d+, [\d,]+ transitions/s\x1b\[K", shown)
+    assert shown.endswith("\r\x1b[K")
+    assert "transitions/s" not in out
+    assert explore("parallel-destroy", "--vcpus", "3").stderr == ""
 
 
 # --- the command line ----------------------------------------------------------------------

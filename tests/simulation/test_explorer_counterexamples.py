@@ -83,6 +83,7 @@ def test_a_race_is_told_by_what_is_held_until_when_and_by_both_messages() -> Non
     held, until = "roots-released/1/2.0/1", "unload-done/0/2.0/1"
     assert found.told.deviations == [{"held": held, "until": until, "from_step": 13, "to_step": 16}]
     assert found.told.racing == ("request/6@0", until)
+    assert found.told.race == f"TlbFlush request/6@0 and {until}, which frees vCPU 0"
     assert found.told.parts_at == {"step": 13, "here": "request/5@0", "passing": held}
 
 

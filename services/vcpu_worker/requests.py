@@ -42,7 +42,7 @@ def take(vcpu: Vcpu, event: Received, request: messages.Request, queues: Queues)
         reject = Reject(event.queue, event.message_id, RejectReason.FREED)
         return Stepped(vcpu, (delivered, reject))
     posted, left = _leave_guest(vcpu.consume(generation, kind), request)
-    stepped = commands.after_consuming(posted, queues)
+    stepped = commands.after_consuming(vcpu, posted, queues)
     return Stepped(stepped.vcpu, (delivered, *left, *settled, *stepped.effects))
 
 

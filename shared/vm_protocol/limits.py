@@ -68,8 +68,11 @@ ORPHAN_EXPIRES_MS: Final = 3_600_000
 QUARANTINE_MS: Final = 500
 """How long tombstones outlive their VM, as KASAN's quarantine holds freed memory."""
 
-FENCE_MS: Final = 2_000
-"""How long a free waits for its generation before the worker calls it stuck."""
+FENCE_MS: Final = 5_000
+"""How long a mailbox may stand still before a free that waits for its generation is stuck.
+
+A worker takes what has arrived for all its vCPUs in turn: with 128 of them, MAILBOX_PREFETCH
+requests each, a slow machine takes seconds from one request of a mailbox to its next."""
 
 REQUEST_MS: Final = 1_000
 """How long a worker may take to answer a request."""

@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +64,35 @@ def epmd_program() -> Path:
     raise BrokerUnavailable("Erlang's `epmd` is not on the PATH: is Erlang installed completely?")
 
 
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """What a node of a cluster has in common with the others; `name` is its own of `names`.
+
+    The nodes find each other when they first start (RabbitMQ: cluster-formation, "classic config
+    peer discovery"): no `rabbitmqctl join_cluster`, and it does not matter who starts first.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    epmd_port: int
+    cookie: str
+
+    def config(self) -> tuple[str, ...]:
+        """Return the lines of rabbitmq.conf that make a cluster of the nodes.
+
+        Of three nodes two go on, and one that sees no other pauses (RabbitMQ: partitions).
+        """
+        nodes = (
+            f"cluster_formation.classic_config.nodes.{number} = {name}@localhost"
+            for number, name in enumerate(self.names, start=1)
+        )
+        return (
+            "cluster_formation.peer_discovery_backend = classic_config",
+            "cluster_partition_handling = pause_minority",
+            *nodes,
+        )
+
+
 def free_ports() -> NodePorts:
     """Return ports that are free now; another program may take one before the node does."""
     with contextlib.ExitStack() as stack:
@@ -75,14 +104,19 @@ def free_ports() -> NodePorts:
     return NodePorts(*ports)
 
 
-def make_folders(folder: Path) -> None:
-    """Make the folders and lasting files of a new node, with an Erlang cookie of its own."""
+def new_cookie() -> str:
+    """Return a secret by which Erlang nodes know each other."""
+    return secrets.token_hex(20)
+
+
+def make_folders(folder: Path, secret: str) -> None:
+    """Make the folders and lasting files of a new node; `secret` is its Erlang cookie."""
     for name in ("home", "log", "mnesia", "conf.d", "plugins", "generated", "schema"):
         (folder / name).mkdir()
     (folder / "enabled_plugins").write_text("[].\n", encoding="ascii")
     (folder / "rabbitmq-env.conf").write_text("", encoding="ascii")
     cookie = folder / "home" / ".erlang.cookie"
-    cookie.write_text(secrets.token_hex(20), encoding="ascii")
+    cookie.write_text(secret, encoding="ascii")
     cookie.chmod(0o400)
 
 
@@ -121,4 +155,17 @@ def node_environment(name: str, folder: Path, ports: NodePorts) -> dict[str, str
         "RABBITMQ_LOG_BASE": str(folder / "log"),
         "RABBITMQ_LOGS": str(folder / "log" / "node.log"),
         "RABBITMQ_PID_FILE": str(folder / "node.pid"),
+    }
+
+
+def control_environment(node: Mapping[str, str], port: int) -> dict[str, str]:
+    """Return the variables of the broker's tools: a node's own, and a port for the tool's Erlang.
+
+    By itself it listens on every address, 10,000 above the node's port, which may be no port.
+    """
+    ports = ("RABBITMQ_CTL_DIST_PORT_MIN", "RABBITMQ_CTL_DIST_PORT_MAX")
+    return {
+        **node,
+        **dict.fromkeys(ports, str(port)),
+        "RABBITMQ_CTL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
     }

@@ -14,17 +14,20 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from teardown_lab.broker.address import listens, server_properties
+from teardown_lab.broker.epmd import Epmd
 from teardown_lab.broker.errors import BrokerUnavailable
 from teardown_lab.broker.node_settings import (
+    Membership,
     NodePorts,
-    epmd_program,
     free_ports,
     make_folders,
+    new_cookie,
     node_environment,
     server_script,
     write_config,
@@ -36,7 +39,6 @@ __all__ = ["PrivateNode", "server_script"]
 
 START_SECONDS_MAX = 60.0
 _GRACEFUL_SECONDS_MAX = 15.0
-_EPMD_SECONDS_MAX = 10.0
 _ATTEMPTS_MAX = 3
 _LOG_LINES = 25
 _POLL_SECONDS = 0.05
@@ -51,6 +53,11 @@ _KNOCK_SECONDS_MAX = 2.0
 _numbers = itertools.count(1)
 
 
+def new_name() -> str:
+    """Return a name that no other node of this machine has."""
+    return f"teardown-{os.getpid()}-{next(_numbers)}"
+
+
 class PrivateNode:
     """A RabbitMQ node of our own, as a context manager: started on entry, removed on exit.
 
@@ -59,6 +66,7 @@ class PrivateNode:
             `teardown cleanup` finds it too if we are killed.
         config: More lines for rabbitmq.conf.
         environment: More variables for the node, such as RABBITMQ_*; they win over ours.
+        membership: Of a node in a cluster: what it shares with the others, whose epmd runs.
         start_seconds_max: How long a start may take.
     """
 
@@ -68,6 +76,7 @@ class PrivateNode:
         run: RunFolder | None = None,
         config: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        membership: Membership | None = None,
         start_seconds_max: float = START_SECONDS_MAX,
     ) -> None:
         self._given_run = run
@@ -75,10 +84,11 @@ class PrivateNode:
         self._config = tuple(config)
         self._environment = dict(environment or {})
         self._start_seconds_max = start_seconds_max
-        self._name = f"teardown-{os.getpid()}-{next(_numbers)}"
+        self._membership = membership
+        self._name = membership.name if membership else new_name()
         self._folder: Path | None = None
         self._ports: NodePorts | None = None
-        self._epmd: subprocess.Popen[bytes] | None = None
+        self._epmd = Epmd()
         self._node: subprocess.Popen[bytes] | None = None
 
     @property
@@ -109,6 +119,12 @@ class PrivateNode:
     def is_running(self) -> bool:
         """Tell whether the node's process runs."""
         return self._node is not None and self._node.poll() is None
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment of the node, and of the broker's tools that speak to it."""
+        ours = node_environment(self._name, self.folder, self._known_ports())
+        return {**ours, **self._environment}
 
     def __enter__(self) -> Self:
         self.start()
@@ -149,7 +165,7 @@ class PrivateNode:
         """End the node at once and remove all of it; a second call does nothing."""
         # The data is thrown away, so nothing is gained by a graceful end.
         self._end_node(grace_seconds=0)
-        self._end_epmd()
+        self._epmd.stop()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = self._ports = None
@@ -161,13 +177,17 @@ class PrivateNode:
         """Kill the node as a power failure would; `start` brings it back on the same data."""
         self._end_node(grace_seconds=0)
 
+    def shut_down(self) -> None:
+        """End the node in order, by SIGTERM; `start` brings it back on the same data."""
+        self._end_node(grace_seconds=_GRACEFUL_SECONDS_MAX)
+
     def restart(self) -> None:
         """Shut the node down in order and start it again on the same data and port.
 
         Raises:
             BrokerUnavailable: As `start` does.
         """
-        self._end_node(grace_seconds=_GRACEFUL_SECONDS_MAX)
+        self.shut_down()
         self.start()
 
     def log_tail(self, line_count: int = _LOG_LINES) -> str:
@@ -202,7 +222,7 @@ class PrivateNode:
         if self._given_run is None:
             self._own_run = RunFolder().open()
         self._folder = Path(tempfile.mkdtemp(prefix="rabbitmq-", dir=self._run().path))
-        make_folders(self._folder)
+        make_folders(self._folder, self._membership.cookie if self._membership else new_cookie())
 
     def _start_on_ports(self, is_new: bool) -> None:
         script = server_script()
@@ -213,16 +233,19 @@ class PrivateNode:
             )
         for attempt in range(1, _ATTEMPTS_MAX + 1):
             if is_new:
-                self._ports = free_ports()
+                self._ports = self._new_ports()
             try:
                 self._refuse_taken_ports()
-                self._start_epmd()
+                if self._membership is None:
+                    output = self.folder / "epmd.txt"
+                    port = self._known_ports().epmd
+                    self._epmd.start(self._run(), port, output, self.variables)
                 self._start_node(script)
                 self._wait_ready()
             except BrokerUnavailable as error:
                 self._end_node(grace_seconds=0)
                 if is_new:
-                    self._end_epmd()
+                    self._epmd.stop()
                 # Somebody took a port between our look and the node's start: look again.
                 is_taken = _PORT_TAKEN.search(f"{error}\n{self._log_text()}")
                 if attempt == _ATTEMPTS_MAX or not is_taken:
@@ -231,9 +254,13 @@ class PrivateNode:
             else:
                 return
 
+    def _new_ports(self) -> NodePorts:
+        ports = free_ports()
+        return replace(ports, epmd=self._membership.epmd_port) if self._membership else ports
+
     def _refuse_taken_ports(self) -> None:
         ports = self._known_ports()
-        is_epmd_ours = self._epmd is not None and self._epmd.poll() is None
+        is_epmd_ours = self._membership is not None or self._epmd.is_running
         for port in (ports.amqp, ports.distribution, *([] if is_epmd_ours else [ports.epmd])):
             if listens(port):
                 raise BrokerUnavailable(
@@ -241,48 +268,17 @@ class PrivateNode:
                     "is already in use: end the program that listens there"
                 )
 
-    def _start_epmd(self) -> None:
-        """Start Erlang's name service as our child: the one that a node starts would outlive it."""
-        port = self._known_ports().epmd
-        if self._epmd is not None and self._epmd.poll() is None:
-            return
-        program = epmd_program()
-        output = self.folder / "epmd.txt"
-        with output.open("wb") as file:
-            self._epmd = self._run().spawn(
-                [program, "-port", str(port), "-address", "127.0.0.1"],
-                "epmd",
-                env=self._variables(),
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-        deadline = time.monotonic() + _EPMD_SECONDS_MAX
-        while time.monotonic() < deadline:
-            if self._epmd.poll() is not None:
-                said = output.read_text(encoding="utf-8", errors="replace").strip()
-                raise BrokerUnavailable(
-                    f"{program} ended with {self._epmd.returncode}, as it does when its port "
-                    f"({port}) is already in use: {said or 'it does not say why'}"
-                )
-            if listens(port):
-                return
-            time.sleep(0.01)
-        raise BrokerUnavailable(f"{program} does not listen on port {port}")
-
     def _start_node(self, script: Path) -> None:
-        write_config(self.folder, self.port, self._config)
+        joining = self._membership.config() if self._membership else ()
+        write_config(self.folder, self.port, (*joining, *self._config))
         with (self.folder / "output.txt").open("wb") as file:
             self._node = self._run().spawn(
                 [script],
                 "rabbitmq-server",
-                env=self._variables(),
+                env=self.variables,
                 stdout=file,
                 stderr=subprocess.STDOUT,
             )
-
-    def _variables(self) -> dict[str, str]:
-        ours = node_environment(self._name, self.folder, self._known_ports())
-        return {**ours, **self._environment}
 
     def _wait_ready(self) -> None:
         assert self._node is not None, "the node was started"
@@ -328,9 +324,3 @@ class PrivateNode:
         node.wait()
         # SIGTERM does not hurry them: they end when they see that the VM has gone.
         end(helpers, grace_seconds=1.0)
-
-    def _end_epmd(self) -> None:
-        epmd, self._epmd = self._epmd, None
-        if epmd is not None:
-            epmd.kill()
-            epmd.wait()

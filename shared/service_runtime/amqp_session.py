@@ -13,33 +13,25 @@ from typing import Any, Final, Protocol, cast
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel
-from pika.exceptions import AMQPError, ChannelClosed, ChannelClosedByBroker
+from pika.exceptions import AMQPError
 
 from service_runtime.confirms import Outgoing
-from service_runtime.endpoint import Endpoint, reason_of
+from service_runtime.endpoint import Endpoint
+from service_runtime.losses import QueueMissing, SessionLost, is_missing, loss
 from service_runtime.properties import packet_of, properties_of
 from vm_protocol import limits
 from vm_protocol.codec import Packet
-from vm_protocol.topology import EXCHANGES, REQUESTS, SHARED_QUEUES, Mailbox, Queue
+from vm_protocol.topology import (
+    EXCHANGES,
+    REQUESTS,
+    SHARED_QUEUES,
+    Mailbox,
+    Queue,
+    replicated,
+)
 
 CLOSE_S: Final = 1.0
 """How long a broker may take to answer a close before its socket is given up."""
-
-_NOT_FOUND: Final = 404
-_PRECONDITION_FAILED: Final = 406
-
-
-class SessionLost(Exception):
-    """The connection or its channel is gone; every delivery tag with it."""
-
-
-class TopologyMismatch(Exception):
-    """The broker holds a queue or exchange of this name with other arguments (406)."""
-
-
-class TopologyMissing(SessionLost):
-    """The broker lacks an exchange or shared queue that was to be there already (404)."""
-
 
 Offset = int | str | datetime
 """Where a stream's reader starts: an offset, "first" or "next", or a time (RabbitMQ: streams)."""
@@ -197,6 +189,8 @@ class AmqpSession:
         """
         if self._endpoint.topology_given and queue in SHARED_QUEUES:
             return
+        if self._endpoint.is_replicated:
+            queue = replicated(queue)
         channel = self._used()
         await self._call(
             channel.queue_declare,
@@ -210,9 +204,15 @@ class AmqpSession:
             )
 
     async def delete(self, queue: str) -> None:
-        """Delete a queue; one that is not there is fine (RabbitMQ answers deletes of both)."""
+        """Delete a queue, on a channel of its own: on the other one all else would wait for it.
+
+        One that is not there is fine (RabbitMQ answers deletes of both).
+
+        Raises:
+            SessionLost: The broker refuses, which leaves this session as it is, or it is lost.
+        """
         self._consumers.pop(queue, None)
-        await self._call(self._used().queue_delete, queue=queue)
+        await self._aside(lambda channel, done: channel.queue_delete(queue, callback=done))
 
     async def bind(self, mailbox: Mailbox) -> None:
         """Bind a mailbox to `vm.requests` with its VM's key."""
@@ -232,20 +232,35 @@ class AmqpSession:
 
     async def exists(self, queue: str) -> bool:
         """Tell whether a queue exists, on a channel of its own: a miss closes it (404)."""
-        probe = await self._open_channel()
+        try:
+            await self._aside(
+                lambda channel, done: channel.queue_declare(queue, passive=True, callback=done)
+            )
+        except QueueMissing:
+            return False
+        return True
+
+    async def _aside(self, method: Callable[[Channel, Callable[[Any], None]], object]) -> None:
+        """Call an AMQP method on a channel of its own, and wait for its answer.
+
+        Raises:
+            QueueMissing: What it names is not there (404).
+            SessionLost: The broker refuses otherwise, which closes that channel only, or it is
+                gone.
+        """
+        channel = await self._open_channel()
 
         def ask(done: Callable[[Any], None]) -> None:
-            probe.add_on_close_callback(lambda _, error: done(error))
-            probe.queue_declare(queue=queue, passive=True, callback=done)
+            channel.add_on_close_callback(lambda _, error: done(error))
+            method(channel, done)
 
         answer = await self._ask(ask)
-        if isinstance(answer, ChannelClosedByBroker) and answer.reply_code == _NOT_FOUND:
-            return False
+        if is_missing(answer):
+            raise QueueMissing(str(answer))
         if isinstance(answer, BaseException):
             raise SessionLost(f"{type(answer).__name__}: {answer}")
         with _translated():
-            probe.close()
-        return True
+            channel.close()
 
     async def consume(self, queue: str, prefetch: int, offset: Offset | None = None) -> None:
         """Consume a queue with its own prefetch; `offset` is where a stream's reader starts."""
@@ -374,15 +389,7 @@ class AmqpSession:
         if self.lost.done():
             return
         self.lost.set_result(error)
-        mismatch = isinstance(error, ChannelClosed) and error.reply_code == _PRECONDITION_FAILED
-        failure: Exception
-        missing = isinstance(error, ChannelClosed) and error.reply_code == _NOT_FOUND
-        if mismatch and "inequivalent arg" in str(error):
-            failure = TopologyMismatch(str(error))
-        elif missing and self._endpoint.topology_given:
-            failure = TopologyMissing(f"no service and no definitions made it: {error}")
-        else:
-            failure = SessionLost(f"{type(error).__name__}: {reason_of(error)}")
+        failure = loss(error, topology_given=self._endpoint.topology_given)
         for future in tuple(self._pending):
             if not future.done():
                 future.set_exception(failure)

@@ -54,13 +54,15 @@ def journal_batches(records: Sequence[Record]) -> Iterator[Outgoing]:
 class Batch:
     """The publishes of all handlers run on one socket read, and the settlements behind them.
 
-    `settle` runs once, when the batch is sealed and nothing in it is unconfirmed.
+    `settle` runs once, when the batch is sealed and nothing in it is unconfirmed. `refusal_count`
+    is how often the present session's broker has refused something in it.
     """
 
     settle: Callable[[], None]
     open_count: int = 0
     sealed: bool = False
     settled: bool = False
+    refusal_count: int = 0
 
     def seal(self) -> None:
         """Say that no further publish joins the batch."""
@@ -103,18 +105,23 @@ class ConfirmTracker:
             _, batch = self._open.pop(number)
             batch.confirmed()
 
-    def refused(self, tag: int, *, multiple: bool) -> int:
-        """Take a `basic.nack` of the broker; return how many publishes it refuses."""
+    def refused(self, tag: int, *, multiple: bool) -> list[Publication]:
+        """Take a `basic.nack` of the broker; return the publishes that it refuses."""
         numbers = self._numbers(tag, multiple=multiple)
         for number in numbers:
             self._refused[number] = self._open.pop(number)
-        return len(numbers)
+            self._refused[number][1].refusal_count += 1
+        return [self._refused[number] for number in numbers]
 
     def take_refused(self) -> list[Publication]:
         """Return what the broker refused, in the order of publishing, and forget it."""
         taken = [self._refused[number] for number in sorted(self._refused)]
         self._refused.clear()
         return taken
+
+    def oldest(self) -> int | None:
+        """Return the number of the first publish that the broker has said nothing of."""
+        return next(iter(self._open), None)
 
     def unconfirmed(self) -> list[Publication]:
         """Return what is not confirmed, in the order of publishing."""

@@ -17,15 +17,19 @@ from typing import Any
 
 import structlog
 
-from service_runtime.amqp_session import AmqpSession, SessionLost, TopologyMissing
+from service_runtime.amqp_session import AmqpSession
 from service_runtime.bounded import until_stopped
-from service_runtime.confirms import Batch, ConfirmTracker, Outgoing, journal_batches
+from service_runtime.confirms import Batch, Outgoing, journal_batches
 from service_runtime.consumption import Consumption, Consumptions
+from service_runtime.deletions import Deletions
 from service_runtime.endpoint import Endpoint
 from service_runtime.gate import Gate
+from service_runtime.losses import SessionLost, TopologyMissing
+from service_runtime.publishing import Publishing
+from service_runtime.reconnecting import Reconnecting
 from service_runtime.settlements import HeldDeliveries, Settlements
 from service_runtime.timers import Timers
-from vm_protocol import codec, effects, limits, topology
+from vm_protocol import codec, effects, limits
 from vm_protocol.actor import Action, Actor, Plan
 from vm_protocol.codec import Packet
 from vm_protocol.errors import RemoteProtocolError
@@ -71,12 +75,12 @@ class RabbitDriver:
         self._work: deque[_Work] = deque()
         self._wake = asyncio.Event()
         self._session: AmqpSession | None = None
-        self._confirms = ConfirmTracker()
+        self._publishing = Publishing(actor.core.actor)
+        self._deletions = Deletions(actor.core.actor)
         self._consumptions = Consumptions()
         self._held = HeldDeliveries()
         self._timers = Timers(self._fire)
         self._numbers = count()
-        self._confirm_seen = asyncio.Event()
         self._stopping = asyncio.Event()
         self.connected = asyncio.Event()
         self._ready = asyncio.Event()
@@ -98,7 +102,7 @@ class RabbitDriver:
     @property
     def unconfirmed_count(self) -> int:
         """Return how many publishes the broker has not confirmed yet."""
-        return len(self._confirms)
+        return len(self._publishing)
 
     @property
     def is_connected(self) -> bool:
@@ -118,32 +122,35 @@ class RabbitDriver:
         self._enqueue(lambda: self._actor.handle(started, NO_CAUSE, time_ns()))
         grace_s = limits.SHUTDOWN_MS / 1000
         if not await until_stopped(self._work_on_sessions(), self._stopping, grace_s):
-            self._log.warning("broker.unanswered", unconfirmed_count=len(self._confirms))
+            self._log.warning("broker.unanswered", unconfirmed_count=len(self._publishing))
 
     async def _work_on_sessions(self) -> None:
-        backoff_ms = limits.RECONNECT_MS_MIN
+        reconnecting = Reconnecting(self._endpoint, self._actor.core.actor)
         while not self._stopping.is_set():
-            session = AmqpSession(self._endpoint, self._actor.core.actor, self)
+            endpoint = reconnecting.next_endpoint()
+            session = AmqpSession(endpoint, self._actor.core.actor, self)
+            pause_ms = 0
             try:
                 await session.open()
                 await self._resume(session)
-                backoff_ms = limits.RECONNECT_MS_MIN
-                await self._serve(session)
+                await self._serve(session, reconnecting)
             except SessionLost as lost:
                 if session.bug is not None:
                     raise session.bug from None
                 if isinstance(lost, TopologyMissing) and not self._ready.is_set():
                     raise
+                pause_ms = reconnecting.pause_ms()
                 if not self._stopping.is_set():
-                    why = str(lost)
-                    self._log.warning("broker.connection_lost", why=why, retry_ms=backoff_ms)
+                    where, why = endpoint.host, str(lost)
+                    self._log.warning(
+                        "broker.connection_lost", host=where, why=why, retry_ms=pause_ms
+                    )
                     self.reconnect_count += 1
             finally:
                 self.connected.clear()
                 self._timers.suspend()
                 await session.close()
-            await self._pause(backoff_ms)
-            backoff_ms = min(backoff_ms * 2, limits.RECONNECT_MS_MAX)
+            await self._pause(pause_ms)
 
     def stop(self) -> None:
         """End `run` after open confirms have arrived; SHUTDOWN_MS later it gives them up."""
@@ -162,27 +169,27 @@ class RabbitDriver:
 
     async def _resume(self, session: AmqpSession) -> None:
         """Restore on a new session what the last one held; old delivery tags are void."""
-        unconfirmed = self._confirms.unconfirmed()
-        self._confirms = ConfirmTracker()
         self._held.clear()
         self._session = session
         self.broker_version = session.broker_version
         self._log.info("broker.connected", broker=self.broker_version)
-        for outgoing, batch in unconfirmed:
-            self._publish(session, outgoing, batch)
+        self._publishing.resume(session)
+        self._deletions.resume(session)
         for consumption in self._consumptions.all():
             await self._consume(session, consumption)
         self._timers.resume()
         self.connected.set()
         self._log.info("broker.consuming", queue_count=len(self._consumptions.all()))
 
-    async def _serve(self, session: AmqpSession) -> None:
+    async def _serve(self, session: AmqpSession, reconnecting: Reconnecting) -> None:
         """Work on what arrives until the session is lost or the service stops."""
         session.lost.add_done_callback(self._stir)
         while not self._stopping.is_set():
             if session.lost.done():
                 raise SessionLost(str(session.lost.result()))
             await self._perform_work(session)
+            if not self._publishing.is_refused:
+                reconnecting.caught_up()
             if self._consumptions.all():
                 self._ready.set()
             if self._is_done():
@@ -191,7 +198,7 @@ class RabbitDriver:
             if not self._inbox:
                 await self._wake.wait()
             self._wake.clear()
-            self._step_inbox(session)
+            self._step_inbox()
         await self._finish(session)
 
     async def _finish(self, session: AmqpSession) -> None:
@@ -200,24 +207,13 @@ class RabbitDriver:
             if not consumption.is_stream:
                 await session.stop_consuming(consumption.name)
         await self._perform_work(session)
-        while len(self._confirms):
-            await self._next_confirm(session)
-
-    async def _next_confirm(self, session: AmqpSession) -> None:
-        """Wait until the broker confirms something more.
-
-        Raises:
-            SessionLost: It cannot any more.
-        """
-        if session.lost.done():
-            raise SessionLost(str(session.lost.result()))
-        self._confirm_seen.clear()
-        await self._confirm_seen.wait()
+        await self._publishing.all_confirmed()
+        await self._deletions.ended()
 
     def _stir(self, *_: Any) -> None:
-        """Wake whatever waits: the session is lost, or confirms have arrived."""
+        """Wake whatever waits: the session is lost."""
         self._wake.set()
-        self._confirm_seen.set()
+        self._publishing.wake()
 
     # --- stepping ------------------------------------------------------------------------
 
@@ -225,7 +221,7 @@ class RabbitDriver:
         self._inbox.append(handler)
         self._wake.set()
 
-    def _step_inbox(self, session: AmqpSession) -> None:
+    def _step_inbox(self) -> None:
         """Run the core on everything that has arrived; publish the records, queue the actions."""
         if not self._inbox:
             return
@@ -246,14 +242,8 @@ class RabbitDriver:
             self._observe(record)
         for outgoing in journal_batches(records):
             batch.open_count += 1
-            self._publish(session, outgoing, batch)
+            self._publishing.publish(outgoing, batch)
         batch.seal()
-
-    def _publish(self, session: AmqpSession, outgoing: Outgoing, batch: Batch) -> None:
-        """Publish, or leave it to the next session: the tracker keeps it either way."""
-        self._confirms.published(outgoing, batch)
-        with suppress(SessionLost):
-            session.publish(outgoing)
 
     # --- performing ----------------------------------------------------------------------
 
@@ -263,20 +253,20 @@ class RabbitDriver:
             work = self._work[0]
             if isinstance(work.action, Send):
                 self._work.popleft()
-                self._send(session, work.action, work.batch)
+                self._send(work.action, work.batch)
                 continue
             await self._perform(session, work)
             self._work.popleft()
             work.batch.confirmed()
 
-    def _send(self, session: AmqpSession, send: Send, batch: Batch) -> None:
+    def _send(self, send: Send, batch: Batch) -> None:
         """Publish a message; one for an exchange that is not ours is returned at once.
 
         A peer may have named it, and the broker would close the channel over it, again and again.
         """
         outgoing = Outgoing.of(send)
         if outgoing.is_possible:
-            self._publish(session, outgoing, batch)
+            self._publishing.publish(outgoing, batch)
         else:
             self.returned(outgoing.packet)
             batch.confirmed()
@@ -291,31 +281,23 @@ class RabbitDriver:
                 self._consumptions.forget(name)
                 await session.stop_consuming(name)
             case effects.DeclareMailbox(mailbox):
+                await self._deletions.ended(mailbox.name)
                 await session.declare(mailbox.queue())
             case effects.DeleteMailbox(mailbox):
-                await session.delete(mailbox.name)
+                self._deletions.begin(mailbox.name)
             case effects.DeleteQueue(name):
                 self._consumptions.forget(name)
-                await session.delete(name)
+                self._deletions.begin(name)
             case effects.Bind(mailbox):
-                await self._requests_confirmed(session, mailbox.vm)
+                await self._publishing.requests_confirmed(mailbox.vm)
                 await session.bind(mailbox)
             case effects.Unbind(mailbox):
-                await self._requests_confirmed(session, mailbox.vm)
+                await self._publishing.requests_confirmed(mailbox.vm)
                 await session.unbind(mailbox)
             case effects.SetTimer(name, delay_ms):
                 self._timers.set(name, delay_ms, work.cause)
             case effects.CancelTimer(name):
                 self._timers.cancel(name)
-
-    async def _requests_confirmed(self, session: AmqpSession, vm: str) -> None:
-        """Wait until every request posted to a VM is confirmed.
-
-        A request that is lost with a connection is published again: after a bind or unbind, it
-        would reach other vCPUs than those that its generation was routed to.
-        """
-        while self._confirms.awaits(topology.REQUESTS.name, vm):
-            await self._next_confirm(session)
 
     async def _consume(self, session: AmqpSession, wanted: Consumption) -> None:
         if missing := await self._consumptions.start(session, wanted):
@@ -360,21 +342,8 @@ class RabbitDriver:
             self._gate.arrived(queue, packet, take, self._enqueue)
 
     def confirmed(self, tag: int, multiple: bool, ok: bool) -> None:
-        """Take a confirm; what the broker refuses is published again after a pause."""
-        if ok:
-            self._confirms.confirmed(tag, multiple=multiple)
-        else:
-            refused_count = self._confirms.refused(tag, multiple=multiple)
-            self._log.warning("broker.publish_refused", message_count=refused_count)
-            delay_s = limits.RECONNECT_MS_MIN / 1000
-            asyncio.get_running_loop().call_later(delay_s, self._publish_again)
-        self._confirm_seen.set()
-
-    def _publish_again(self) -> None:
-        """Publish what was refused; after a lost session, `_resume` has done so already."""
-        assert self._session is not None, "refused by a session's broker"
-        for outgoing, batch in self._confirms.take_refused():
-            self._publish(self._session, outgoing, batch)
+        """Take a confirm."""
+        self._publishing.confirmed(tag, multiple, ok)
 
     def returned(self, packet: Packet) -> None:
         """Take back a mandatory message that matched no queue."""
@@ -396,4 +365,5 @@ class RabbitDriver:
 
     def blocked(self, is_blocked: bool) -> None:
         """Say that the broker blocks or unblocks publishers."""
+        self._publishing.is_blocked = is_blocked
         self._log.warning("broker.blocked" if is_blocked else "broker.unblocked")

@@ -14,10 +14,10 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from service_runtime import logs
-from service_runtime.amqp_session import TopologyMismatch, TopologyMissing
 from service_runtime.endpoint import EndpointError
 from service_runtime.gate import Gate
 from service_runtime.http_server import serve_http
+from service_runtime.losses import TopologyMismatch, TopologyMissing
 from service_runtime.metrics import Metrics, StateCollector
 from service_runtime.rabbit_driver import RabbitDriver
 from service_runtime.settings import Settings, SettingsError, read_settings

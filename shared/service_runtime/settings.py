@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from service_runtime.endpoint import Endpoint, read_secret, with_password
+from service_runtime.endpoint import Endpoint, Queues, read_secret, with_password
 from vm_protocol import limits
 from vm_protocol.trust import Role, Trust
 
@@ -24,7 +24,8 @@ class SettingsError(Exception):
 def _amqp_url(url: str) -> str:
     """Refuse what pika cannot read."""
     if url:
-        Endpoint(url).parameters()
+        for endpoint in Endpoint(url).each():
+            endpoint.parameters()
     return url
 
 
@@ -46,9 +47,10 @@ class Settings(BaseModel):
     AMQP_URL_FILE names a file that holds the URL; AMQP_PASSWORD_FILE one with the password for a
     URL that has none. MONITOR_AMQP_URL, with the same two, is the dead-letter monitor's own
     connection; empty: the manager's. AMQP_CA_FILE signs the broker's certificate under amqps://.
-    AMQP_TOPOLOGY=given leaves exchanges and shared queues to the deployment. MANAGER_USERS,
-    MONITOR_USERS, WORKER_USERS and CLIENT_USERS name the broker's users that play each role,
-    separated by commas; empty: anybody may. REPLICA tells a manager from others beside it.
+    AMQP_TOPOLOGY=given leaves exchanges and shared queues to the deployment. AMQP_QUEUES says what
+    mailboxes and reply queues are: classic, quorum, or auto. MANAGER_USERS, MONITOR_USERS,
+    WORKER_USERS and CLIENT_USERS name the broker's users that play each role, separated by commas;
+    empty: anybody may. REPLICA tells a manager from others beside it.
     TEARDOWN_GATE is a replay's conductor, on this host.
     """
 
@@ -58,6 +60,7 @@ class Settings(BaseModel):
     monitor_amqp_url: Url = ""
     amqp_ca_file: str = ""
     amqp_topology: Literal["declare", "given"] = "declare"
+    amqp_queues: Queues = "auto"
     manager_users: str = ""
     monitor_users: str = ""
     worker_users: str = ""
@@ -76,7 +79,12 @@ class Settings(BaseModel):
 
     def endpoint(self, url: str = "") -> Endpoint:
         """Return where a connection of this service goes; `url` is one that has its own."""
-        return Endpoint(url or self.amqp_url, self.amqp_ca_file, self.amqp_topology == "given")
+        return Endpoint(
+            url or self.amqp_url,
+            self.amqp_ca_file,
+            self.amqp_topology == "given",
+            self.amqp_queues,
+        )
 
     def trust(self) -> Trust:
         """Return which users' messages are taken for which role's."""

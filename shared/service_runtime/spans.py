@@ -28,6 +28,7 @@ from opentelemetry.trace import (
 )
 
 from service_runtime.destinations import Destination, consumed_from, dead_letter_of, sent_to
+from service_runtime.endpoint import hosts_of
 from service_runtime.otlp import Export
 from vm_protocol.observations import Event
 from vm_protocol.recorder import span_id_of, trace_id_of
@@ -78,6 +79,17 @@ class _Remembered(OrderedDict[Any, Any]):
             self.popitem(last=False)
 
 
+def _server(url: str) -> Attributes:
+    """Return the attributes that name the broker; of several hosts, nobody knows here which."""
+    if len(hosts_of(url)) > 1:
+        return {}
+    parts = urlsplit(url)
+    return {
+        "server.address": parts.hostname or "localhost",
+        "server.port": parts.port or (5671 if parts.scheme == "amqps" else 5672),
+    }
+
+
 class Spans:
     """Makes spans of one process's records, in the order in which they are observed."""
 
@@ -85,11 +97,7 @@ class Spans:
         self._tracer = export.tracer
         self._ids = export.ids
         self._now = now
-        parts = urlsplit(url)
-        self._server: Attributes = {
-            "server.address": parts.hostname or "localhost",
-            "server.port": parts.port or (5671 if parts.scheme == "amqps" else 5672),
-        }
+        self._server = _server(url)
         self._open: dict[tuple[str, str, str], _Processing] = {}
         self._commands: dict[tuple[str, str | None, int | None], _Processing] = {}
         self._handled = _Remembered()

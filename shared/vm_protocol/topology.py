@@ -84,6 +84,24 @@ SHARED_QUEUES: Final = (
 )
 
 
+def replicated(queue: Queue) -> Queue:
+    """Return a queue as a cluster is to have it: what would live on one node lives on several.
+
+    Its arguments stay: since 3.10 quorum queues have message TTLs (RabbitMQ: quorum-queues). So do
+    its name and its bindings; nobody but who declares it knows the difference. A dead letter is not
+    lost with a node, and a full queue refuses instead of dropping.
+    """
+    if queue.kind != "classic":
+        return queue
+    added = (
+        ("x-queue-type", "quorum"),
+        ("x-delivery-limit", limits.DELIVERY_LIMIT),
+        ("x-dead-letter-strategy", "at-least-once"),
+        ("x-overflow", "reject-publish"),  # without it the strategy is not followed
+    )
+    return replace(queue, arguments=(*added, *queue.arguments))
+
+
 def manager_replies(epoch: int) -> Queue:
     """Return the queue on which the manager of this epoch gets its replies."""
     return _replies(f"manager.{epoch}.replies")

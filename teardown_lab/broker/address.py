@@ -8,19 +8,21 @@ import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import get_args
 from urllib.parse import urlsplit
 
 import pika
 import pika.exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
-from service_runtime.endpoint import Endpoint, EndpointError, reason_of
+from service_runtime.endpoint import Endpoint, EndpointError, Queues, hosts_of, reason_of
 from service_runtime.properties import properties_of
 from teardown_lab.broker.errors import BrokerUnavailable
 from vm_protocol.codec import Packet
 
 CONNECT_SECONDS_MAX = 5.0
 CA_VARIABLE = "AMQP_CA_FILE"
+QUEUES_VARIABLE = "AMQP_QUEUES"
 
 
 def ca_file() -> str:
@@ -28,23 +30,36 @@ def ca_file() -> str:
     return os.environ.get(CA_VARIABLE, "")
 
 
+def endpoint_of(url: str, *, topology_given: bool = False) -> Endpoint:
+    """Return a broker's endpoint, with the rest as services have it from their environment.
+
+    Raises:
+        BrokerUnavailable: The environment has a word that no service takes.
+    """
+    queues = os.environ.get(QUEUES_VARIABLE) or "auto"
+    for known in get_args(Queues):
+        if queues == known:
+            return Endpoint(url, ca_file(), topology_given, known)
+    raise BrokerUnavailable(f"{QUEUES_VARIABLE}={queues}: write {', '.join(get_args(Queues))}")
+
+
 def without_password(url: str) -> str:
     """Return a broker's URL as it may be shown: no password, no query."""
     try:
         parts = urlsplit(url)
-        host, port, user = parts.hostname or "localhost", parts.port, parts.username
+        user = parts.username
+        hosts = ",".join(_shown(host) for host in hosts_of(url))
     except ValueError:
         return "amqp://(not readable)"
-    host = f"[{host}]" if ":" in host else host
-    return "".join(
-        [
-            f"{parts.scheme}://",
-            f"{user}@" if user else "",
-            host,
-            f":{port}" if port else "",
-            parts.path,
-        ]
-    )
+    return "".join([f"{parts.scheme}://", f"{user}@" if user else "", hosts, parts.path])
+
+
+def _shown(host: str) -> str:
+    """Return a host as it may be shown: what is no host may be somebody's password."""
+    parts = urlsplit(f"//{host}")
+    name = parts.hostname or "localhost"
+    name = f"[{name}]" if ":" in name else name
+    return f"{name}:{parts.port}" if parts.port else name
 
 
 def listens(port: int) -> bool:
@@ -161,6 +176,7 @@ def _connected(url: str, seconds_max: float) -> Iterator[pika.BlockingConnection
     shown = without_password(url)
     try:
         with _quiet_pika():
+            # Of several hosts, the first that answers (pika tries them in turn).
             connection = pika.BlockingConnection(parameters)
             try:
                 yield connection
@@ -183,17 +199,18 @@ def _connected(url: str, seconds_max: float) -> Iterator[pika.BlockingConnection
         ) from error
 
 
-def _parameters(url: str, seconds_max: float) -> pika.URLParameters:
+def _parameters(url: str, seconds_max: float) -> list[pika.URLParameters]:
     try:
-        parameters = Endpoint(url, ca_file()).parameters()
+        found = [endpoint.parameters() for endpoint in endpoint_of(url).each()]
+    except EndpointError as error:
+        shown = without_password(url)
+        raise BrokerUnavailable(f"{shown} is not a broker's URL: {error}") from error
+    for parameters in found:
         parameters.socket_timeout = seconds_max
         parameters.stack_timeout = seconds_max
         parameters.blocked_connection_timeout = seconds_max
         parameters.connection_attempts = 1
-    except EndpointError as error:
-        shown = without_password(url)
-        raise BrokerUnavailable(f"{shown} is not a broker's URL: {error}") from error
-    return parameters
+    return found
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def _code_of(error: Exception) -> int | None:
 
     The classes are imported only now: a command that needs no broker starts without them.
     """
-    from service_runtime.amqp_session import SessionLost, TopologyMismatch
+    from service_runtime.losses import SessionLost, TopologyMismatch
     from teardown_lab.benchmark.clients import BenchFailed
     from teardown_lab.broker.choice import BrokerUnavailable
     from teardown_lab.checker.history import HistoryError

@@ -4,11 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from service_runtime.amqp_session import SessionLost
-from service_runtime.endpoint import Endpoint
+from service_runtime.losses import SessionLost
 from service_runtime.rabbit_driver import RabbitDriver
 from service_runtime.tracing import Observe, traced
-from teardown_lab.broker.address import ca_file
+from teardown_lab.broker.address import endpoint_of
 from teardown_lab.experiment.client import (
     REMOVAL_MS,
     Client,
@@ -54,7 +53,7 @@ def run_on_broker(
 async def _run(client: Client, url: str, stack: Stack | None, trace: Observe) -> ClientState:
     actor = Actor(client)
     # Services that run already have declared the topology, or were given it: so is it to us.
-    endpoint = Endpoint(url, ca_file(), topology_given=stack is None)
+    endpoint = endpoint_of(url, topology_given=stack is None)
     driver = RabbitDriver(actor, endpoint, trace, lambda: actor.state.phase == "done")
     failed: list[Exception] = []
     loop = asyncio.get_running_loop()

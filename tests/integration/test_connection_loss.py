@@ -101,10 +101,16 @@ def test_a_killed_node_changes_no_count(
     hold_against(judgement, CELLS[name](VCPUS, "distinct", "shadow"))
 
 
+@pytest.mark.parametrize(
+    ("count", "event"), [(3, "broker.publish_refused"), (1, "broker.connection_lost")]
+)
 def test_refused_publishes_are_published_again_before_anything_is_unbound(
-    fresh_node: PrivateNode, history: Path
+    fresh_node: PrivateNode, history: Path, count: int, event: str
 ) -> None:
-    """A full queue with `reject-publish` beside the mailboxes: the broker nacks each request."""
+    """A full queue with `reject-publish` beside the mailboxes: the broker nacks each request.
+
+    A broker that goes on to refuse is tried again on another connection.
+    """
     full = "full-beside-the-mailboxes"
     log = Log()
 
@@ -117,7 +123,7 @@ def test_refused_publishes_are_published_again_before_anything_is_unbound(
             channel.queue_bind(full, topology.REQUESTS.name, record.vm)
 
     def make_room() -> None:
-        log.wait(3, event="broker.publish_refused")
+        log.wait(count, event=event)
         delete(fresh_node.url, [full])
 
     options = LabOptions(broker=fresh_node.url, workers=2, vcpus=VCPUS)
@@ -125,6 +131,31 @@ def test_refused_publishes_are_published_again_before_anything_is_unbound(
         room = pool.submit(make_room)
         judgement = tear_down(lab, "unload-in-destroy", fill, history)
         room.result(60)
+
+    hold_against(judgement, CELLS["unload-in-destroy"](VCPUS, "distinct", "shadow"))
+
+
+def test_a_broker_that_confirms_nothing_is_tried_again_on_another_connection(
+    proxy: Proxy, history: Path
+) -> None:
+    """It falls silent while the ticker publishes; heartbeats alone would take 30 s to tell."""
+    log = Log()
+
+    def fall_silent(record: Record) -> None:
+        if record.event == Event.VM_CREATED:
+            proxy.fall_silent()
+
+    def speak_again() -> None:
+        try:
+            log.wait(event="broker.connection_lost", actor="manager")
+        finally:
+            proxy.speak()
+
+    options = LabOptions(broker=proxy.url, workers=2, vcpus=VCPUS)
+    with open_lab(options, print, log) as lab, ThreadPoolExecutor(1) as pool:
+        speaking = pool.submit(speak_again)
+        judgement = tear_down(lab, "unload-in-destroy", fall_silent, history)
+        speaking.result(30)
 
     hold_against(judgement, CELLS["unload-in-destroy"](VCPUS, "distinct", "shadow"))
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from integration.tools.amqp import channel_to, delete, publish
 from integration.tools.fuzz import encode
+from structlog.testing import capture_logs
 
 from service_runtime.confirms import Batch, ConfirmTracker, Outgoing
 from service_runtime.consumption import CLOCK_SKEW, StreamPositions
@@ -17,7 +18,7 @@ from teardown_lab.broker.private_node import PrivateNode
 from vm_protocol import limits, messages, topology
 from vm_protocol.actor import Actor
 from vm_protocol.codec import Packet
-from vm_protocol.effects import Consume, Effect, Input, Started
+from vm_protocol.effects import Bind, Consume, Effect, Input, Started
 from vm_protocol.recorder import NO_CAUSE, Cause
 
 QUEUE = topology.client_replies("wrong-core")
@@ -56,7 +57,7 @@ def test_a_multiple_confirm_settles_all_up_to_its_tag() -> None:
 def test_what_is_refused_stays_unconfirmed_in_its_place() -> None:
     tracker, _, settled = tracked(4)
 
-    assert tracker.refused(2, multiple=True) == 2
+    assert keys(tracker.refused(2, multiple=True)) == [1, 2]
     tracker.confirmed(3, multiple=False)
 
     assert settled == [3]
@@ -154,3 +155,36 @@ def test_a_core_that_is_wrong_ends_its_driver(lone_node: PrivateNode) -> None:
     with pytest.raises(AssertionError, match="impossible transition"):
         asyncio.run(run())
     delete(lone_node.url, [QUEUE.name])
+
+
+@dataclass(frozen=True)
+class HopelessCore:
+    """Binds what is not there, which the broker answers by closing the channel."""
+
+    actor: str = "hopeless"
+
+    def initial(self) -> int:
+        return 0
+
+    def step(self, state: int, event: Input) -> tuple[int, tuple[Effect, ...]]:
+        return state, (Bind(topology.Mailbox("no-such-vm", 0)),)
+
+
+@pytest.mark.rabbitmq
+def test_sessions_that_are_lost_over_the_same_action_come_ever_less_often(
+    lone_node: PrivateNode,
+) -> None:
+    async def run() -> None:
+        driver = RabbitDriver(Actor(HopelessCore()), Endpoint(lone_node.url), lambda _: None)
+        running = asyncio.create_task(driver.run())
+        async with asyncio.timeout(30):
+            while driver.reconnect_count < 4:
+                await asyncio.sleep(0.01)
+        driver.stop()
+        await running
+
+    with capture_logs() as lines:
+        asyncio.run(run())
+
+    lost = [line["retry_ms"] for line in lines if line["event"] == "broker.connection_lost"]
+    assert lost[:4] == [50, 100, 200, 400]

@@ -1,0 +1,51 @@
+"""Queues that are being deleted, while everything else goes on.
+
+While a node of a cluster is away, the broker takes 5 s to delete one quorum queue (seen in 3.10: it
+waits for all members), and a VM has one for each vCPU. Nothing but a new queue of the same name
+has to wait for that.
+"""
+
+import asyncio
+
+import structlog
+
+from service_runtime.amqp_session import AmqpSession
+from service_runtime.losses import SessionLost
+
+
+class Deletions:
+    """Deletes queues side by side, on the next session too if this one is lost."""
+
+    def __init__(self, actor: str) -> None:
+        self._session: AmqpSession | None = None
+        self._open: dict[str, asyncio.Task[None]] = {}
+        self._log = structlog.get_logger(actor=actor)
+
+    def resume(self, session: AmqpSession) -> None:
+        """Go on with another session."""
+        self._session = session
+        for queue in tuple(self._open):
+            self.begin(queue)
+
+    def begin(self, queue: str) -> None:
+        """Delete a queue; one that is not there is fine."""
+        assert self._session is not None, "asked for on a session"
+        self._open[queue] = asyncio.create_task(self._delete(self._session, queue))
+
+    async def ended(self, *queues: str) -> None:
+        """Wait for the deletion of these queues, or of all; those that nobody deletes are fine.
+
+        If the session is lost meanwhile, there is nothing to wait for: the next begins anew.
+        """
+        for queue in queues or tuple(self._open):
+            if queue in self._open:
+                await self._open[queue]
+
+    async def _delete(self, session: AmqpSession, queue: str) -> None:
+        try:
+            await session.delete(queue)
+        except SessionLost as lost:
+            if session.lost.done():
+                return  # `resume` begins anew
+            self._log.warning("broker.delete_refused", queue=queue, why=str(lost))
+        self._open.pop(queue, None)

@@ -1,0 +1,38 @@
+"""Which host of a cluster a driver tries next, and how long it waits before that; no clock here."""
+
+from itertools import cycle, islice
+from zlib import crc32
+
+from service_runtime.endpoint import Endpoint
+from vm_protocol import limits
+
+
+class Reconnecting:
+    """Hosts in turn, with a pause that doubles until a session has done what waited for it.
+
+    Who connects first to which host depends on the service's name: so a cluster's connections are
+    spread over its nodes, and each service's log can be read as its own order.
+    """
+
+    def __init__(self, endpoint: Endpoint, name: str) -> None:
+        endpoints = endpoint.each()
+        first = crc32(name.encode()) % len(endpoints)
+        self._turns = islice(cycle(endpoints), first, None)
+        self._pause_ms = limits.RECONNECT_MS_MIN
+
+    def next_endpoint(self) -> Endpoint:
+        """Return where to connect now."""
+        return next(self._turns)
+
+    def caught_up(self) -> None:
+        """Take note that a session works.
+
+        One that only connects does not: it may be lost again over the same action each time.
+        """
+        self._pause_ms = limits.RECONNECT_MS_MIN
+
+    def pause_ms(self) -> int:
+        """Return how long to wait before the next attempt; the one after that waits longer."""
+        pause_ms = self._pause_ms
+        self._pause_ms = min(pause_ms * 2, limits.RECONNECT_MS_MAX)
+        return pause_ms

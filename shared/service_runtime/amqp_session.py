@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Final, Protocol, cast
+from functools import partial
+from typing import Any, Final, cast
 
 import pika
 from pika.adapters.asyncio_connection import AsyncioConnection
@@ -19,10 +20,11 @@ from service_runtime.confirms import Outgoing
 from service_runtime.endpoint import Endpoint
 from service_runtime.losses import QueueMissing, SessionLost, is_missing, loss
 from service_runtime.properties import packet_of, properties_of
+from service_runtime.session_events import Events
 from vm_protocol import limits
-from vm_protocol.codec import Packet
 from vm_protocol.topology import (
     EXCHANGES,
+    RECORDS,
     REQUESTS,
     SHARED_QUEUES,
     Mailbox,
@@ -35,25 +37,6 @@ CLOSE_S: Final = 1.0
 
 Offset = int | str | datetime
 """Where a stream's reader starts: an offset, "first" or "next", or a time (RabbitMQ: streams)."""
-
-
-class Events(Protocol):
-    """What a session tells its driver."""
-
-    def delivered(self, queue: str, tag: int, packet: Packet, redelivered: bool) -> None:
-        """A delivery arrived."""
-
-    def confirmed(self, tag: int, multiple: bool, ok: bool) -> None:
-        """The broker confirmed, or refused, publishes."""
-
-    def returned(self, packet: Packet) -> None:
-        """A mandatory message matched no queue."""
-
-    def cancelled(self, queue: str) -> None:
-        """The broker cancelled a consumer: its queue is gone."""
-
-    def blocked(self, is_blocked: bool) -> None:
-        """The broker blocks or unblocks publishers of this connection."""
 
 
 @contextmanager
@@ -73,7 +56,12 @@ def _resolve(future: asyncio.Future[Any], value: Any) -> None:
 
 
 class AmqpSession:
-    """A connection with two channels: one for all work, one that may fail while probing."""
+    """A connection: a channel for all work, one for the journal, others that may fail.
+
+    A channel that publishes to nothing but a stream numbers its publishes as the stream does. On
+    others 3.10, once the stream has a new leader, sends its own numbers along with what it repeats;
+    what comes later with smaller ones is taken for duplicates: confirmed, and not stored.
+    """
 
     def __init__(self, endpoint: Endpoint, name: str, events: Events) -> None:
         self._endpoint = endpoint
@@ -88,6 +76,7 @@ class AmqpSession:
         self.bug: Exception | None = None
         self.connection: AsyncioConnection | None = None
         self.channel: Channel | None = None
+        self._journal: Channel | None = None
 
     # --- opening and closing -------------------------------------------------------------
 
@@ -118,14 +107,12 @@ class AmqpSession:
         tell, events = self._tell, self._events
         self.connection.add_on_connection_blocked_callback(lambda *_: tell(events.blocked, True))
         self.connection.add_on_connection_unblocked_callback(lambda *_: tell(events.blocked, False))
-        channel = await self._open_channel()
-        channel.add_on_close_callback(lambda _, error: self._lose(error))
-        channel.add_on_return_callback(
+        self.channel = await self._open_publishing(of_journal=False)
+        self.channel.add_on_return_callback(
             lambda _c, _m, properties, body: tell(events.returned, packet_of(properties, body))
         )
-        channel.add_on_cancel_callback(self._on_cancel)
-        self.channel = channel
-        await self._call(channel.confirm_delivery, self._on_confirm)
+        self.channel.add_on_cancel_callback(self._on_cancel)
+        self._journal = await self._open_publishing(of_journal=True)
         if not self._endpoint.topology_given:
             await self._declare_shared()
 
@@ -168,6 +155,12 @@ class AmqpSession:
         assert connection is not None, "opened first"
         opened = await self._ask(lambda done: connection.channel(on_open_callback=done))
         return cast(Channel, opened)
+
+    async def _open_publishing(self, *, of_journal: bool) -> Channel:
+        channel = await self._open_channel()
+        channel.add_on_close_callback(lambda _, error: self._lose(error))
+        await self._call(channel.confirm_delivery, partial(self._on_confirm, of_journal))
+        return channel
 
     async def _declare_shared(self) -> None:
         for exchange in EXCHANGES:
@@ -295,11 +288,12 @@ class AmqpSession:
             SessionLost: The channel is closed.
         """
         properties = properties_of(outgoing.packet, self._user)
-        channel = self._used()
-        if not self._is_usable():
+        channel = self._journal if outgoing.exchange == RECORDS.name else self.channel
+        assert channel is not None, "opened first"
+        if not (self._is_usable() and channel.is_open):
             raise SessionLost("the channel is closed")
         # A refusal of an open channel is our bug: swallowed, it would shift all confirms by one.
-        with _translated(lambda: not self._is_usable()):
+        with _translated(lambda: not (self._is_usable() and channel.is_open)):
             channel.basic_publish(
                 outgoing.exchange,
                 outgoing.routing_key,
@@ -338,10 +332,11 @@ class AmqpSession:
 
         return on_message
 
-    def _on_confirm(self, frame: Any) -> None:
+    def _on_confirm(self, of_journal: bool, frame: Any) -> None:
         method = frame.method
         ok = method.NAME == "Basic.Ack"
-        self._tell(self._events.confirmed, method.delivery_tag, method.multiple, ok)
+        confirmed = partial(self._events.confirmed, of_journal=of_journal)
+        self._tell(confirmed, method.delivery_tag, method.multiple, ok)
 
     def _on_cancel(self, frame: Any) -> None:
         tag = frame.method.consumer_tag

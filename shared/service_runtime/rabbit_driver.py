@@ -1,7 +1,7 @@
 """RabbitDriver: runs an actor's core on RabbitMQ.
 
 One batch covers all handlers run on one socket read: its journal records go out first, then the
-effects in order, on one channel; acks and rejects wait until all of it is confirmed. After a
+effects in order, on a channel of their own; acks and rejects wait until all is confirmed. After a
 lost connection everything is declared and consumed again, what was not confirmed is published
 again, and actions that had not been performed follow. Nothing here judges or decides.
 """
@@ -76,6 +76,7 @@ class RabbitDriver:
         self._wake = asyncio.Event()
         self._session: AmqpSession | None = None
         self._publishing = Publishing(actor.core.actor)
+        self._journal = Publishing(actor.core.actor)
         self._deletions = Deletions(actor.core.actor)
         self._consumptions = Consumptions()
         self._held = HeldDeliveries()
@@ -102,7 +103,7 @@ class RabbitDriver:
     @property
     def unconfirmed_count(self) -> int:
         """Return how many publishes the broker has not confirmed yet."""
-        return len(self._publishing)
+        return len(self._publishing) + len(self._journal)
 
     @property
     def is_connected(self) -> bool:
@@ -122,7 +123,7 @@ class RabbitDriver:
         self._enqueue(lambda: self._actor.handle(started, NO_CAUSE, time_ns()))
         grace_s = limits.SHUTDOWN_MS / 1000
         if not await until_stopped(self._work_on_sessions(), self._stopping, grace_s):
-            self._log.warning("broker.unanswered", unconfirmed_count=len(self._publishing))
+            self._log.warning("broker.unanswered", unconfirmed_count=self.unconfirmed_count)
 
     async def _work_on_sessions(self) -> None:
         reconnecting = Reconnecting(self._endpoint, self._actor.core.actor)
@@ -173,6 +174,7 @@ class RabbitDriver:
         self._session = session
         self.broker_version = session.broker_version
         self._log.info("broker.connected", broker=self.broker_version)
+        self._journal.resume(session)
         self._publishing.resume(session)
         self._deletions.resume(session)
         for consumption in self._consumptions.all():
@@ -188,7 +190,7 @@ class RabbitDriver:
             if session.lost.done():
                 raise SessionLost(str(session.lost.result()))
             await self._perform_work(session)
-            if not self._publishing.is_refused:
+            if not (self._publishing.is_refused or self._journal.is_refused):
                 reconnecting.caught_up()
             if self._consumptions.all():
                 self._ready.set()
@@ -207,12 +209,14 @@ class RabbitDriver:
             if not consumption.is_stream:
                 await session.stop_consuming(consumption.name)
         await self._perform_work(session)
+        await self._journal.all_confirmed()
         await self._publishing.all_confirmed()
         await self._deletions.ended()
 
     def _stir(self, *_: Any) -> None:
         """Wake whatever waits: the session is lost."""
         self._wake.set()
+        self._journal.wake()
         self._publishing.wake()
 
     # --- stepping ------------------------------------------------------------------------
@@ -242,7 +246,7 @@ class RabbitDriver:
             self._observe(record)
         for outgoing in journal_batches(records):
             batch.open_count += 1
-            self._publishing.publish(outgoing, batch)
+            self._journal.publish(outgoing, batch)
         batch.seal()
 
     # --- performing ----------------------------------------------------------------------
@@ -319,7 +323,7 @@ class RabbitDriver:
         gone = effects.MailboxGone(mailbox)
         self._enqueue(lambda: self._actor.handle(gone, NO_CAUSE, time_ns()))
 
-    # --- what the session tells (amqp_session.Events) ----------------------------------------
+    # --- what the session tells (session_events.Events) ----------------------------------------
 
     def delivered(self, queue: str, tag: int, packet: Packet, redelivered: bool) -> None:
         """Take a delivery; it is stepped with all others of this socket read."""
@@ -341,9 +345,9 @@ class RabbitDriver:
         else:
             self._gate.arrived(queue, packet, take, self._enqueue)
 
-    def confirmed(self, tag: int, multiple: bool, ok: bool) -> None:
+    def confirmed(self, tag: int, multiple: bool, ok: bool, *, of_journal: bool) -> None:
         """Take a confirm."""
-        self._publishing.confirmed(tag, multiple, ok)
+        (self._journal if of_journal else self._publishing).confirmed(tag, multiple, ok)
 
     def returned(self, packet: Packet) -> None:
         """Take back a mandatory message that matched no queue."""
@@ -365,5 +369,5 @@ class RabbitDriver:
 
     def blocked(self, is_blocked: bool) -> None:
         """Say that the broker blocks or unblocks publishers."""
-        self._publishing.is_blocked = is_blocked
+        self._journal.is_blocked = self._publishing.is_blocked = is_blocked
         self._log.warning("broker.blocked" if is_blocked else "broker.unblocked")

@@ -11,7 +11,7 @@ from typing import Final
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.counts import unaccounted
-from teardown_lab.checker.facts import SERVED_ONCE, Facts, is_request
+from teardown_lab.checker.facts import FROM_CLIENTS, SERVED_ONCE, Facts, is_request
 from teardown_lab.checker.findings import Violation
 from teardown_lab.checker.happens_before import before
 from teardown_lab.checker.invariants_mmu import RootLife
@@ -19,9 +19,6 @@ from teardown_lab.checker.invariants_requests import UNREAD, was_alive
 from teardown_lab.checker.invariants_vcpu import ACCESS_REASONS
 from teardown_lab.checker.invariants_vm import OUT_OF_TIME, given_up
 from vm_protocol.observations import Event
-
-_FROM_CLIENTS: Final = ("CreateVm", "DestroyVm", "RemoveVm")
-"""Messages of clients, which need not write a history."""
 
 _ENDINGS: Final = {
     "timed-out": "the run ran out of time and not all services answered",
@@ -96,7 +93,7 @@ def _dangling(facts: Facts) -> Iterator[str]:
         message_id
         for message_id in sorted(received)
         if message_id not in facts.sent
-        and facts.types.get(message_id) not in _FROM_CLIENTS
+        and facts.types.get(message_id) not in FROM_CLIENTS
         and _has_messages(facts)
     ]
     if never_sent:

@@ -30,6 +30,9 @@ TLB_FLUSH: Final = "tlb-flush"
 SERVED_ONCE: Final = ("AsyncPfCompleted", "VmStateRead")
 """Messages beside requests whose every delivery must be settled; one recipient each."""
 
+FROM_CLIENTS: Final = ("CreateVm", "DestroyVm", "RemoveVm")
+"""Messages of clients, which need not write a history."""
+
 _RUN_EVENTS: Final = (Event.RUN_STARTED, Event.RUN_FINISHED)
 
 

@@ -19,8 +19,7 @@ def leaks(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
     """Yield what a freed VM left behind: roots, pending async faults, vCPUs with mailboxes.
 
     A vCPU's free counts only if it is certain to come first. A tombstone's mailbox is in quarantine
-    and no leak; a stuck teardown frees no VM, so nothing
-    is judged.
+    and no leak; a stuck teardown frees no VM, so nothing is judged.
     """
     end = facts.vm_freed
     if end is None or facts.stuck:
@@ -101,7 +100,9 @@ def stuck_steps(facts: Facts) -> Iterator[Found]:
         vcpus.add(vcpu)
         why = shapes.text(stuck.record, "why") or "the manager recorded teardown.stuck"
         yield _stuck(facts, stuck, vcpu, command or stuck.record.caused_by, why)
-    if facts.outcome() == OUT_OF_TIME and not vcpus and not lost and facts.vm_freed is None:
+    answered = "VmDestroyed" in facts.types.values()
+    unfinished = facts.vm_freed is None and not answered
+    if facts.outcome() == OUT_OF_TIME and not vcpus and not lost and unfinished:
         why = "the run ran out of time while all services answered"
         yield _stuck(facts, facts.moments[-1], None, None, why)
 

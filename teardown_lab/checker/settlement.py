@@ -5,7 +5,7 @@ caused it at another, so every pair is matched in either order.
 """
 
 from teardown_lab.checker import shapes
-from teardown_lab.checker.facts import SERVED_ONCE
+from teardown_lab.checker.facts import FROM_CLIENTS, SERVED_ONCE
 from vm_protocol.messages import REQUEST_TYPE_NAMES
 from vm_protocol.observations import Event
 from vm_protocol.topology import parse_mailbox
@@ -42,6 +42,8 @@ class Settlement:
         self._deliveries = _Pairs()
         self._letters = _Pairs()
         self._commands = _Pairs()
+        self._sendings = _Pairs()
+        self._arrivals = _Pairs()
 
     @property
     def settled(self) -> bool:
@@ -56,6 +58,14 @@ class Settlement:
         A teardown that is freed has waited for all of them; one that is stuck has not.
         """
         return not self._commands.open
+
+    @property
+    def has_gaps(self) -> bool:
+        """Return whether records are still to come: what was received has been sent by somebody.
+
+        A service that has lost its broker publishes its records again, after what they tell of.
+        """
+        return bool(self._sendings.open or self._arrivals.open)
 
     @property
     def open_deliveries(self) -> int:
@@ -76,29 +86,39 @@ class Settlement:
                 self._ended = True
             case Event.MESSAGE_SENT:
                 self._sent(record)
-            case Event.MESSAGE_ACKED:
+            case Event.MESSAGE_RECEIVED:
+                self._received(record)
+            case Event.MESSAGE_ACKED if record.message_id:
+                self._arrivals.owe(_key(record))
                 self._deliveries.do(_key(record))
-                self._commands.do(_command(record))
+                self._commands.do(_message(record))
             case Event.MESSAGE_REJECTED if _is_final(record):
+                self._arrivals.owe(_key(record))
                 self._deliveries.do(_key(record))
-                self._commands.do(_command(record))
+                self._commands.do(_message(record))
                 self._letters.owe(_letter(record))
             case Event.DEAD_LETTER_CLASSIFIED:
                 self._deliveries.do(_key(record))
-                self._commands.do(_command(record))
+                self._commands.do(_message(record))
                 self._letters.do(_letter(record))
             case Event.MESSAGE_RETURNED:
-                self._commands.do(_command(record))
+                self._commands.do(_message(record))
             case _:
                 pass
+
+    def _received(self, record: Record) -> None:
+        self._arrivals.do(_key(record))
+        if record.message_id and shapes.text(record, "type") not in FROM_CLIENTS:
+            self._sendings.owe(_message(record))
 
     def _sent(self, record: Record) -> None:
         name = shapes.text(record, "type")
         message_id = record.message_id or ""
+        self._sendings.do(_message(record))
         if name == "VmDestroyed":
             self._answered = True
         elif name == "DestroyVcpu":
-            self._commands.owe(_command(record))
+            self._commands.owe(_message(record))
         elif name in SERVED_ONCE:
             self._deliveries.owe((message_id, None))
         elif name in REQUEST_TYPE_NAMES:
@@ -116,7 +136,7 @@ def _key(record: Record) -> tuple[str, object]:
     return (record.message_id or "", mailbox.vcpu if mailbox else None)
 
 
-def _command(record: Record) -> tuple[str, object]:
+def _message(record: Record) -> tuple[str, object]:
     return (record.message_id or "", None)
 
 

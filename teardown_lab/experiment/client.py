@@ -40,6 +40,10 @@ STUCK_TIMER = "run-stuck"
 STUCK_MS = limits.FENCE_MS + limits.REQUEST_MS
 """How long a stuck teardown's other commands may take to end: a worker's longest waits."""
 
+GAPS_TIMER = "run-gaps"
+GAPS_MS = 4 * limits.CONFIRM_MS_MAX
+"""How long missing records are waited for: twice as long as a silent session may be kept."""
+
 REMOVAL_MS = 5_000
 """How long a removed VM's answer is waited for before the run ends without it."""
 
@@ -91,20 +95,28 @@ class Collector:
         """Tell whether no command is being worked on."""
         return self._settlement.quiet
 
+    @property
+    def has_gaps(self) -> bool:
+        """Tell whether records are missing that may still come."""
+        return self._settlement.has_gaps
+
 
 @dataclass(frozen=True, slots=True)
 class ClientState:
     """Where the run stands, and how it ended; `refusal` is the manager's code, if it refused.
 
-    `patient` while a stuck teardown's other commands are waited for.
+    `patient` while a stuck teardown's other commands are waited for, `hopeful` as long as missing
+    records may come.
     """
 
     phase: Phase = "creating"
     outcome: Outcome | None = None
     refusal: str | None = None
     patient: bool = False
+    hopeful: bool = True
 
 
+GAPS_BOUND: tuple[Effect, ...] = (SetTimer(GAPS_TIMER, GAPS_MS),)
 Result = tuple[ClientState, tuple[Effect, ...]]
 
 
@@ -148,6 +160,8 @@ class Client:
                 return self._finish(state, outcome)
             case TimerFired(name=name) if name == STUCK_TIMER:
                 return self._look(replace(state, patient=False))
+            case TimerFired(name=name) if name == GAPS_TIMER:
+                return self._look(replace(state, hopeful=False))
             case TimerFired(name=name) if name == REMOVAL_TIMER:
                 return self._done(state)
             case _:
@@ -195,9 +209,10 @@ class Client:
                 return replace(state, phase="destroying"), (self._command(destroy),)
             case messages.VmDestroyed(outcome="stuck") if state.phase == "destroying":
                 after, effects = self._look(replace(state, phase="settling", patient=True))
-                return after, (SetTimer(STUCK_TIMER, STUCK_MS), *effects)
+                return after, (SetTimer(STUCK_TIMER, STUCK_MS), *GAPS_BOUND, *effects)
             case messages.VmDestroyed() if state.phase == "destroying":
-                return self._look(replace(state, phase="settling"))
+                after, effects = self._look(replace(state, phase="settling"))
+                return after, (*GAPS_BOUND, *effects)
             case messages.Refused() if state.phase in ("creating", "destroying"):
                 return self._finish(replace(state, refusal=message.code), "refused")
             case messages.VmRemoved() if state.phase == "removing":
@@ -208,7 +223,8 @@ class Client:
     def _look(self, state: ClientState) -> Result:
         """Go on when the history has what the present phase waits for."""
         ended = self.collector.quiet or not state.patient
-        if state.phase == "settling" and self.collector.settled and ended:
+        whole = not self.collector.has_gaps or not state.hopeful
+        if state.phase == "settling" and self.collector.settled and ended and whole:
             return self._finish(state, "settled")
         if state.phase == "closing" and self.collector.has_finished:
             return self._remove(state)
@@ -219,7 +235,8 @@ class Client:
             return state, ()
         finished = observed(Event.RUN_FINISHED, self.experiment.vm, outcome=outcome)
         after = replace(state, phase="closing", outcome=outcome)
-        return after, (CancelTimer(TIMEOUT_TIMER), CancelTimer(STUCK_TIMER), finished)
+        timers = (TIMEOUT_TIMER, STUCK_TIMER, GAPS_TIMER)
+        return after, (*(CancelTimer(name) for name in timers), finished)
 
     def _remove(self, state: ClientState) -> Result:
         if not self.experiment.remove:

@@ -139,8 +139,7 @@ def test_teardowns_go_on_while_a_node_is_away(
 ) -> None:
     """It goes in the middle of one teardown; there is one without it, and it is back in a third.
 
-    Killed is a node that does not lead the journal: 3.10 may lose records with its leader
-    (docs/operations.md).
+    Killed is a node that does not lead the journal; the long test above kills the one that does.
     """
     others = [node for node in cluster.nodes if node is not journal_leader(cluster)]
     node = others[0] if number is None else cluster.nodes[number]

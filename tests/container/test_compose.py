@@ -95,6 +95,18 @@ def dead_letters(stack: Compose) -> Counter[tuple[str, str]]:
     return Counter({labels: count for labels, count in counts.items() if count})
 
 
+def dead_letters_by_now(stack: Compose) -> Counter[tuple[str, str]]:
+    """Wait until Prometheus has scraped everybody once more, and return what it knows then."""
+    now = time.time()
+    deadline = time.monotonic() + SCRAPED_SECONDS
+    while time.monotonic() < deadline:
+        oldest = asked(stack, "min(timestamp(teardown_dead_letters_total))")
+        if oldest and float(oldest[0]["value"][1]) > now:
+            break
+        time.sleep(0.5)
+    return dead_letters(stack)
+
+
 def consumers(stack: Compose) -> dict[str, int]:
     """Return how many consumers each queue has."""
     listed = stack.must(
@@ -131,7 +143,7 @@ def test_a_teardown_in_the_stack_is_that_of_a_private_node(
 def test_prometheus_has_the_dead_letters_by_reason_and_invariant(
     stack: Compose, place: Place
 ) -> None:
-    before = dead_letters(stack)
+    before = dead_letters_by_now(stack)
 
     attached(place, WIPE_LAST)
 

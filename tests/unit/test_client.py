@@ -5,6 +5,8 @@ from support.cores import Stepper, said
 from support.manager_bench import loop, ordering
 
 from teardown_lab.experiment.client import (
+    GAPS_MS,
+    GAPS_TIMER,
     STUCK_MS,
     STUCK_TIMER,
     Client,
@@ -13,7 +15,7 @@ from teardown_lab.experiment.client import (
     Experiment,
 )
 from vm_protocol import messages
-from vm_protocol.effects import Effect, Received, SetTimer, TimerFired
+from vm_protocol.effects import Effect, JournalRead, Received, SetTimer, TimerFired
 from vm_protocol.observations import Event
 from vm_protocol.scenario import Scenario
 from vm_protocol.wire import Record
@@ -56,7 +58,9 @@ def test_a_stuck_run_waits_for_the_commands_that_are_being_worked_on(ends: str) 
     assert run.stepper.state.outcome is None
 
     if ends == "by itself":
-        run.read(Event.MESSAGE_ACKED, "d", queue="worker.w.commands")
+        queue = "worker.w.commands"
+        run.read(Event.MESSAGE_RECEIVED, "d", type="DestroyVcpu", queue=queue)
+        run.read(Event.MESSAGE_ACKED, "d", queue=queue)
     last = run.stepper.step(TimerFired(STUCK_TIMER))
 
     assert said(last, Event.RUN_FINISHED) == [
@@ -66,3 +70,21 @@ def test_a_stuck_run_waits_for_the_commands_that_are_being_worked_on(ends: str) 
 
 def test_a_run_whose_vm_is_freed_has_waited_for_its_commands() -> None:
     assert len(said(Run().ended("freed"), Event.RUN_FINISHED)) == 1
+
+
+@pytest.mark.parametrize("ends", ["by itself", "by the timer"])
+def test_a_run_waits_for_records_that_are_late(ends: str) -> None:
+    """Records of a service that has lost its broker come after what others say of its messages."""
+    run = Run()
+    run.read(Event.MESSAGE_RECEIVED, "late", type="RootsReleased", queue="manager.1.replies")
+    effects = run.ended("freed")
+    assert SetTimer(GAPS_TIMER, GAPS_MS) in effects
+    assert run.stepper.state.outcome is None
+
+    if ends == "by itself":
+        run.read(Event.MESSAGE_SENT, "late", type="RootsReleased")
+        last = run.stepper.step(JournalRead(()))
+    else:
+        last = run.stepper.step(TimerFired(GAPS_TIMER))
+
+    assert len(said(last, Event.RUN_FINISHED)) == 1

@@ -119,3 +119,21 @@ def test_a_stuck_teardown_is_quiet_once_its_other_commands_have_ended(new_story)
     settlement.feed(story.records[-1])
 
     assert (settlement.settled, settlement.quiet) == (True, True)
+
+
+@pytest.mark.parametrize("missing", ["message.sent", "message.received"])
+def test_a_message_that_nobody_has_sent_or_received_yet_is_a_gap(new_story, missing):
+    story = new_story(vcpus=1).begin()
+    story.command(0, "free_vcpu")
+    story.destroy_all().end()
+    late = [r for r in story.records if r.event == missing and "destroy-vcpu" in str(r.message_id)]
+    settlement = Settlement("vm-a")
+    for record in story.records:
+        if record not in late:
+            settlement.feed(record)
+    assert (settlement.settled, settlement.has_gaps) == (True, True)
+
+    for record in late:
+        settlement.feed(record)
+
+    assert (settlement.settled, settlement.has_gaps) == (True, False)

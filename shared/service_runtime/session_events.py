@@ -1,0 +1,24 @@
+"""What a session on a broker tells the driver that opened it."""
+
+from typing import Protocol
+
+from vm_protocol.codec import Packet
+
+
+class Events(Protocol):
+    """What a session tells its driver."""
+
+    def delivered(self, queue: str, tag: int, packet: Packet, redelivered: bool) -> None:
+        """A delivery arrived."""
+
+    def confirmed(self, tag: int, multiple: bool, ok: bool, *, of_journal: bool) -> None:
+        """The broker confirmed, or refused, publishes: of the journal's channel or of the other."""
+
+    def returned(self, packet: Packet) -> None:
+        """A mandatory message matched no queue."""
+
+    def cancelled(self, queue: str) -> None:
+        """The broker cancelled a consumer: its queue is gone."""
+
+    def blocked(self, is_blocked: bool) -> None:
+        """The broker blocks or unblocks publishers of this connection."""

@@ -25,6 +25,9 @@ from teardown_lab.broker.node_settings import (
 from teardown_lab.broker.private_node import PrivateNode, new_name
 from teardown_lab.leftovers import RunFolder
 
+START_SECONDS_MAX = 240.0
+"""Nodes wait for each other, and start at once: on two slow cores that takes a minute."""
+
 CONTROL_SECONDS_MAX = 120.0
 _EPMD_ATTEMPTS_MAX = 3
 
@@ -85,6 +88,7 @@ class PrivateCluster:
                     run=run,
                     config=self._config,
                     membership=Membership(name, names, port, cookie),
+                    start_seconds_max=START_SECONDS_MAX,
                 )
                 for name in names
             )

@@ -136,8 +136,9 @@ class RunFolder:
         env: Mapping[str, str] | None = None,
         stdout: Output = None,
         stderr: Output = None,
+        cwd: Path | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a process that dies with the run, and record it.
+        """Start a process that dies with the run, and record it; it works in `cwd`, or where we do.
 
         It gets a session of its own, so that Ctrl-C reaches only us, who end children in order.
 
@@ -153,6 +154,7 @@ class RunFolder:
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
+            cwd=cwd,
             start_new_session=True,
         )
         try:

@@ -278,6 +278,7 @@ class PrivateNode:
                 env=self.variables,
                 stdout=file,
                 stderr=subprocess.STDOUT,
+                cwd=self.folder,  # where Mnesia writes its core files
             )
 
     def _wait_ready(self) -> None:

@@ -99,6 +99,10 @@ def test_the_nodes_cookie_is_its_own_and_secret(node: PrivateNode) -> None:
     assert len(cookie.read_text()) >= 20
 
 
+def test_a_node_works_in_its_own_folder_where_its_core_files_go_with_it(node: PrivateNode) -> None:
+    assert Path(f"/proc/{node.pid}/cwd").resolve() == node.folder.resolve()
+
+
 def test_two_nodes_live_side_by_side_and_the_second_leaves_nothing(
     node: PrivateNode, folder_for_runs: Path
 ) -> None:

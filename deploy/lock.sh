@@ -46,8 +46,7 @@ compile() { # LOCK ARGUMENT...: versions that stand in LOCK already stay
   # A machine's own wheel folder must not decide which hashes are locked.
   env -u PIP_FIND_LINKS CUSTOM_COMPILE_COMMAND="make lock" \
     venv/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
-    --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options \
-    --output-file "$lock" "$@"
+    --no-emit-options --output-file "$lock" "$@"
   if grep -nE '://|^ *--(index|extra|find|trusted)|/tmp/' "$lock"; then
     echo "deploy/lock.sh: the lines above name an address or a folder; $lock is unchanged" >&2
     exit 1

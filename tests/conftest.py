@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from support.needs import need_server
 
 from service_runtime import logs
-from teardown_lab.broker.private_node import PrivateNode, server_script
+from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
 
 VCPUS_MAX = 8
@@ -37,8 +38,7 @@ def amqp_url(teardown_broker: str) -> str:
 @pytest.fixture
 def own_node(amqp_url: str) -> Iterator[str]:
     """A RabbitMQ of one test's own, where nobody else's services compete."""
-    if server_script() is None:
-        pytest.skip("a node of one's own needs rabbitmq-server")
+    need_server()
     with PrivateNode() as node:
         yield node.url
 

@@ -176,6 +176,25 @@ def tracked_texts() -> list[Path]:
     return [file for file in files if file.is_file() and b"\0" not in file.read_bytes()[:1024]]
 
 
+def test_everything_in_the_repository_is_text() -> None:
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    files = {ROOT / name for name in listed.stdout.splitlines()}
+
+    assert {file for file in files if file.is_file()} - set(tracked_texts()) == set()
+
+
+def test_only_one_file_lets_tests_be_skipped_for_what_a_machine_lacks() -> None:
+    """There CI's variables turn a skip into a failure."""
+    skipping = {
+        place(file)
+        for file in (ROOT / "tests").rglob("*.py")
+        if re.search(r"\bpytest\.skip\(", file.read_text(encoding="utf-8"))
+    }
+
+    assert skipping == {"tests/support/needs.py"}
+
+
 @pytest.mark.parametrize("why", BANNED)
 def test_nobody_writes(why: str) -> None:
     pattern = re.compile(BANNED[why], re.IGNORECASE if "tracker" in why else 0)

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from integration.tools.log import Log
 from integration.tools.service import service, started
+from support.needs import NAMESPACES, need, need_server
 
 from teardown_lab.broker.cluster import PrivateCluster
-from teardown_lab.broker.private_node import server_script
 from teardown_lab.checker.history import load_history
 from teardown_lab.experiment.lab import LabOptions, RunOptions, open_lab
 from vm_manager.catalogue import catalogue_entry
@@ -22,7 +22,6 @@ from vm_protocol.scenario import Scenario
 
 pytestmark = pytest.mark.rabbitmq
 
-REQUIRE_VARIABLE = "TEARDOWN_REQUIRE_NAMESPACES"
 PORT = 5672
 USER, PASSWORD = "worker", "s3cret"
 
@@ -54,10 +53,8 @@ def other_host() -> Iterator[OtherHost]:
             raise FileNotFoundError("no `ip` (iproute2)")
         ip("netns", "add", name)
     except (OSError, subprocess.CalledProcessError) as error:
-        why = f"no network namespace can be made ({getattr(error, 'stderr', '') or error})"
-        if os.environ.get(REQUIRE_VARIABLE):
-            pytest.fail(f"{why}, and {REQUIRE_VARIABLE} asks for one")
-        pytest.skip(why)
+        why = getattr(error, "stderr", "") or error
+        need(None, f"network namespace to be had ({why})", NAMESPACES)
     try:
         ip("link", "add", ours, "type", "veth", "peer", "name", theirs, "netns", name)
         ip("address", "add", f"{first}/30", "dev", ours)
@@ -73,10 +70,7 @@ def other_host() -> Iterator[OtherHost]:
 @pytest.fixture(scope="module")
 def broker(other_host: OtherHost) -> Iterator[PrivateCluster]:
     """A node that listens on loopback and on that network, with a user who may come from there."""
-    if server_script() is None:
-        if os.environ.get("TEARDOWN_REQUIRE_BROKER"):
-            pytest.fail("there is no rabbitmq-server, and TEARDOWN_REQUIRE_BROKER asks for one")
-        pytest.skip("a node that listens elsewhere needs rabbitmq-server")
+    need_server()
     config = [f"listeners.tcp.2 = {other_host.address}:{PORT}"]
     with PrivateCluster(1, config=config) as broker:
         broker.control(broker.nodes[0], "add_user", USER, PASSWORD)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from support.needs import CONTAINERS, need, need_engine
 
 from conformance.adapter import Session
 from conformance.live import Live
@@ -15,7 +16,6 @@ from conformance.simulated import Simulated
 from teardown_lab.broker.address import knock
 from teardown_lab.broker.container import (
     ImageUnavailable,
-    engine_answers,
     image_name,
     rabbitmq_container,
 )
@@ -44,10 +44,7 @@ class LiveUrls:
         if name == "node":
             return str(self._request.getfixturevalue("amqp_url"))
         if name not in self._urls:
-            if not engine_answers():
-                if os.environ.get("TEARDOWN_REQUIRE_CONTAINERS"):
-                    pytest.fail("no container engine, and TEARDOWN_REQUIRE_CONTAINERS is set")
-                pytest.skip("no container engine answers")
+            need_engine()
             self._urls[name] = _container(name, self._stack)
         return self._urls[name]
 
@@ -63,9 +60,8 @@ def _container(image: str, stack: ExitStack) -> str:
     try:
         return stack.enter_context(rabbitmq_container(run, image))
     except ImageUnavailable as error:
-        if os.environ.get("TEARDOWN_REQUIRE_CONTAINERS"):
-            raise
-        pytest.skip(str(error))
+        need(None, f"container ({error})", CONTAINERS)
+        raise
 
 
 @pytest.fixture(params=LIVE)

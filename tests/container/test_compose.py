@@ -4,7 +4,6 @@ The tests share one stack and run in their order: the last one takes it down.
 """
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,9 +15,9 @@ from urllib.request import urlopen
 import pytest
 from container.compose import Compose, docker, inspected
 from integration.tools.cli import Place, running, teardown
+from support.needs import CONTAINERS, need, need_engine
 
 from teardown_lab.broker.address import knock
-from teardown_lab.broker.container import engine_answers
 from teardown_lab.broker.errors import BrokerUnavailable
 
 pytestmark = pytest.mark.container
@@ -35,11 +34,8 @@ LONG_VCPUS = 128
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
-    compose = engine_answers() and docker("compose", "version").returncode == 0
-    if not compose:
-        if os.environ.get("TEARDOWN_REQUIRE_CONTAINERS"):
-            pytest.fail("no engine with `docker compose`, and TEARDOWN_REQUIRE_CONTAINERS is set")
-        pytest.skip("no container engine with `docker compose` answers")
+    need_engine()
+    need(docker("compose", "version").returncode == 0, "`docker compose`", CONTAINERS)
     made = Compose.prepared(tmp_path_factory.mktemp("compose"))
     try:
         made.up("--build", "--scale", f"vcpu-worker={WORKERS}")

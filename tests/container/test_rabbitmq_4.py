@@ -4,17 +4,17 @@ TEARDOWN_RABBITMQ_IMAGE names another image than `rabbitmq:4-management`. Where 
 answers, these tests are skipped, and fail if TEARDOWN_REQUIRE_CONTAINERS is set.
 """
 
-import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.needs import need_engine
 from support.runs import WORKERS, broken, essence, tear_down
 
 from teardown_lab.broker.address import knock
-from teardown_lab.broker.container import engine_answers, image_name
+from teardown_lab.broker.container import image_name
 from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
 from vm_manager.catalogue import catalogue_entry, catalogue_names
 from vm_protocol import limits
@@ -31,10 +31,7 @@ AMQP = 5672
 
 @pytest.fixture(scope="module")
 def container_url() -> Iterator[str]:
-    if not engine_answers():
-        if os.environ.get("TEARDOWN_REQUIRE_CONTAINERS"):
-            pytest.fail("no container engine answers, and TEARDOWN_REQUIRE_CONTAINERS asks for one")
-        pytest.skip("no container engine answers")
+    need_engine()
     with warnings.catch_warnings():  # the module warns of its own helpers
         warnings.simplefilter("ignore", DeprecationWarning)
         from testcontainers.community.rabbitmq import RabbitMqContainer

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 from integration.tools.proxy import Proxy
+from support.needs import need_server
 
-from teardown_lab.broker.private_node import PrivateNode, server_script
+from teardown_lab.broker.private_node import PrivateNode
 
 
 @pytest.fixture(scope="session")
 def lone_node(amqp_url: str) -> Iterator[PrivateNode]:
     """A node on which no other test's services run; each test stops its own before it ends."""
-    if server_script() is None:
-        pytest.skip("a node of one's own needs rabbitmq-server")
+    need_server()
     with PrivateNode() as node:
         yield node
 
@@ -21,8 +21,7 @@ def lone_node(amqp_url: str) -> Iterator[PrivateNode]:
 @pytest.fixture(scope="module")
 def fresh_node(amqp_url: str) -> Iterator[PrivateNode]:
     """A node of one file of tests, for rough ones: its journal is short, its loss hurts nobody."""
-    if server_script() is None:
-        pytest.skip("a node of one's own needs rabbitmq-server")
+    need_server()
     with PrivateNode() as node:
         yield node
 

@@ -1,16 +1,14 @@
 """The pytest plugin as a user has it: pytest in a process of its own, in another repository."""
 
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from support.needs import need_engine, need_server
 
 from teardown_lab.broker.address import knock
-from teardown_lab.broker.container import engine_answers
-from teardown_lab.broker.private_node import server_script
 from teardown_lab.testing import BrokerUnavailable, broker_for_tests
 
 REPOSITORY = Path(__file__).parents[1] / "user_repository"
@@ -55,23 +53,12 @@ def test_a_run_that_does_not_use_it_imports_nothing_for_it() -> None:
 )
 def test_a_user_s_tests_pass_on(choice: str) -> None:
     """A private node of the installed series, and a container of the current one."""
-    if choice == "private" and server_script() is None:
-        pytest.skip("there is no rabbitmq-server")
-    if choice == "container":
-        need_an_engine()
+    need_server() if choice == "private" else need_engine()
 
     code, text = pytest_of_a_user(f"--teardown-broker={choice}")
 
     assert code == 0, text
     assert re.search(r"=+ \d+ passed in", text), text
-
-
-def need_an_engine() -> None:
-    """Skip without a container engine, and fail where CI asks for one."""
-    if not engine_answers():
-        if os.environ.get("TEARDOWN_REQUIRE_CONTAINERS"):
-            pytest.fail("no container engine, and TEARDOWN_REQUIRE_CONTAINERS is set")
-        pytest.skip("no container engine answers")
 
 
 def test_it_can_do_without_a_broker() -> None:
@@ -139,7 +126,7 @@ def test_a_broker_that_is_not_there_is_an_error_in_one_line(choice: str, words: 
 def test_a_container_is_started_with_or_without_testcontainers(
     testcontainers: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    need_an_engine()
+    need_engine()
     if not testcontainers:
         for name in ("testcontainers", "testcontainers.community.rabbitmq"):
             monkeypatch.setitem(sys.modules, name, None)

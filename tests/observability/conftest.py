@@ -1,6 +1,5 @@
 """A real run that a real Prometheus has watched: made once, for all that is asked about it."""
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,10 +8,11 @@ from urllib.request import urlopen
 
 import pytest
 from observability.tools.prometheus import Prometheus, addresses, program, scraping, wait_until
+from support.needs import need_server
 from support.runs import tear_down
 
 from teardown_lab.broker.node_settings import free_ports
-from teardown_lab.broker.private_node import PrivateNode, server_script
+from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
 from teardown_lab.leftovers import RunFolder
@@ -53,10 +53,7 @@ class Watched:
 @pytest.fixture(scope="session")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     program("prometheus")
-    if server_script() is None:
-        if os.environ.get("TEARDOWN_REQUIRE_BROKER"):
-            pytest.fail("rabbitmq-server is not installed, and TEARDOWN_REQUIRE_BROKER asks for it")
-        pytest.skip("a node with rabbitmq_prometheus needs rabbitmq-server")
+    need_server()
     folder = tmp_path_factory.mktemp("watched")
     port = free_ports().amqp
     plugins = folder / "enabled_plugins"

@@ -1,14 +1,12 @@
 """Brokers with the deployment's permissions: a private node, and a container where there is one."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
 from integration.tools.log import Log
 from security.guarded import CLIENT, Guarded, guarded_container, guarded_node, services
+from support.needs import need_engine, need_server
 
-from teardown_lab.broker.container import engine_answers
-from teardown_lab.broker.private_node import server_script
 from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
 
 BROKERS = [
@@ -17,24 +15,17 @@ BROKERS = [
 ]
 
 
-def _need(there: bool, variable: str, what: str) -> None:
-    if not there and os.environ.get(variable):
-        pytest.fail(f"there is no {what}, and {variable} asks for one")
-    if not there:
-        pytest.skip(f"there is no {what}")
-
-
 @pytest.fixture(scope="package", params=BROKERS)
 def broker(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Guarded]:
     folder = tmp_path_factory.mktemp("guarded")
     if request.param == "node":
-        _need(server_script() is not None, "TEARDOWN_REQUIRE_BROKER", "rabbitmq-server")
+        need_server()
         with guarded_node(folder) as node:
             yield node
     else:
-        _need(engine_answers(), "TEARDOWN_REQUIRE_CONTAINERS", "container engine")
+        need_engine()
         with guarded_container(folder) as container:
             yield container
 

@@ -16,10 +16,10 @@ from integration.tools.cli import Place, teardown
 from integration.tools.log import Log
 from integration.tools.service import service
 from security.guarded import USERS, WORKERS, guarded_node, make_definitions, permissions
+from support.needs import need_server
 
 from service_runtime.amqp_session import AmqpSession
 from service_runtime.endpoint import Endpoint
-from teardown_lab.broker.private_node import server_script
 from vm_protocol import topology
 from vm_protocol.topology import Mailbox, Queue
 
@@ -159,8 +159,7 @@ def test_patterns_match_whole_names() -> None:
 @pytest.mark.rabbitmq
 def test_what_is_imported_equals_what_a_service_would_declare(tmp_path: Path) -> None:
     """A declaration that differs in one argument would end in 406."""
-    if server_script() is None:
-        pytest.skip("a node of one's own needs rabbitmq-server")
+    need_server()
 
     class Nobody:
         delivered = confirmed = returned = cancelled = blocked = lambda *_: None

@@ -1,7 +1,6 @@
 """`amqps://`: the broker's certificate is checked, against AMQP_CA_FILE where one is named."""
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,8 +12,9 @@ from container.compose import free_ports
 from integration.tools.cli import Place, teardown
 from integration.tools.log import Log
 from integration.tools.service import service
+from support.needs import BROKER, need, need_server
 
-from teardown_lab.broker.private_node import PrivateNode, server_script
+from teardown_lab.broker.private_node import PrivateNode
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -72,15 +72,8 @@ class TlsBroker:
 
 @pytest.fixture(scope="module")
 def tls_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroker]:
-    missing = [
-        what
-        for what, there in (("rabbitmq-server", server_script()), ("openssl", _openssl()))
-        if not there
-    ]
-    if missing and os.environ.get("TEARDOWN_REQUIRE_BROKER"):
-        pytest.fail(f"there is no {missing[0]}, and TEARDOWN_REQUIRE_BROKER is set")
-    if missing:
-        pytest.skip(f"there is no {missing[0]}")
+    need_server()
+    need(_openssl(), "openssl", BROKER)
     folder = tmp_path_factory.mktemp("tls")
     made = certificates(folder / "ours", "our authority")
     stranger = certificates(folder / "others", "another authority")

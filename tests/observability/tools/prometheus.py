@@ -16,6 +16,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 from observability.tools.files import ALERTS, SCRAPES, read_yaml
+from support.needs import BROKER, need
 
 from teardown_lab.broker.node_settings import free_ports
 from teardown_lab.leftovers import RunFolder
@@ -29,11 +30,8 @@ def program(name: str) -> str:
     """Return where a program is; without it the test is skipped, or fails where CI asks for it."""
     beside = str(Path(sys.executable).parent)
     found = shutil.which(name, path=os.pathsep.join([beside, os.environ.get("PATH", os.defpath)]))
-    if found is None:
-        why = f"{name} is not installed: deploy/install_prometheus.sh gets it"
-        if os.environ.get("TEARDOWN_REQUIRE_BROKER"):
-            pytest.fail(f"{why}, and TEARDOWN_REQUIRE_BROKER asks for it")
-        pytest.skip(why)
+    need(found, f"{name} (deploy/install_prometheus.sh gets it)", BROKER)
+    assert found is not None, "needed"
     return found
 
 

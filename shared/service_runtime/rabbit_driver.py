@@ -25,6 +25,7 @@ from service_runtime.deletions import Deletions
 from service_runtime.endpoint import Endpoint
 from service_runtime.gate import Gate
 from service_runtime.losses import SessionLost, TopologyMissing
+from service_runtime.mailboxes import Mailboxes
 from service_runtime.publishing import Publishing
 from service_runtime.reconnecting import Reconnecting
 from service_runtime.settlements import HeldDeliveries, Settlements
@@ -78,6 +79,7 @@ class RabbitDriver:
         self._publishing = Publishing(actor.core.actor)
         self._journal = Publishing(actor.core.actor)
         self._deletions = Deletions(actor.core.actor)
+        self._mailboxes = Mailboxes()
         self._consumptions = Consumptions()
         self._held = HeldDeliveries()
         self._timers = Timers(self._fire)
@@ -174,6 +176,7 @@ class RabbitDriver:
         self._session = session
         self.broker_version = session.broker_version
         self._log.info("broker.connected", broker=self.broker_version)
+        await self._mailboxes.restore(session)
         self._journal.resume(session)
         self._publishing.resume(session)
         self._deletions.resume(session)
@@ -286,18 +289,19 @@ class RabbitDriver:
                 await session.stop_consuming(name)
             case effects.DeclareMailbox(mailbox):
                 await self._deletions.ended(mailbox.name)
-                await session.declare(mailbox.queue())
+                await self._mailboxes.declare(session, mailbox)
             case effects.DeleteMailbox(mailbox):
+                self._mailboxes.forget(mailbox)
                 self._deletions.begin(mailbox.name)
             case effects.DeleteQueue(name):
                 self._consumptions.forget(name)
                 self._deletions.begin(name)
             case effects.Bind(mailbox):
                 await self._publishing.requests_confirmed(mailbox.vm)
-                await session.bind(mailbox)
+                await self._mailboxes.bind(session, mailbox)
             case effects.Unbind(mailbox):
                 await self._publishing.requests_confirmed(mailbox.vm)
-                await session.unbind(mailbox)
+                await self._mailboxes.unbind(session, mailbox)
             case effects.SetTimer(name, delay_ms):
                 self._timers.set(name, delay_ms, work.cause)
             case effects.CancelTimer(name):

@@ -1,8 +1,5 @@
 """Connections are cut in the middle of teardowns; the verdict is the one of an undisturbed run."""
 
-import threading
-from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,13 +10,12 @@ from integration.tools.fuzz import encode
 from integration.tools.log import Log
 from integration.tools.proxy import Proxy
 from integration.tools.service import service
-from support import expectations
+from integration.tools.teardowns import CELLS, VCPUS, hold_against, tear_down
 from support.randomness import seeded
 
 from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.checker.history import load_history
-from teardown_lab.checker.judgement import Judgement
-from teardown_lab.experiment.lab import Lab, LabOptions, RunOptions, open_lab
+from teardown_lab.experiment.lab import LabOptions, RunOptions, open_lab
 from teardown_lab.experiment.stack import StackFailed
 from vm_manager.catalogue import catalogue_entry
 from vm_protocol import messages, topology
@@ -29,28 +25,7 @@ from vm_protocol.wire import Record
 
 pytestmark = pytest.mark.rabbitmq
 
-VCPUS = 8
 MANAGER = topology.MANAGER_COMMANDS_QUEUE.name
-CELLS = {
-    "unload-in-destroy": expectations.unload_in_destroy,
-    "unload-in-destroy-wipe-last": expectations.wipe_last,
-}
-
-
-def hold_against(judgement: Judgement, cell: expectations.Cell) -> None:
-    violations = Counter(str(each.invariant) for each in judgement.violations)
-    wanted = {"use-after-free": cell.use_after_free} if cell.use_after_free else {}
-    assert dict(violations) == wanted, judgement.notes
-    assert judgement.notes == ()
-    assert len(judgement.dead_letters) == cell.use_after_free
-    assert judgement.counts.unload_flush_requests == cell.unload_flush_requests
-    assert judgement.counts.unaccounted == 0
-
-
-def tear_down(lab: Lab, name: str, on_record: Callable[[Record], None], history: Path) -> Judgement:
-    scenario = Scenario(vcpus=VCPUS)
-    options = RunOptions(timeout_s=60, history=history)
-    return lab.run(catalogue_entry(name).ordering, scenario, 2, options, on_record).judgement
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -67,38 +42,6 @@ def test_cut_connections_change_no_count(proxy: Proxy, tmp_path: Path, name: str
 
             hold_against(judgement, CELLS[name](VCPUS, "distinct", "shadow"))
     assert proxy.cut_count >= 6
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["unload-in-destroy", pytest.param("unload-in-destroy-wipe-last", marks=pytest.mark.long)],
-)
-def test_a_killed_node_changes_no_count(
-    fresh_node: PrivateNode, history: Path, tmp_path: Path, name: str
-) -> None:
-    """SIGKILL for the broker in the middle, and a start on the same data.
-
-    Undisturbed runs come first: 3.10 forgets a stream that is killed right after its declaration.
-    """
-    random = seeded(f"kill-{name}")
-    moment = random.randrange(1, 200)
-    killed = threading.Event()
-
-    def kill() -> None:
-        assert killed.wait(60)
-        fresh_node.kill()
-        fresh_node.start()
-
-    options = LabOptions(broker=fresh_node.url, workers=2, vcpus=VCPUS)
-    with open_lab(options, print) as lab, ThreadPoolExecutor(1) as pool:
-        for run in range(5):
-            tear_down(lab, name, lambda _: None, tmp_path / f"{run}.jsonl")
-        killing = pool.submit(kill)
-        cuts = Cuts(killed.set, {moment}, Event.TEARDOWN_STARTED)
-        judgement = tear_down(lab, name, cuts, history)
-        killing.result(120)
-
-    hold_against(judgement, CELLS[name](VCPUS, "distinct", "shadow"))
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,8 @@ def run_on_broker(
         on_record: Called with each record of the VM as it arrives.
 
     Raises:
-        StackFailed: A service of the stack ended in the middle of the run.
+        StackFailed: A service of the stack ended in the middle of the run, or is without the broker
+            when the run is out of time.
         SessionLost: The broker went away and did not come back in time.
         TopologyMismatch: The broker holds our queues with other arguments.
         TopologyMissing: No services have ever run there.
@@ -79,4 +80,6 @@ async def _run(client: Client, url: str, stack: Stack | None, trace: Observe) ->
             stack.unwatch()
     if failed:
         raise failed[0]
+    if stack is not None and actor.state.outcome == "timed-out-alive":
+        stack.require_connected()
     return actor.state

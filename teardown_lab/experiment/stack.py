@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any, Final
-from urllib.error import URLError
+from urllib.error import HTTPError
+from urllib.parse import urljoin
 from urllib.request import urlopen
 
 from teardown_lab.leftovers import RunFolder
@@ -46,13 +47,24 @@ class Service:
 
     def answers(self) -> bool:
         """Tell whether the process runs and serves its metrics."""
+        return self._status("/metrics") == 200
+
+    def has_lost_the_broker(self) -> bool:
+        """Tell whether the service says itself that it is not connected."""
+        return self._status("/readyz") == 503
+
+    def _status(self, path: str) -> int | None:
+        """Return the HTTP status of one of the service's paths; None if it does not answer."""
         if self.process.poll() is not None or not self.metrics_url:
-            return False
+            return None
         try:
-            with urlopen(self.metrics_url, timeout=ANSWER_SECONDS) as response:  # noqa: S310 - our own URL
-                return bool(response.status == 200)
-        except (URLError, OSError):
-            return False
+            url = urljoin(self.metrics_url, path)
+            with urlopen(url, timeout=ANSWER_SECONDS) as response:  # noqa: S310 - our own URL
+                return int(response.status)
+        except HTTPError as error:
+            return error.code
+        except OSError:
+            return None
 
 
 class Stack:
@@ -77,6 +89,16 @@ class Stack:
     def answers(self) -> bool:
         """Tell whether every service answers."""
         return all(service.answers() for service in self.services)
+
+    def require_connected(self) -> None:
+        """Make sure that what a run waited for in vain was not a broker that takes a service in.
+
+        Raises:
+            StackFailed: A service has lost the broker, and has not got it back.
+        """
+        for service in self.services:
+            if service.has_lost_the_broker():
+                raise StackFailed(_failure(service, "has lost the broker"))
 
     def watch(self, on_failure: Callable[[str], None]) -> None:
         """Have `on_failure` called, on some thread, if a service ends before it is stopped."""
@@ -224,12 +246,12 @@ def _wait_ready(stack: Stack) -> None:
     for service in stack.services:
         service.ready.wait(max(0.0, deadline - time.monotonic()))
         if not service.metrics_url:
-            raise StackFailed(_failure(service))
+            raise StackFailed(_failure(service, f"is not ready after {READY_SECONDS:g} s"))
 
 
-def _failure(service: Service) -> str:
+def _failure(service: Service, state: str = "") -> str:
     code = service.process.poll()
-    state = f"ended with {code}" if code is not None else f"is not ready after {READY_SECONDS:g} s"
+    state = f"ended with {code}" if code is not None else state
     tail = "\n  ".join(service.tail) or "(it wrote nothing)"
     return f"{service.name} {state}; the end of its log:\n  {tail}"
 

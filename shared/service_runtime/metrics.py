@@ -96,6 +96,9 @@ def _death(details: Details) -> Labels:
 KINDS: Final = tuple({"kind": str(kind)} for kind in REQUEST_KINDS.values())
 """Every kind of request."""
 
+REASONS: Final = tuple({"reason": str(reason)} for reason in RejectReason)
+"""Every reason for a reject."""
+
 VIOLATIONS: Final = tuple(
     {"reason": reason, "invariant": invariant, "why": why}
     for reason, invariant, why in (
@@ -155,7 +158,11 @@ COUNTERS: Final = (
     ),
     CounterRow("teardown_messages_sent", "Messages published, by type", Event.MESSAGE_SENT, _type),
     CounterRow(
-        "teardown_rejects", "Deliveries rejected, by reason", Event.MESSAGE_REJECTED, _reason
+        "teardown_rejects",
+        "Deliveries rejected, by reason",
+        Event.MESSAGE_REJECTED,
+        _reason,
+        known=REASONS,
     ),
     CounterRow("teardown_acks", "Messages acknowledged", Event.MESSAGE_ACKED),
     CounterRow(

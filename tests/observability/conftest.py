@@ -86,12 +86,14 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 
 def run_round(lab: Lab, prometheus: Prometheus, folder: Path) -> list[Judgement]:
-    """Run every ordering once, and wait until Prometheus knows."""
+    """Run every ordering once, and wait until Prometheus knows, from every target."""
     histories = folder / "histories"
     histories.mkdir(exist_ok=True)
     before = prometheus.value(ENDED) or 0.0
     done = [tear_down(lab, name, histories, vcpus=VCPUS)[0] for name in ORDERINGS]
     wait_until("a scrape", lambda: prometheus.value(ENDED) == before + len(ORDERINGS))
+    now = time.time()
+    wait_until("all scrapes", lambda: (prometheus.value("min(timestamp(up))") or 0.0) > now)
     return done
 
 

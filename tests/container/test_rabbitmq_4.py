@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.needs import need_engine
+from support.needs import need_engine, need_server
 from support.runs import WORKERS, broken, essence, tear_down
 
 from teardown_lab.broker.address import knock
 from teardown_lab.broker.container import image_name
+from teardown_lab.broker.private_node import PrivateNode
+from teardown_lab.checker.judgement import Judgement
 from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
 from vm_manager.catalogue import catalogue_entry, catalogue_names
 from vm_protocol import limits
@@ -49,6 +51,16 @@ def container_lab(container_url: str) -> Iterator[Lab]:
         yield lab
 
 
+@pytest.fixture(scope="module")
+def installed_lab() -> Iterator[Lab]:
+    """The installed series, whatever broker the other tests are told to use."""
+    need_server()
+    with PrivateNode() as node:
+        options = LabOptions(broker=node.url, workers=WORKERS, vcpus=VCPUS)
+        with open_lab(options, print) as lab:
+            yield lab
+
+
 def shown(name: str) -> Scenario:
     """Return the scenario that shows an entry's point, without the ticker's varying requests."""
     show = catalogue_entry(name).show.model_dump()
@@ -72,6 +84,31 @@ def test_it_says_what_the_simulated_broker_says(
     simulated, _ = tear_down(simulated_lab, name, workdir, shown(name))
 
     assert essence(real) == essence(simulated)
+
+
+def said(judgement: Judgement) -> dict[str, object]:
+    """Return what a broker's version may not change; which hazard a ticker meets is chance."""
+    return {
+        "verdict": str(judgement.verdict),
+        "violations": broken(judgement),
+        "dead_letters": Counter(letter.reason for letter in judgement.dead_letters),
+        "counts": judgement.counts,
+        "notes": judgement.notes,
+    }
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("name", STEADY)
+def test_it_says_what_the_installed_series_says(
+    container_lab: Lab, installed_lab: Lab, workdir: Path, name: str
+) -> None:
+    scenario = catalogue_entry(name).show
+
+    container, _ = tear_down(container_lab, name, workdir, scenario)
+    installed, _ = tear_down(installed_lab, name, workdir, scenario)
+
+    assert said(container) == said(installed)
+    assert container.broker != installed.broker
 
 
 @pytest.mark.parametrize("name", RACY)

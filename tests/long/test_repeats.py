@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.runs import broken, essence, tear_down
+from support.runs import essence, tear_down
 
 from teardown_lab.experiment.lab import Lab
 from vm_manager.catalogue import catalogue_entry, catalogue_names
@@ -24,8 +24,7 @@ def test_thirty_in_a_row_are_alike(rabbit_lab: Lab, workdir: Path, name: str) ->
     for number in range(1, REPEATS):
         again, _ = tear_down(rabbit_lab, name, workdir, scenario)
         if name == "fenced-parallel-destroy":  # which steps fall into a window varies
-            assert broken(again) == {}
-            assert again.notes == ()
+            assert essence(again) | {"hazards": None} == essence(first) | {"hazards": None}
         else:
             assert essence(again) == essence(first), f"run {number + 1}"
 
@@ -42,12 +41,15 @@ def test_hidden_first_and_fenced_parallel_destruction_is_safe_in_300_runs(
 
 
 @pytest.mark.parametrize("name", RACY)
-def test_the_odds_of_a_race_are_reported(rabbit_lab: Lab, workdir: Path, name: str) -> None:
+def test_the_odds_of_a_race_are_reported(
+    rabbit_lab: Lab, workdir: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """No count is demanded of a race: the verdict is one of the two, and the odds are printed."""
     verdicts: Counter[str] = Counter()
     for _ in range(REPEATS):
         judgement, _ = tear_down(rabbit_lab, name, workdir)
         verdicts[str(judgement.verdict)] += 1
 
-    print(f"{name}: {dict(verdicts)} in {REPEATS} runs")
+    with capsys.disabled():
+        print(f"\n{name}: {dict(verdicts)} in {REPEATS} runs")
     assert set(verdicts) <= {"safe", "violated"}

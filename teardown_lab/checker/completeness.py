@@ -78,6 +78,8 @@ def _gaps(facts: Facts) -> Iterator[str]:
 
 
 def _beginning(facts: Facts) -> Iterator[str]:
+    if not facts.scenario() and _has_messages(facts):
+        yield "the beginning is not in the history: nothing says what the VM was"
     said = facts.scenario().get("vcpus")
     known = len(facts.vcpus())
     if isinstance(said, int) and said != known:

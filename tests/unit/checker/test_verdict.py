@@ -161,6 +161,20 @@ def test_a_history_that_ends_early_is_inconclusive(new_story, summary):
     }
 
 
+def test_a_history_whose_head_is_cut_off_is_inconclusive(new_story, summary):
+    """What was lost before the teardown cannot be seen without: here, whom a request missed."""
+    story = new_story().begin()
+    (head,) = [n for n, record in enumerate(story.records) if record.event == "teardown.started"]
+    story.deliver(story.post([1], vcpu=0), 1)
+    story.destroy_all().end()
+
+    assert judge(History.of(story.records)).verdict == "violated"
+    assert summary(judge(History.of(story.records[head - 1 :]))) == {
+        "verdict": "inconclusive",
+        "notes": ["the beginning is not in the history: nothing says what the VM was"],
+    }
+
+
 def test_gaps_are_evidence_only_where_the_file_says_that_it_is_whole(new_story, summary):
     whole = new_story().begin(whole=True).destroy_all().end()
     part = new_story().begin().destroy_all().end()

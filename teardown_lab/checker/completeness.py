@@ -17,7 +17,7 @@ from teardown_lab.checker.happens_before import before
 from teardown_lab.checker.invariants_mmu import RootLife
 from teardown_lab.checker.invariants_requests import UNREAD, was_alive
 from teardown_lab.checker.invariants_vcpu import ACCESS_REASONS
-from teardown_lab.checker.invariants_vm import OUT_OF_TIME, given_up
+from teardown_lab.checker.invariants_vm import OUT_OF_TIME, given_up, was_impatient
 from vm_protocol.observations import Event
 
 _ENDINGS: Final = {
@@ -51,6 +51,8 @@ def _ending(facts: Facts) -> Iterator[str]:
         yield "the run ran out of time after the VM was freed, while deliveries were open"
     if facts.vm_freed is None and (lost := given_up(facts)):
         yield _some("{} given up: lost connections reached the delivery limit twice", lost)
+    if any(was_impatient(facts, stuck) for stuck in facts.stuck):
+        yield "the teardown gave up a flush that no vCPU had refused: request_ms was too short"
     ended = facts.vm_freed is not None or facts.stuck or outcome == OUT_OF_TIME
     if not ended:
         yield "the history ends before the VM was freed and before a step was stuck"

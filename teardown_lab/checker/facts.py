@@ -96,6 +96,7 @@ class Facts:
     created_vm: list[Moment] = field(default_factory=list)
     teardown_started: Moment | None = None
     stuck: list[Moment] = field(default_factory=list)
+    flush_waits: list[Moment] = field(default_factory=list)
     vm_freed: Moment | None = None
     run_started: Record | None = None
     run_finished: Record | None = None
@@ -281,6 +282,9 @@ class Facts:
     def _teardown_stuck(self, moment: Moment) -> None:
         self.stuck.append(moment)
 
+    def _flush_waited(self, moment: Moment) -> None:
+        self.flush_waits.append(moment)
+
     def _vm_freed(self, moment: Moment) -> None:
         self.vm_freed = self.vm_freed or moment
 
@@ -322,6 +326,7 @@ _HANDLERS: Final[dict[Event, Callable[[Facts, Moment], None]]] = {
     Event.VM_CREATED: Facts._vm_created,
     Event.TEARDOWN_STARTED: Facts._teardown_started,
     Event.TEARDOWN_STUCK: Facts._teardown_stuck,
+    Event.FLUSH_WAITED: Facts._flush_waited,
     Event.VM_FREED: Facts._vm_freed,
     Event.RUN_STARTED: Facts._run_started,
     Event.RUN_FINISHED: Facts._run_finished,

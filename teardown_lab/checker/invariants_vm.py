@@ -95,7 +95,7 @@ def stuck_steps(facts: Facts) -> Iterator[Found]:
         if vcpu in vcpus or (vcpu is None and vcpus):
             continue
         command = _last_command(facts, vcpu)
-        if command in lost:
+        if command in lost or was_impatient(facts, stuck):
             continue
         vcpus.add(vcpu)
         why = shapes.text(stuck.record, "why") or "the manager recorded teardown.stuck"
@@ -126,6 +126,29 @@ def at_delivery_limit(facts: Facts, letter: Moment) -> bool:
     """
     reached = shapes.text(letter.record, "reason") == "delivery_limit"
     return reached and facts.delivery(letter.record) in facts.requeued
+
+
+def was_impatient(facts: Facts, stuck: Moment) -> bool:
+    """Tell whether a teardown gave up waiting for a flush that no vCPU had refused.
+
+    Each missing acknowledgement came later, or never because its delivery has not ended: a worker
+    or the broker was slow, or gone, and the ordering is not at fault.
+    """
+    missing = {
+        (shapes.number(waited.record, "generation"), vcpu)
+        for waited in facts.flush_waits
+        if before(waited, stuck)
+        for vcpu in shapes.numbers(waited.record, "missing")
+    }
+    for (message_id, vcpu), arrival in facts.arrivals.items():
+        if facts.types.get(message_id) == "RequestAcked" and before(arrival, stuck):
+            missing.discard((facts.body(message_id).number("generation"), vcpu or 0))
+    lettered = {facts.delivery(letter.record) for letter in facts.letters}
+    refused = {
+        (facts.body(message_id).number("generation"), vcpu)
+        for message_id, vcpu in facts.rejected.keys() | lettered
+    }
+    return stuck.record.vcpu is None and bool(missing) and not missing & refused
 
 
 def given_up(facts: Facts) -> tuple[str, ...]:

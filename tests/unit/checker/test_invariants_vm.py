@@ -170,6 +170,41 @@ def test_a_command_that_lost_connections_ended_twice_proves_nothing(new_story, s
     }
 
 
+@pytest.mark.parametrize(
+    ("in_time", "later", "dead", "is_stuck"),
+    [([], [0, 1], [], False), ([0], [1], [], False), ([0], [], [], False),
+     ([0], [], [1], True), ([], [0], [1], True), ([0, 1], [], [], True)],
+)  # fmt: skip
+def test_a_flush_that_no_vcpu_has_refused_is_not_stuck(
+    new_story, summary, in_time, later, dead, is_stuck
+):
+    """A worker or a broker that is slow, or gone, is no fault of the ordering."""
+    story = new_story(in_guest=(0, 1)).begin()
+    for vcpu in dead:
+        story.free(vcpu)
+    flush = story.post([0, 1])
+    story.say("manager", "flush.waited", generation=1, missing=[0, 1])
+
+    def acknowledge(vcpu: int) -> None:
+        story.deliver(flush, vcpu)
+        acked = story.reply(f"request-acked/1/{vcpu}", "RequestAcked", vcpu, generation=1)
+        story.ack(acked, REPLIES, "manager")
+
+    for vcpu in in_time:
+        acknowledge(vcpu)
+    story.say("manager", "teardown.stuck", caused_by=DESTROY, why="no acknowledgement")
+    for vcpu in later:
+        acknowledge(vcpu)
+    for vcpu in dead:
+        story.refuse(flush, vcpu)
+
+    found = summary(story.finish().judge())
+    note = "the teardown gave up a flush that no vCPU had refused: request_ms was too short"
+    assert found["verdict"] == ("violated" if is_stuck else "inconclusive")
+    assert (("stuck", None, DESTROY) in found.get("violations", [])) == is_stuck
+    assert (note in found.get("notes", [])) != is_stuck
+
+
 def test_a_run_out_of_time_with_all_services_answering_is_stuck(new_story, summary):
     story = new_story().begin()
 

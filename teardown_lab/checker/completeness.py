@@ -33,12 +33,19 @@ def notes(
     """Yield why this history cannot prove safety; nothing when it can."""
     yield from _ending(facts)
     yield from _order(facts)
-    yield from _gaps(facts)
-    yield from _beginning(facts)
-    yield from _dangling(facts)
+    yield from missing_records(facts)
+    if len(facts.created_vm) > 1:
+        yield "the VM was created more than once; its lives are judged as one"
     yield from _unsettled(facts)
     yield from _service_differs(facts, lives, violations)
     yield from _unread(facts)
+
+
+def missing_records(facts: Facts) -> Iterator[str]:
+    """Yield what shows that records are missing: then nothing follows from what is not there."""
+    yield from _gaps(facts)
+    yield from _beginning(facts)
+    yield from _dangling(facts)
 
 
 def _ending(facts: Facts) -> Iterator[str]:
@@ -86,8 +93,6 @@ def _beginning(facts: Facts) -> Iterator[str]:
     known = len(facts.vcpus())
     if isinstance(said, int) and said != known:
         yield f"the scenario has {said} vCPUs, the history shows the creation of {known}"
-    if len(facts.created_vm) > 1:
-        yield "the VM was created more than once; its lives are judged as one"
 
 
 def _dangling(facts: Facts) -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from teardown_lab.checker import shapes
-from teardown_lab.checker.completeness import notes
+from teardown_lab.checker.completeness import missing_records, notes
 from teardown_lab.checker.counts import count, vacuity
 from teardown_lab.checker.dead_letters import classify
 from teardown_lab.checker.facts import Facts, gather
@@ -29,6 +29,13 @@ from teardown_lab.checker.invariants_vm import leaks, state_uses, stuck_steps
 from teardown_lab.checker.judgement import Judgement
 
 _USES: Final = (Invariant.USE_AFTER_FREE, Invariant.DOUBLE_FREE)
+_BY_ABSENCE: Final = (
+    Invariant.LEAK,
+    Invariant.LOST_REQUEST,
+    Invariant.PINNED_ROOT_FREED,
+    Invariant.STALE_TLB,
+)
+"""Broken where a free, an erase, an unpin or a flush is not recorded: a missing record looks so."""
 
 EXIT_SAFE: Final = 0
 EXIT_VIOLATED: Final = 1
@@ -49,13 +56,15 @@ def judge(history: History, vm: str | None = None) -> Judgement:
     lives = root_lives(facts)
     lost = list(lost_posts(facts))
     violations = _violations(facts, lives, [found for _, found in lost])
+    doubtful = _doubtful(facts, violations)
+    violations = tuple(each for each in violations if each not in doubtful)
     used = {each.vcpu for each in violations if each.invariant in _USES}
     hazards = (
         *visible_while_freed(facts, used),
         *flushes_to_nobody(facts, {post for post, _ in lost}),
     )
     letters, disagreements = classify(facts, violations)
-    reasons = (*notes(facts, lives, violations), *disagreements)
+    reasons = (*notes(facts, lives, violations), *_not_judged(doubtful), *disagreements)
     return Judgement(
         vm=facts.vm,
         verdict=_verdict(violations, reasons),
@@ -94,6 +103,18 @@ def _violations(
             found.append(each)
     found.sort(key=_place)
     return tuple(each.violation for each in found)
+
+
+def _doubtful(facts: Facts, violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
+    """Return the violations that a missing record may have made, where any is missing."""
+    if next(missing_records(facts), None) is None:
+        return ()
+    return tuple(each for each in violations if each.invariant in _BY_ABSENCE)
+
+
+def _not_judged(doubtful: tuple[Violation, ...]) -> Iterator[str]:
+    for invariant in dict.fromkeys(each.invariant for each in doubtful):
+        yield f"{invariant} is not judged: records are missing, and it would rest on their absence"
 
 
 def _found(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:

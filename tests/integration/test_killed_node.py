@@ -103,6 +103,7 @@ def test_a_service_that_has_lost_the_broker_is_named() -> None:
         until(lab.stack.services[0].has_lost_the_broker, "it is still connected")
         with pytest.raises(StackFailed, match=r"vm-manager has lost the broker; .*\n.*"):
             lab.stack.require_connected()
+        node.start()  # so that the lab can remove its queues
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""What is left of a violated run does not prove it safe; what is left of a safe one accuses none."""
+"""What is left of a violated run does not prove it safe, nor does a safe one accuse an ordering."""
 
 from pathlib import Path
 

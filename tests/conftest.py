@@ -5,6 +5,7 @@ TEARDOWN_REQUIRE_BROKER is set: CI must not pass by skipping.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
 
 VCPUS_MAX = 8
+
+# A shell's background job ignores SIGINT, and so would every program that tests start from there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 logs.configure("warning")
 

@@ -1,34 +1,33 @@
-"""`teardown`: the command line's entry."""
+"""`teardown`: the command line's entry, which minds Ctrl-C before it imports anything of weight.
 
-import click
+The commands are listed in `teardown_lab.cli.commands`.
+"""
 
-from teardown_lab.cli.late import LateGroup
-
-COMMANDS = {
-    "run": "Destroy one VM in an ordering and judge it.",
-    "demo": "Run the whole catalogue and print one table.",
-    "explore": "Explore every interleaving of an ordering.",
-    "replay": "Force a schedule that was found on the real services.",
-    "orderings": "List, show, compare and check orderings.",
-    "check": "Judge a history from its file alone.",
-    "bench": "Time teardowns beside raw pika.",
-    "cleanup": "Remove what killed runs have left behind.",
-}
-"""What `--help` says of each command; the command itself is in `teardown_lab.cli.<name>`."""
+import os
+import signal
+import sys
+from typing import NoReturn
 
 
-@click.group(
-    cls=LateGroup,
-    package="teardown_lab.cli",
-    lines=COMMANDS,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-@click.version_option(package_name="teardown-lab")
-def main() -> None:
-    """Test the order in which a VM is torn down."""
-    from service_runtime import logs
+def main() -> NoReturn:
+    """Run the command that the arguments name, and end with the contract's exit code."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _end_at_once)
+    from teardown_lab.cli.outermost import run
 
-    logs.configure("warning")
+    code = run(sys.argv[1:])
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        # What is left is Python's own end; a traceback of it would help nobody.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    sys.exit(code)
+
+
+def _end_at_once(*_: object) -> NoReturn:
+    """End without a word of Python's: nothing is started yet that would have to be removed.
+
+    An exception instead could be lost in the middle of an import.
+    """
+    os._exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

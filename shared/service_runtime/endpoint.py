@@ -68,6 +68,8 @@ class Endpoint:
             parts, hosts = urlsplit(self.url), hosts_of(self.url)
         except ValueError:
             raise EndpointError(_FORM) from None
+        if not all(map(_has_port, hosts)):
+            raise EndpointError(f"a port is a number from 1 to 65535: {_FORM}")
         if len(hosts) > 1 and (not all(hosts) or "://" in self.url.removeprefix(parts.scheme)[3:]):
             raise EndpointError("write amqp://user:password@host-1,host-2,host-3:5673/%2F")
         login, at, _ = parts.netloc.rpartition("@")
@@ -104,6 +106,14 @@ class Endpoint:
 def hosts_of(url: str) -> tuple[str, ...]:
     """Return the hosts that a URL names, each with its port if it has one of its own."""
     return tuple(host.strip() for host in urlsplit(url).netloc.rpartition("@")[2].split(","))
+
+
+def _has_port(host: str) -> bool:
+    """Tell whether what follows a host's colon is a port; without one, AMQP's own is meant."""
+    try:
+        return urlsplit(f"//{host}").port != 0
+    except ValueError:
+        return False
 
 
 def with_password(url: str, password: str) -> str:

@@ -17,7 +17,7 @@ from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
 from service_runtime.endpoint import Endpoint, EndpointError, Queues, hosts_of, reason_of
 from service_runtime.properties import properties_of
-from teardown_lab.broker.errors import BrokerUnavailable
+from teardown_lab.broker.errors import BrokerMisnamed, BrokerUnavailable
 from vm_protocol.codec import Packet
 
 CONNECT_SECONDS_MAX = 5.0
@@ -34,13 +34,13 @@ def endpoint_of(url: str, *, topology_given: bool = False) -> Endpoint:
     """Return a broker's endpoint, with the rest as services have it from their environment.
 
     Raises:
-        BrokerUnavailable: The environment has a word that no service takes.
+        BrokerMisnamed: The environment has a word that no service takes.
     """
     queues = os.environ.get(QUEUES_VARIABLE) or "auto"
     for known in get_args(Queues):
         if queues == known:
             return Endpoint(url, ca_file(), topology_given, known)
-    raise BrokerUnavailable(f"{QUEUES_VARIABLE}={queues}: write {', '.join(get_args(Queues))}")
+    raise BrokerMisnamed(f"{QUEUES_VARIABLE}={queues}: write {', '.join(get_args(Queues))}")
 
 
 def without_password(url: str) -> str:
@@ -73,7 +73,8 @@ def knock(url: str, *, seconds_max: float = CONNECT_SECONDS_MAX) -> str:
     """Open and close an AMQP connection, and return what answers, as in "RabbitMQ 4.1.0".
 
     Raises:
-        BrokerUnavailable: The URL is not one, nobody answers, or the login is refused.
+        BrokerMisnamed: The URL is not one.
+        BrokerUnavailable: Nobody answers, or the login is refused.
     """
     properties = server_properties(url, seconds_max=seconds_max)
     return f"{properties.get('product', 'a broker')} {properties.get('version', '')}".strip()
@@ -204,7 +205,7 @@ def _parameters(url: str, seconds_max: float) -> list[pika.URLParameters]:
         found = [endpoint.parameters() for endpoint in endpoint_of(url).each()]
     except EndpointError as error:
         shown = without_password(url)
-        raise BrokerUnavailable(f"{shown} is not a broker's URL: {error}") from error
+        raise BrokerMisnamed(f"{shown} is not a broker's URL: {error}") from error
     for parameters in found:
         parameters.socket_timeout = seconds_max
         parameters.stack_timeout = seconds_max

@@ -18,7 +18,7 @@ from teardown_lab.broker.container import (
     image_name,
     rabbitmq_container,
 )
-from teardown_lab.broker.errors import BrokerUnavailable
+from teardown_lab.broker.errors import BrokerMisnamed, BrokerUnavailable
 from teardown_lab.broker.private_node import PrivateNode, server_script
 from teardown_lab.leftovers import RunFolder
 
@@ -83,7 +83,7 @@ def running_broker(choice: str) -> ProvidedBroker:
         BrokerUnavailable: No broker is named, or it does not answer.
     """
     if choice == "simulated":
-        raise BrokerUnavailable("--attach wants services that run: nothing runs in a simulation")
+        raise BrokerMisnamed("--attach wants services that run: nothing runs in a simulation")
     if choice != "auto":
         return _at_choice(choice)
     if url := _url_of_environment():
@@ -100,9 +100,7 @@ def running_broker(choice: str) -> ProvidedBroker:
 
 def _at_choice(choice: str) -> ProvidedBroker:
     if not choice.startswith(("amqp://", "amqps://")):
-        raise BrokerUnavailable(
-            f"--broker is {without_password(choice)!r}: write auto, simulated or an amqp:// URL"
-        )
+        raise BrokerMisnamed("a broker is auto, simulated, or an amqp:// URL")
     return _at_url(choice, "--broker")
 
 
@@ -111,14 +109,14 @@ def _url_of_environment() -> str:
     try:
         return read_url(os.environ, URL_VARIABLE)
     except SettingsError as error:
-        raise BrokerUnavailable(str(error)) from error
+        raise BrokerMisnamed(str(error)) from error
 
 
 def _at_url(url: str, source: str) -> ProvidedBroker:
     try:
         server = knock(url)
     except BrokerUnavailable as error:
-        raise BrokerUnavailable(f"{source}: {error}") from error
+        raise type(error)(f"{source}: {error}") from error
     return ProvidedBroker(url, "url", f"broker: {server} at {without_password(url)} ({source})")
 
 

@@ -1,6 +1,5 @@
 """`teardown bench`: what a teardown costs, beside what its messages cost in raw pika."""
 
-import json
 from dataclasses import asdict
 from statistics import median
 from typing import Any
@@ -8,13 +7,15 @@ from typing import Any
 import click
 
 from teardown_lab.cli.exits import exit_codes
+from teardown_lab.cli.output import print_json
+from teardown_lab.cli.parameters import Broker
 
 
 @click.command()
 @click.option("--vcpus", "sizes", type=click.IntRange(1, 1024), multiple=True, default=(8, 64))
 @click.option("--pairs", type=click.IntRange(1, 1000), default=7, show_default=True)
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True)
-@click.option("--broker", default="auto", show_default=True, help="auto, or a URL")
+@click.option("--broker", type=Broker(), default="auto", show_default=True, help="auto, or a URL")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 def bench(sizes: tuple[int, ...], pairs: int, workers: int, broker: str, as_json: bool) -> None:
     """Time teardowns by turns with a yardstick: the same messages in raw pika, same queues.
@@ -26,7 +27,10 @@ def bench(sizes: tuple[int, ...], pairs: int, workers: int, broker: str, as_json
     with exit_codes():
         report = measure(broker, sizes, pairs, workers, lambda line: click.echo(line, err=True))
     data = as_json_object(asdict(report))
-    click.echo(json.dumps(data) if as_json else "\n".join(describe(data)))
+    if as_json:
+        print_json(data)
+    else:
+        click.echo("\n".join(describe(data)))
 
 
 def as_json_object(report: dict[str, Any]) -> dict[str, Any]:

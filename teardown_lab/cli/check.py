@@ -1,6 +1,5 @@
 """`teardown check`: judge a history from its file alone."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import click
 from teardown_lab.checker.history import load_history
 from teardown_lab.checker.verdict import exit_code, judge
 from teardown_lab.cli.exits import exit_codes
+from teardown_lab.cli.output import print_json
 from teardown_lab.report.text import describe
 
 
@@ -26,7 +26,7 @@ def check(history: Path, vm: str | None, as_json: bool, strict: bool) -> None:
         loaded = load_history(history)
         judgement = judge(loaded, vm)
         if as_json:
-            click.echo(json.dumps(judgement.to_json(str(history), source="history")))
+            print_json(judgement.to_json(str(history), source="history"))
         else:
             click.echo(describe(judgement, loaded, history))
     sys.exit(exit_code(judgement, strict=strict))

@@ -14,6 +14,7 @@ from vm_manager.catalogue import (
     read_ordering,
     read_scenario,
 )
+from vm_protocol import limits
 from vm_protocol.scenario import Scenario
 
 
@@ -53,8 +54,17 @@ def make_scenario(file: str | None, flags: dict[str, Any]) -> Scenario:
 
 
 def _read(path: Path) -> str:
+    """Return a file's text; of one that is far too long, no more than it takes to refuse it.
+
+    Raises:
+        OrderingError: The file cannot be read, or is no text.
+    """
+    bytes_max = 4 * limits.ORDERING_FILE_CHARACTERS_MAX + 4
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            return file.read(bytes_max).decode("utf-8")
     except UnicodeDecodeError as error:
-        place = (1, 1)
-        raise OrderingError(str(path), place, f"not UTF-8 text: {error.reason}") from None
+        raise OrderingError(str(path), (1, 1), f"not UTF-8 text: {error.reason}") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OrderingError(str(path), (1, 1), f"cannot be read: {reason}") from None

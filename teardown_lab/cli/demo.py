@@ -10,6 +10,8 @@ import click
 
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.cli.exits import INCONCLUSIVE, exit_codes
+from teardown_lab.cli.output import clear_progress, show_progress
+from teardown_lab.cli.parameters import broker_option
 from teardown_lab.experiment.lab import Lab, LabOptions, RunOptions, open_lab
 from vm_manager.catalogue import Entry, catalogue_entry, catalogue_names
 
@@ -18,7 +20,7 @@ _VCPUS = 4
 
 
 @click.command()
-@click.option("--broker", default="auto", show_default=True, help="auto, simulated, or a URL")
+@broker_option
 @click.option("--workers", type=click.IntRange(1, _VCPUS), default=2, show_default=True)
 @click.option("--explain", is_flag=True, help="say what each ordering shows")
 def demo(broker: str, workers: int, explain: bool) -> None:
@@ -95,11 +97,8 @@ def surfaced(judgement: Judgement) -> str:
 @contextmanager
 def _progress(text: str) -> Iterator[None]:
     """Show what is going on, on a terminal, until the line of the result replaces it."""
-    shown = sys.stderr.isatty()
-    if shown:
-        click.echo(f"\r{text}\x1b[K", err=True, nl=False)
+    show_progress(text)
     try:
         yield
     finally:
-        if shown:
-            click.echo("\r\x1b[K", err=True, nl=False)
+        clear_progress()

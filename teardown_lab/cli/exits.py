@@ -1,5 +1,6 @@
 """Exit codes, and how exceptions become them: one place for the whole command line."""
 
+import select
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,15 +14,26 @@ VIOLATED: Final = 1
 USAGE: Final = 2
 INCONCLUSIVE: Final = 3
 INFRASTRUCTURE: Final = 4
+"""The broker or the services failed, or we did: a bug of ours is no verdict."""
+
+INTERRUPTED: Final = 128 + signal.SIGINT
+TERMINATED: Final = 128 + signal.SIGTERM
+
+_seen: Final = {"interrupt": False}
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM; like Ctrl-C, it lets every context manager clean up."""
 
 
+def warn(text: str) -> None:
+    """Say on stderr what is wrong; the command goes on."""
+    click.echo(f"teardown: {text}", err=True)
+
+
 def fail(code: int, text: str) -> NoReturn:
     """Say what is wrong on stderr and end with a code."""
-    click.echo(f"teardown: {text}", err=True)
+    warn(text)
     sys.exit(code)
 
 
@@ -32,17 +44,34 @@ def exit_codes() -> Iterator[None]:
     A signal ends with 128 + its number, after everything started has been taken away.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
     except Terminated:
-        fail(128 + signal.SIGTERM, "ended by SIGTERM; nothing is left behind")
+        fail(TERMINATED, "ended by SIGTERM; nothing is left behind")
     except KeyboardInterrupt:
-        fail(128 + signal.SIGINT, "interrupted; nothing is left behind")
+        fail(INTERRUPTED, "interrupted; nothing is left behind")
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and output_is_closed():
+            raise  # quietly: `outermost` has a code for it
         code = _code_of(error)
         if code is None:
             raise
         fail(code, str(error))
+
+
+def output_is_closed() -> bool:
+    """Tell whether stdout or stderr leads to a pipe that nobody reads any more."""
+    poll = select.poll()
+    for descriptor in (1, 2):
+        poll.register(descriptor, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def was_interrupted() -> bool:
+    """Tell whether Ctrl-C came, also where some code has made another exception of it."""
+    return _seen["interrupt"]
 
 
 def _code_of(error: Exception) -> int | None:
@@ -52,7 +81,7 @@ def _code_of(error: Exception) -> int | None:
     """
     from service_runtime.losses import SessionLost, TopologyMismatch
     from teardown_lab.benchmark.clients import BenchFailed
-    from teardown_lab.broker.choice import BrokerUnavailable
+    from teardown_lab.broker.errors import BrokerMisnamed, BrokerUnavailable
     from teardown_lab.checker.history import HistoryError
     from teardown_lab.experiment.lab import RunRefused
     from teardown_lab.experiment.stack import StackFailed
@@ -60,7 +89,7 @@ def _code_of(error: Exception) -> int | None:
     from teardown_lab.replay.conductor import ReplayFailed
     from vm_manager.yaml_text import OrderingError
 
-    if isinstance(error, OrderingError | HistoryError | RunRefused):
+    if isinstance(error, BrokerMisnamed | HistoryError | OrderingError | RunRefused):
         return USAGE
     broken = (BenchFailed, BrokerUnavailable, ReplayFailed, RunFolderError, StackFailed)
     if isinstance(error, (*broken, SessionLost, TopologyMismatch, OSError)):
@@ -70,3 +99,8 @@ def _code_of(error: Exception) -> int | None:
 
 def _terminate(*_: object) -> NoReturn:
     raise Terminated
+
+
+def _interrupt(*_: object) -> NoReturn:
+    _seen["interrupt"] = True
+    raise KeyboardInterrupt

@@ -12,6 +12,8 @@ import click
 
 from teardown_lab.cli.choices import find_ordering, make_scenario
 from teardown_lab.cli.exits import INCONCLUSIVE, SAFE, VIOLATED, exit_codes
+from teardown_lab.cli.output import clear_progress, print_json, show_progress
+from teardown_lab.cli.parameters import Duration
 from teardown_lab.explorer import breadth_first, random_walk
 from teardown_lab.explorer.faults import FaultsError, parse_faults
 from teardown_lab.explorer.schedule import Schedule
@@ -44,7 +46,7 @@ class Seconds:
 @click.option("--strategy", type=click.Choice(list(_STRATEGIES)), default="breadth-first")
 @click.option("--seed", type=click.IntRange(0), default=0, help="of the random strategy")
 @click.option("--max-states", type=click.IntRange(1), default=5_000_000, show_default=True)
-@click.option("--max-seconds", type=click.FloatRange(0.1), default=600.0, show_default=True)
+@click.option("--max-seconds", type=Duration(0.1), default=600.0, show_default=True)
 @click.option("--no-reduce", is_flag=True, help="visit also what the reduction proves equal")
 @click.option("--save", type=click.Path(dir_okay=False), help="write the counterexample there")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
@@ -60,7 +62,7 @@ def explore(ordering: str, **flags: Any) -> None:
             Path(flags["save"]).write_text(saved + "\n", encoding="utf-8")
     if flags["as_json"]:
         searched = {"search_seconds": round(seconds.search, 3)}
-        click.echo(json.dumps({**verdict.as_json(seconds.all), **searched}))
+        print_json({**verdict.as_json(seconds.all), **searched})
     else:
         click.echo(_describe(verdict, seconds.all))
     sys.exit(_EXITS[verdict.verdict])
@@ -86,20 +88,16 @@ def _explore(name: str, flags: dict[str, Any]) -> tuple[Verdict, Seconds]:
     searching = time.monotonic()
     explored = _STRATEGIES[flags["strategy"]](schedule.model(), bounds, _progress(began))
     searched = time.monotonic() - searching
-    if sys.stderr.isatty():
-        click.echo("\r\x1b[K", err=True, nl=False)
+    clear_progress()
     return conclude(schedule, explored), Seconds(time.monotonic() - began, searched)
 
 
 def _progress(began: float) -> Callable[[int, int, int], None]:
     """Return what shows how far it is, on a terminal."""
-    shown = sys.stderr.isatty()
 
     def show(states: int, transitions: int, depth: int) -> None:
-        if shown:
-            rate = transitions / max(time.monotonic() - began, 0.001)
-            text = f"{states:,} states, depth {depth}, {rate:,.0f} transitions/s"
-            click.echo(f"\r{text}\x1b[K", err=True, nl=False)
+        rate = transitions / max(time.monotonic() - began, 0.001)
+        show_progress(f"{states:,} states, depth {depth}, {rate:,.0f} transitions/s")
 
     return show
 

@@ -56,12 +56,13 @@ def diff(old: str, new: str) -> None:
 def validate(files: tuple[str, ...]) -> None:
     """Check ordering FILES; errors name file, line, column and the valid words."""
     failed = False
-    for file in files:
-        try:
-            entry = find_ordering(file)
-        except OrderingError as error:
-            click.echo(str(error), err=True)
-            failed = True
-        else:
-            click.echo(f"{file}: {entry.ordering.name} is valid")
+    with exit_codes():
+        for file in files:
+            try:
+                entry = find_ordering(file)
+            except OrderingError as error:
+                click.echo(str(error), err=True)
+                failed = True
+            else:
+                click.echo(f"{file}: {entry.ordering.name} is valid")
     sys.exit(USAGE if failed else 0)

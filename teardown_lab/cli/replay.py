@@ -1,6 +1,5 @@
 """`teardown replay`: a schedule that was found, forced on the real services."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from teardown_lab.broker.choice import provide_broker
 from teardown_lab.checker.history import load_history
 from teardown_lab.checker.verdict import exit_code
 from teardown_lab.cli.exits import INCONCLUSIVE, USAGE, exit_codes, fail
+from teardown_lab.cli.output import print_json
+from teardown_lab.cli.parameters import Duration, broker_option
 from teardown_lab.explorer.schedule import (
     TEXT_CHARACTERS_MAX,
     TOKEN_PREFIX,
@@ -25,10 +26,10 @@ from teardown_lab.report.text import describe
 
 @click.command()
 @click.argument("schedule")
-@click.option("--broker", default="auto", show_default=True, help="auto, simulated, or a URL")
+@broker_option
 @click.option("--times", type=click.IntRange(1, 1000), default=1, help="how often, in a row")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
-@click.option("--timeout", type=click.FloatRange(1), default=60.0, show_default=True)
+@click.option("--timeout", type=Duration(1), default=60.0, show_default=True)
 def replay(schedule: str, broker: str, times: int, as_json: bool, timeout: float) -> None:
     """Force SCHEDULE, a file of `explore --save` or a token, on the services, and judge the run.
 
@@ -79,7 +80,7 @@ def _repeat(found: Schedule, url: str, times: int, as_json: bool, timeout: float
 def _simulate(found: Schedule, as_json: bool) -> int:
     judgement = on_stage(found, to_the_end=True)
     if as_json:
-        click.echo(json.dumps(judgement.to_json("", source="simulated")))
+        print_json(judgement.to_json("", source="simulated"))
     else:
         for each in judgement.violations:
             click.echo(f"{each.invariant}: {each.explain}")
@@ -91,6 +92,6 @@ def _report(replayed: Replayed, as_json: bool) -> None:
     judgement, path = replayed.finished.judgement, replayed.finished.history
     if as_json:
         result: dict[str, Any] = dict(judgement.to_json(str(path)))
-        click.echo(json.dumps({**result, "replay": replayed.as_json()}))
+        print_json({**result, "replay": replayed.as_json()})
     else:
         click.echo(describe(judgement, load_history(path), path))

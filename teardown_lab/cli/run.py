@@ -1,6 +1,5 @@
 """`teardown run`: one teardown, judged."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ import click
 from teardown_lab.checker.history import load_history
 from teardown_lab.checker.verdict import exit_code
 from teardown_lab.cli.choices import find_ordering, make_scenario
-from teardown_lab.cli.exits import exit_codes
+from teardown_lab.cli.exits import INFRASTRUCTURE, SAFE, exit_codes, warn
+from teardown_lab.cli.output import print_json
+from teardown_lab.cli.parameters import Duration, broker_option
 from teardown_lab.experiment.lab import Finished, LabOptions, RunOptions, open_lab
 from teardown_lab.report.junit import junit_xml
 from teardown_lab.report.text import describe
@@ -23,13 +24,13 @@ from teardown_lab.report.text import describe
 @click.option("--roots", type=click.Choice(["distinct", "shared", "mixed"]), help="who shares")
 @click.option("--scenario", type=click.Path(exists=True, dir_okay=False), help="a YAML file")
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True)
-@click.option("--broker", default="auto", show_default=True, help="auto, simulated, or a URL")
+@broker_option
 @click.option("--attach", is_flag=True, help="use running services: `docker compose up`")
 @click.option("--seed", type=click.IntRange(0), help="the scenario's seed")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 @click.option("--history", type=click.Path(dir_okay=False), help="where the history goes")
 @click.option("--strict", is_flag=True, help="hazards fail the run")
-@click.option("--timeout", type=click.FloatRange(0.1), default=60.0, show_default=True)
+@click.option("--timeout", type=Duration(0.1), default=60.0, show_default=True)
 @click.option("--keep", is_flag=True, help="leave the VM's queues on the broker")
 @click.option("--junit", type=click.Path(dir_okay=False), help="write a JUnit file")
 @click.option("--verbose", "-v", is_flag=True, help="the services' logs on stderr")
@@ -59,16 +60,26 @@ def run(ordering: str, **flags: Any) -> None:
 
         with open_lab(options, lambda line: click.echo(line, err=True), forward) as lab:
             finished = lab.run(entry.ordering, scenario, workers, once)
-        _report(finished, flags)
-    sys.exit(exit_code(finished.judgement, strict=flags["strict"]))
+        written = _report(finished, flags)
+        code = exit_code(finished.judgement, strict=flags["strict"])
+        if not written and code == SAFE:
+            code = INFRASTRUCTURE
+    sys.exit(code)
 
 
-def _report(finished: Finished, flags: dict[str, Any]) -> None:
+def _report(finished: Finished, flags: dict[str, Any]) -> bool:
+    """Print the judgement, and write the JUnit file; False if that cannot be written."""
     judgement, path = finished.judgement, finished.history
-    if flags["junit"]:
-        text = junit_xml(judgement, strict=flags["strict"])
-        Path(flags["junit"]).write_text(text, encoding="utf-8")
     if flags["as_json"]:
-        click.echo(json.dumps(judgement.to_json(str(path))))
+        print_json(judgement.to_json(str(path)))
     else:
         click.echo(describe(judgement, load_history(path), path))
+    if flags["junit"]:
+        text = junit_xml(judgement, strict=flags["strict"])
+        try:
+            Path(flags["junit"]).write_text(text, encoding="utf-8")
+        except OSError as error:
+            reason = error.strerror or str(error)
+            warn(f"the JUnit file {flags['junit']} cannot be written: {reason}")
+            return False
+    return True

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 import teardown_lab.cli
-from teardown_lab.__main__ import COMMANDS, main
+from teardown_lab.cli.commands import COMMANDS
+from teardown_lab.cli.commands import teardown as main
 from teardown_lab.cli.late import LateGroup
 
 HEAVY = ("pika", "pydantic", "structlog", "prometheus_client")
@@ -34,7 +35,10 @@ def test_help_names_every_command_and_imports_none() -> None:
 
     for name, line in COMMANDS.items():
         assert any(shown.split() == [name, *line.split()] for shown in lines), name
-    code = "import sys, teardown_lab.__main__; print([m for m in sys.argv[1:] if m in sys.modules])"
+    code = (
+        "import sys, teardown_lab.__main__, teardown_lab.cli.outermost, teardown_lab.cli.commands;"
+        "print([m for m in sys.argv[1:] if m in sys.modules])"
+    )
     imported = subprocess.run(
         [sys.executable, "-c", code, *HEAVY], capture_output=True, text=True, check=True
     )

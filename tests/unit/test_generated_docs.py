@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
 from service_runtime.metrics import Metrics, StateCollector
-from teardown_lab.__main__ import main
 from teardown_lab.checker.findings import HazardName, Invariant, VacuityReason
+from teardown_lab.cli.commands import teardown as main
 from vcpu_worker import VcpuWorker
 from vcpu_worker.gauges import WORKER_GAUGES
 from vm_manager import DeadLetterMonitor, VmManager

@@ -33,11 +33,25 @@ PROPERTIES: Final = ("message_id", "correlation_id", "reply_to", "user_id")
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """A message as a broker carries it: body bytes, properties by name, headers by name."""
+    """A message as a broker carries it: body bytes, properties by name, headers by name.
+
+    `unreadable` names the first header that the broker's client could not read; it and what it
+    hides are not among the headers.
+    """
 
     body: bytes
     properties: Mapping[str, Any]
     headers: Mapping[str, Any]
+    unreadable: str | None = None
+
+    def check_readable(self) -> None:
+        """Pass a packet of which everything could be read.
+
+        Raises:
+            RemoteProtocolError: MALFORMED: with the name of the header.
+        """
+        if self.unreadable is not None:
+            raise RemoteProtocolError(RejectReason.MALFORMED, f"header: {self.unreadable}"[:200])
 
 
 def encode(message: Message, envelope: Envelope) -> Packet:
@@ -65,6 +79,7 @@ def decode(packet: Packet) -> tuple[Message, Envelope]:
     Raises:
         RemoteProtocolError: With the code and place of the first thing that is wrong.
     """
+    packet.check_readable()
     if len(packet.body) > limits.MESSAGE_BYTES_MAX:
         raise RemoteProtocolError(RejectReason.TOO_LARGE, f"body: {len(packet.body)} bytes")
     if packet.headers.get(SCHEMA_HEADER) != limits.SCHEMA_VERSION:

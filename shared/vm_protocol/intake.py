@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vm_protocol import codec, topology
+from vm_protocol import codec, details, topology
 from vm_protocol.codec import Packet
 from vm_protocol.effects import DeadLettered, JournalRead, Received
 from vm_protocol.errors import RejectReason, RemoteProtocolError
@@ -51,10 +51,14 @@ def read_journal(
     """Return the input that a journal batch is, without the events that its reader skips.
 
     Raises:
-        RemoteProtocolError: It is no batch of records, or not of the actors of its user; skip it.
+        RemoteProtocolError: It is no batch of records, a record says what its event does not, or
+            they are not of the actors of its user; skip it.
     """
+    delivery.packet.check_readable()
     records = codec.decode_records(delivery.packet.body, skip)
     trust.check_records(records, delivery.packet.properties.get("user_id"))
+    for record in records:
+        details.check(record)
     return JournalRead(records)
 
 

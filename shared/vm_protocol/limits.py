@@ -29,6 +29,22 @@ COUNT_MAX: Final = 2**31 - 1
 NAME_CHARACTERS_MAX: Final = 40
 """Length of a VM's, worker's or ordering's name; queue names are bounded at 255 by AMQP."""
 
+TEXT_CHARACTERS_MAX: Final = 255
+"""A name, id, key or reason in a record: AMQP's short strings have no more bytes."""
+
+PATH_CHARACTERS_MAX: Final = 4_096
+"""The broker and the ordering's file in the record of a run: PATH_MAX."""
+
+PINS_MAX: Final = VCPUS_MAX * ROOTS_OF_CONTEXT_MAX
+"""Pins on one root, and pages in one TLB: every slot of every vCPU."""
+
+CHAIN_LINKS_MAX: Final = 4_096
+"""Messages of one chain, from a dead letter back to the client's command: two for each vCPU when
+one is destroyed after the other, and a record of three chains still stays below 1 MiB."""
+
+NANOSECONDS_MAX: Final = 2**63 - 1
+"""Times of records: until the year 2262, and what any reader's 64-bit number holds."""
+
 ORDERING_FILE_CHARACTERS_MAX: Final = 64 * 1024
 """Text of an ordering's file: STEPS_MAX steps, each on a line with a comment, are half of it."""
 

@@ -157,4 +157,6 @@ _MAILBOX_NAME: Final = re.compile(rf"vcpu\.([a-z0-9][a-z0-9-]*)\.{_NUMBER}\.{_NU
 def parse_mailbox(name: str) -> Mailbox | None:
     """Return the mailbox that a queue's name stands for, None when it is no mailbox's name."""
     found = _MAILBOX_NAME.fullmatch(name)
-    return Mailbox(found[1], int(found[2]), int(found[3])) if found else None
+    if found is None or int(found[2]) >= limits.VCPUS_MAX:
+        return None
+    return Mailbox(found[1], int(found[2]), int(found[3]))

@@ -1,11 +1,13 @@
 """What travels beside a message: its envelope, and the records of the journal."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from vm_protocol import limits
 from vm_protocol.observations import Event
+
+_Text = Annotated[str, Field(max_length=limits.TEXT_CHARACTERS_MAX)]
 
 
 class Envelope(BaseModel):
@@ -39,17 +41,17 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     schema_version: int = Field(default=limits.SCHEMA_VERSION, alias="schema")
-    seq: int = Field(ge=0)
-    actor: str
+    seq: int = Field(ge=0, le=limits.NANOSECONDS_MAX)
+    actor: _Text
     event: Event
-    vm: str | None = None
-    vcpu: int | None = None
-    step: str | None = None
-    message_id: str | None = None
-    caused_by: str | None = None
-    lamport: int = Field(ge=0)
-    at_ns: int = Field(ge=0)
-    traceparent: str | None = None
+    vm: _Text | None = None
+    vcpu: int | None = Field(default=None, ge=0, lt=limits.VCPUS_MAX)
+    step: _Text | None = None
+    message_id: _Text | None = None
+    caused_by: _Text | None = None
+    lamport: int = Field(ge=0, le=limits.NANOSECONDS_MAX)
+    at_ns: int = Field(ge=0, le=limits.NANOSECONDS_MAX)
+    traceparent: _Text | None = None
     details: dict[str, Any] = Field(default_factory=dict)
 
     def to_line(self) -> str:

@@ -24,13 +24,12 @@ from integration.tools.fuzz import (
     encode,
 )
 from integration.tools.scrape import gained, scrape
+from integration.tools.teardowns import hold_teardown
 from pika.adapters.blocking_connection import BlockingChannel
-from support import expectations
 from support.randomness import seeded
 
 from teardown_lab.broker.private_node import PrivateNode
-from teardown_lab.experiment.lab import Lab, LabOptions, RunOptions, open_lab
-from vm_manager.catalogue import catalogue_entry
+from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
 from vm_protocol import codec, limits, messages, topology
 from vm_protocol.codec import Packet
 from vm_protocol.errors import RemoteProtocolError
@@ -137,17 +136,6 @@ def stranger_at(url: str) -> Iterator[Stranger]:
 def workers_of(lab: Lab) -> tuple[str, ...]:
     assert lab.stack is not None
     return tuple(service.name for service in lab.stack.services[1:])
-
-
-def hold_teardown(lab: Lab, history: Path) -> None:
-    """Tear a VM down that needs all capacity there is."""
-    ordering = catalogue_entry("unload-in-destroy-wipe-last").ordering
-    options = RunOptions(timeout_s=60, history=history)
-    judgement = lab.run(ordering, Scenario(vcpus=VCPUS), 2, options).judgement
-    cell = expectations.wipe_last(VCPUS, "distinct", "shadow")
-    assert judgement.notes == ()
-    assert judgement.counts.dead_letters == len(judgement.violations) == cell.use_after_free
-    assert judgement.counts.unload_flush_requests == cell.unload_flush_requests
 
 
 def test_a_thousand_fuzzed_messages_are_all_accounted_for(

@@ -33,3 +33,9 @@ def tear_down(lab: Lab, name: str, on_record: Callable[[Record], None], history:
     scenario = Scenario(vcpus=VCPUS)
     options = RunOptions(timeout_s=60, history=history)
     return lab.run(catalogue_entry(name).ordering, scenario, 2, options, on_record).judgement
+
+
+def hold_teardown(lab: Lab, history: Path) -> None:
+    """Tear a VM down that needs all capacity there is; the verdict and the counts are right."""
+    judgement = tear_down(lab, "unload-in-destroy-wipe-last", lambda _: None, history)
+    hold_against(judgement, expectations.wipe_last(VCPUS, "distinct", "shadow"))

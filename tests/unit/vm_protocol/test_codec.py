@@ -231,7 +231,7 @@ records = st.builds(
     vcpu=st.none() | st.integers(0, 10),
     message_id=st.none() | st.text(max_size=10),
     lamport=st.integers(0, 2**40),
-    at_ns=st.integers(0, 2**63),
+    at_ns=st.integers(0, 2**63 - 1),
     details=st.dictionaries(st.text(), st.text() | st.integers() | st.lists(st.text())),
 )
 

@@ -38,9 +38,11 @@ _INVARIANTS: dict[str, str] = {
     RejectReason.FREED: "use-after-free",
     RejectReason.DOUBLE_FREE: "double-free",
     RejectReason.VM_STATE_FREED: "vm-state-used-after-free",
-    RejectReason.FENCE_NOT_REACHED: "stuck",
 }
-"""Reject reason -> broken invariant; the reasons that are not here break none."""
+"""Reject reason -> broken invariant; the reasons that are not here break none.
+
+A fence that was not reached says only that somebody was slow, or gone; so does what nobody took.
+"""
 
 
 MONITOR = "monitor"
@@ -244,9 +246,7 @@ def _judge(index: VmIndex, letter: DeadLettered) -> tuple[str | None, str]:
     if letter.reason == "delivery_limit":
         rejected = letter.message_id in index.requeues
         return ("stuck", RejectReason.ROOTS_PINNED) if rejected else (None, CONNECTIONS_LOST)
-    live = _vcpu_of(letter) not in index.freed_by
-    is_request = isinstance(letter.message, messages.REQUEST_TYPES)
-    return ("lost-request" if live and is_request else None), letter.reason
+    return None, letter.reason
 
 
 def _classified(index: VmIndex, letter: DeadLettered, invariant: str | None, why: str) -> Observed:

@@ -15,9 +15,8 @@ from teardown_lab.checker.facts import FROM_CLIENTS, SERVED_ONCE, Facts, is_requ
 from teardown_lab.checker.findings import Violation
 from teardown_lab.checker.happens_before import before
 from teardown_lab.checker.invariants_mmu import RootLife
-from teardown_lab.checker.invariants_requests import UNREAD, was_alive
 from teardown_lab.checker.invariants_vcpu import ACCESS_REASONS
-from teardown_lab.checker.invariants_vm import OUT_OF_TIME, given_up, was_impatient
+from teardown_lab.checker.patience import OUT_OF_TIME, impatience
 from vm_protocol.observations import Event
 
 _ENDINGS: Final = {
@@ -32,13 +31,13 @@ def notes(
 ) -> Iterator[str]:
     """Yield why this history cannot prove safety; nothing when it can."""
     yield from _ending(facts)
+    yield from impatience(facts, lives, violations)
     yield from _order(facts)
     yield from missing_records(facts)
     if len(facts.created_vm) > 1:
         yield "the VM was created more than once; its lives are judged as one"
     yield from _unsettled(facts)
     yield from _service_differs(facts, lives, violations)
-    yield from _unread(facts)
 
 
 def missing_records(facts: Facts) -> Iterator[str]:
@@ -54,12 +53,6 @@ def _ending(facts: Facts) -> Iterator[str]:
     outcome = facts.outcome()
     if outcome in _ENDINGS:
         yield _ENDINGS[outcome]
-    if outcome == OUT_OF_TIME and facts.vm_freed is not None:
-        yield "the run ran out of time after the VM was freed, while deliveries were open"
-    if facts.vm_freed is None and (lost := given_up(facts)):
-        yield _some("{} given up: lost connections reached the delivery limit twice", lost)
-    if any(was_impatient(facts, stuck) for stuck in facts.stuck):
-        yield "the teardown gave up a flush that no vCPU had refused: request_ms was too short"
     ended = facts.vm_freed is not None or facts.stuck or outcome == OUT_OF_TIME
     if not ended:
         yield "the history ends before the VM was freed and before a step was stuck"
@@ -191,17 +184,6 @@ def _service_differs(
     for life in lives.values():
         if life.disagree:
             yield f"the manager's pins of {life.root} at its free are not those that it recorded"
-
-
-def _unread(facts: Facts) -> Iterator[str]:
-    for letter in facts.letters:
-        message_id, vcpu = facts.delivery(letter.record)
-        reason = shapes.text(letter.record, "reason")
-        if reason not in UNREAD or vcpu is None or was_alive(facts, message_id, vcpu):
-            continue
-        sent = facts.sent.get(message_id)
-        if sent is None or not before(facts.freed[vcpu][0].moment, sent):
-            yield f"{message_id} left the mailbox of vCPU {vcpu} ({reason}), freed or not"
 
 
 def _some(text: str, what: Iterable[str], noun: str = "message") -> str:

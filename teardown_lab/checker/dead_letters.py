@@ -8,7 +8,6 @@ from teardown_lab.checker.facts import Delivery, Facts
 from teardown_lab.checker.findings import DeadLetter, Invariant, Violation
 from teardown_lab.checker.happens_before import Moment
 from teardown_lab.checker.invariants_requests import UNREAD
-from teardown_lab.checker.invariants_vm import at_delivery_limit
 
 _OF_A_REJECT: Final = frozenset(
     {
@@ -18,7 +17,7 @@ _OF_A_REJECT: Final = frozenset(
         Invariant.STUCK,
     }
 )
-_OF_UNREAD: Final = frozenset({Invariant.USE_AFTER_FREE, Invariant.LOST_REQUEST})
+_OF_UNREAD: Final = frozenset({Invariant.USE_AFTER_FREE})
 
 
 def distinct_letters(facts: Facts) -> list[Moment]:
@@ -61,8 +60,6 @@ def _letter(
     possible = _OF_UNREAD if reason in UNREAD else _OF_A_REJECT
     found = (each for each in by_delivery.get(delivery, ()) if each in possible)
     invariant = next(found, None)
-    if reason == "delivery_limit":
-        invariant = Invariant.STUCK if at_delivery_limit(facts, moment) else None
     return DeadLetter(reason, shapes.text(moment.record, "queue"), delivery[1], invariant)
 
 

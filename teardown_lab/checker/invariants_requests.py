@@ -1,7 +1,8 @@
 """What may not happen to a request: lost-request, and the letters that leave a mailbox unread.
 
 A request is lost for a vCPU that was visible before, is neither freed (by happens-before) nor
-erased at the post, and is not among the recipients; or that let it expire while alive.
+erased at the post, and is not among the recipients. One that expires, or finds its mailbox full,
+was routed to its vCPU: the worker was slow, or gone, and the ordering is not at fault.
 """
 
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ def _should_get(facts: Facts, post: Moment, vcpu: int) -> bool:
 
 
 def unread_letter(facts: Facts, letter: Moment) -> Found | None:
-    """Return what a request that expired, or found the mailbox full, is for its vCPU.
+    """Return the use-after-free that a request is which nobody took, if it is one.
 
     A freed vCPU's worker may have gone before: if the free happened before the sending, the post
     itself was the use-after-free.
@@ -60,10 +61,6 @@ def unread_letter(facts: Facts, letter: Moment) -> Found | None:
         text = explain.expired_after_free(facts, message_id, letter, frees[0])
         violation = Violation(Invariant.USE_AFTER_FREE, vcpu, message_id, text)
         return Found(sent.position, violation)
-    if was_alive(facts, message_id, vcpu):
-        text = explain.lost_letter(facts, message_id, vcpu, letter)
-        violation = Violation(Invariant.LOST_REQUEST, vcpu, message_id, text)
-        return Found(sent.position if sent else letter.position, violation)
     return None
 
 

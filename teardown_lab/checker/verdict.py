@@ -24,8 +24,9 @@ from teardown_lab.checker.invariants_mmu import (
     stale_translations,
 )
 from teardown_lab.checker.invariants_requests import lost_posts, unread_letter
+from teardown_lab.checker.invariants_stuck import stuck_steps
 from teardown_lab.checker.invariants_vcpu import vcpu_accesses
-from teardown_lab.checker.invariants_vm import leaks, state_uses, stuck_steps
+from teardown_lab.checker.invariants_vm import leaks, state_uses
 from teardown_lab.checker.judgement import Judgement
 
 _USES: Final = (Invariant.USE_AFTER_FREE, Invariant.DOUBLE_FREE)
@@ -123,7 +124,7 @@ def _found(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
     yield from stale_translations(facts)
     yield from leaks(facts, lives)
     yield from state_uses(facts)
-    yield from stuck_steps(facts)
+    yield from stuck_steps(facts, lives)
 
 
 def _place(found: Found) -> tuple[int, str, int, str]:

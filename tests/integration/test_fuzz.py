@@ -179,8 +179,7 @@ def hold_accounting(fuzzed: list[Fuzzed], seen: Counter[str], grown: Any) -> Non
     }
     by_why: Counter[str] = Counter()
     for (invariant, _, why), count in grown("teardown_dead_letters_total").items():
-        is_forged = why in ("expired", "maxlen", "other")
-        assert invariant == "none" or (is_forged and invariant == "lost-request")
+        assert invariant == "none"
         by_why[dead(why)] += count
     assert by_why == {fate: n for fate, n in wanted.items() if fate.startswith("dead")}
     assert grown("teardown_messages_skipped_total") == {(): wanted[SKIPPED]}

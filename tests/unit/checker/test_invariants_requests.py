@@ -70,10 +70,10 @@ def test_no_request_is_lost_for_the_freed_or_the_erased(new_story, summary, gone
 
 
 @pytest.mark.parametrize("reason", ["expired", "maxlen"])
-def test_a_request_that_leaves_a_live_mailbox_unread_is_lost(new_story, summary, reason):
+def test_a_request_that_may_have_left_after_the_free_is_doubted(new_story, summary, reason):
     story = new_story(vcpus=1).begin()
     request = story.post([0], by="zap-all")
-    story.letter(request, BOX, reason, 0, "lost-request")
+    story.letter(request, BOX, reason, 0)
     story.destroy_all()
     later = story.post([], by="flush-tlbs")
     assert later == ""
@@ -84,43 +84,39 @@ def test_a_request_that_leaves_a_live_mailbox_unread_is_lost(new_story, summary,
         "verdict": "inconclusive",
         "hazards": [("flush-to-nobody", None)],
         "dead_letters": [(reason, BOX, 0, None)],
-        "notes": [
-            f"{REQUEST} left the mailbox of vCPU 0 ({reason}), freed or not",
-            f"the monitor classified dead letter {REQUEST} of {BOX} as lost-request, the history "
-            "says no violation",
-        ],
+        "notes": [f"{REQUEST} left the mailbox of vCPU 0 ({reason}), freed or not"],
     }
 
 
-def test_an_unread_request_is_lost_when_the_vcpu_was_never_freed(new_story, summary):
-    story = new_story(vcpus=1).begin()
-    request = story.post([0], by="zap-all")
-    story.letter(request, BOX, "expired", 0, "lost-request")
-    story.say("manager", "teardown.stuck", 0, why="fence not reached")
-
-    judgement = story.finish().judge()
-
-    assert summary(judgement)["violations"] == [
-        ("lost-request", 0, REQUEST),
-        ("stuck", 0, None),
-    ]
-    assert summary(judgement)["dead_letters"] == [("expired", BOX, 0, "lost-request")]
-    assert judgement.counts.unaccounted == 0
-    assert judgement.notes == ()
-
-
-def test_an_unread_request_is_lost_when_a_later_one_arrived_before_the_free(new_story, summary):
+@pytest.mark.parametrize("reason", ["expired", "maxlen"])
+@pytest.mark.parametrize("ends", ["stuck", "freed"])
+def test_a_request_that_a_live_vcpu_left_unread_accuses_nobody(new_story, summary, reason, ends):
+    """It was routed to its vCPU: the worker was slow, or gone, and that is no order of steps."""
     story = new_story(vcpus=1).begin()
     unread = story.post([0], by="zap-all")
-    story.letter(unread, BOX, "expired", 0, "lost-request")
-    story.deliver(story.post([0], "scan-ioapic", "pit"), 0)
-    story.destroy_all()
+    story.letter(unread, BOX, reason, 0)
+    if ends == "freed":
+        story.deliver(story.post([0], "scan-ioapic", "pit"), 0)
+        story.destroy_all().end()
+    else:
+        story.say("manager", "teardown.stuck", 0, why="fence not reached")
+        story.finish()
 
-    assert summary(story.end().judge()) == {
-        "verdict": "violated",
-        "violations": [("lost-request", 0, unread)],
-        "dead_letters": [("expired", BOX, 0, "lost-request")],
+    judgement = story.judge()
+
+    notes = [
+        f"{unread} left the mailbox of vCPU 0 unread ({reason}) while the vCPU lived: its worker "
+        "was slow, or gone; no ordering does this"
+    ]
+    if ends == "stuck":
+        gave_up = "the manager gave the teardown up, and nothing shows that it cannot end: "
+        notes.insert(0, gave_up + "fence not reached")
+    assert summary(judgement) == {
+        "verdict": "inconclusive",
+        "dead_letters": [(reason, BOX, 0, None)],
+        "notes": notes,
     }
+    assert judgement.counts.unaccounted == 0
 
 
 def test_a_request_posted_to_a_freed_vcpu_that_expires_is_a_use_after_free(new_story, summary):

@@ -11,13 +11,13 @@ from typing import Any
 import click
 
 from teardown_lab.cli.choices import find_ordering, make_scenario
-from teardown_lab.cli.exits import INCONCLUSIVE, SAFE, VIOLATED, exit_codes
+from teardown_lab.cli.exits import INCONCLUSIVE, INTERRUPTED, SAFE, VIOLATED, exit_codes
 from teardown_lab.cli.output import clear_progress, print_json, show_progress
 from teardown_lab.cli.parameters import Duration
 from teardown_lab.explorer import breadth_first, random_walk
 from teardown_lab.explorer.faults import FaultsError, parse_faults
 from teardown_lab.explorer.schedule import Schedule
-from teardown_lab.explorer.strategy import Bounds, Strategy
+from teardown_lab.explorer.strategy import Bounds, Deadline, Strategy
 from teardown_lab.explorer.verdict import Verdict, conclude
 
 _STRATEGIES: dict[str, Strategy] = {
@@ -48,12 +48,14 @@ class Seconds:
 @click.option("--max-states", type=click.IntRange(1), default=5_000_000, show_default=True)
 @click.option("--max-seconds", type=Duration(0.1), default=600.0, show_default=True)
 @click.option("--no-reduce", is_flag=True, help="visit also what the reduction proves equal")
+@click.option("--strict", is_flag=True, help="hazards fail the exploration")
 @click.option("--save", type=click.Path(dir_okay=False), help="write the counterexample there")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 def explore(ordering: str, **flags: Any) -> None:
     """Explore every interleaving of ORDERING (a name, or a YAML file).
 
-    Exit codes: 0 safe and complete, 1 violated, 2 usage, 3 inconclusive.
+    Exit codes: 0 safe and complete, 1 violated, 2 usage, 3 inconclusive; 130 after Ctrl-C, with
+    what was found by then.
     """
     with exit_codes():
         verdict, seconds = _explore(ordering, flags)
@@ -65,7 +67,13 @@ def explore(ordering: str, **flags: Any) -> None:
         print_json({**verdict.as_json(seconds.all), **searched})
     else:
         click.echo(_describe(verdict, seconds.all))
-    sys.exit(_EXITS[verdict.verdict])
+    sys.exit(_exit_code(verdict, strict=flags["strict"]))
+
+
+def _exit_code(verdict: Verdict, *, strict: bool) -> int:
+    if verdict.interrupted:
+        return INTERRUPTED
+    return VIOLATED if strict and verdict.hazards else _EXITS[verdict.verdict]
 
 
 def _explore(name: str, flags: dict[str, Any]) -> tuple[Verdict, Seconds]:
@@ -78,18 +86,20 @@ def _explore(name: str, flags: dict[str, Any]) -> tuple[Verdict, Seconds]:
         faults = parse_faults(flags["faults"], flags["ticks"])
     except FaultsError as error:
         raise click.BadParameter(f"--faults: {error}") from None
+    deadline = Deadline(flags["max_seconds"])
     schedule = Schedule(find_ordering(name).ordering, scenario, faults, ())
     bounds = Bounds(
         states_max=flags["max_states"],
         seconds_max=flags["max_seconds"],
         seed=flags["seed"],
         reduce=not flags["no_reduce"],
+        deadline=deadline,
     )
     searching = time.monotonic()
     explored = _STRATEGIES[flags["strategy"]](schedule.model(), bounds, _progress(began))
     searched = time.monotonic() - searching
     clear_progress()
-    return conclude(schedule, explored), Seconds(time.monotonic() - began, searched)
+    return conclude(schedule, explored, deadline), Seconds(time.monotonic() - began, searched)
 
 
 def _progress(began: float) -> Callable[[int, int, int], None]:
@@ -111,11 +121,15 @@ def _describe(verdict: Verdict, seconds: float) -> str:
     lines += [f"  never seen although implied: {name}" for name in verdict.missing]
     lines += [f"  {each}" for each in (*verdict.disagreements, *verdict.notes)]
     lines += [f"{each.invariant}: {each.explain}" for each in verdict.violations]
+    lines += [f"hazard: {each.hazard}{_of_vcpu(each.vcpu)}" for each in verdict.hazards]
     found = verdict.counterexample
     if found is not None:
+        steps = len(found.schedule.path)
         way = "the shortest way there" if found.is_shortest else "a way there"
-        lines += ["", f"{way}, {len(found.schedule.path)} steps:"]
+        lines += ["", f"{way}, {steps} step{'s' * (steps != 1)}:"]
         lines += [f"  {found.told.text}"]
+        if found.impossible:
+            lines.append(f"  {found.impossible}")
         if found.told.race:
             lines.append(f"  racing: {found.told.race}")
         if found.told.parts_at:
@@ -125,7 +139,11 @@ def _describe(verdict: Verdict, seconds: float) -> str:
                 f"{parts['here']} instead of {parts['passing']}"
             )
         if len(found.kinds) > 1:
-            kinds = " and ".join(f"{name} ({steps} steps)" for name, steps in found.kinds.items())
+            kinds = " and ".join(f"{name} ({count} steps)" for name, count in found.kinds.items())
             lines.append(f"  both kinds exist: {kinds}")
         lines += ["", f"teardown replay {found.schedule.token()}"]
     return "\n".join(lines)
+
+
+def _of_vcpu(vcpu: int | None) -> str:
+    return "" if vcpu is None else f" of vCPU {vcpu}"

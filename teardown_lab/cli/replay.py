@@ -8,8 +8,9 @@ import click
 
 from teardown_lab.broker.choice import provide_broker
 from teardown_lab.checker.history import load_history
+from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.verdict import exit_code
-from teardown_lab.cli.exits import INCONCLUSIVE, USAGE, exit_codes, fail
+from teardown_lab.cli.exits import INCONCLUSIVE, SAFE, USAGE, exit_codes, fail
 from teardown_lab.cli.output import print_json
 from teardown_lab.cli.parameters import Duration, broker_option
 from teardown_lab.explorer.schedule import (
@@ -20,7 +21,7 @@ from teardown_lab.explorer.schedule import (
     read_schedule,
 )
 from teardown_lab.leftovers import RunFolder
-from teardown_lab.replay.forcing import Replayed, force, on_stage
+from teardown_lab.replay.forcing import Replayed, force, goal_of, on_stage, reached_by
 from teardown_lab.report.text import describe
 
 
@@ -33,8 +34,9 @@ from teardown_lab.report.text import describe
 def replay(schedule: str, broker: str, times: int, as_json: bool, timeout: float) -> None:
     """Force SCHEDULE, a file of `explore --save` or a token, on the services, and judge the run.
 
-    Exit codes are those of `teardown run`; 3 when several runs end differently, 4 when the
-    schedule cannot be forced.
+    Exit codes are those of `teardown run`, but never 0: a safe run has not confirmed what was
+    found, and ends with 3, as do several runs that end differently. 4 when the schedule cannot be
+    forced.
     """
     with exit_codes():
         found = _read(schedule)
@@ -67,31 +69,41 @@ def _repeat(found: Schedule, url: str, times: int, as_json: bool, timeout: float
     """Force the schedule several times on one lab; report the last run."""
     codes: list[int] = []
     for number, replayed in enumerate(force(found, url, timeout, times), 1):
-        codes.append(exit_code(replayed.finished.judgement))
-        end = "the violation that was found" if not replayed.missed else "another end"
-        verdict = replayed.finished.judgement.verdict
-        click.echo(
-            f"{number}/{times}: forced {replayed.turn_count} turns: {verdict}, {end}", err=True
-        )
+        reached, verdict = replayed.reached, replayed.finished.judgement.verdict
+        codes.append(_code(replayed.finished.judgement))
+        if number == 1 and reached.goal.impossible:
+            click.echo(reached.goal.impossible, err=True)
+        count = len(reached.goal.turns)
+        click.echo(f"{number}/{times}: forced {count} turns: {verdict}, {reached.text}", err=True)
     _report(replayed, as_json)
     return codes
 
 
+def _code(judgement: Judgement) -> int:
+    """Return the exit code of a judged replay; a safe one has confirmed nothing."""
+    code = exit_code(judgement)
+    return INCONCLUSIVE if code == SAFE else code
+
+
 def _simulate(found: Schedule, as_json: bool) -> int:
-    judgement = on_stage(found, to_the_end=True)
+    judgement = on_stage(found).judgement
+    reached = reached_by(judgement, goal_of(found))
     if as_json:
-        print_json(judgement.to_json("", source="simulated"))
+        result: dict[str, Any] = dict(judgement.to_json("", source="simulated"))
+        print_json({**result, "replay": reached.as_json()})
     else:
         for each in judgement.violations:
             click.echo(f"{each.invariant}: {each.explain}")
-        click.echo(f"{judgement.verdict}")
-    return exit_code(judgement)
+        if reached.goal.impossible:
+            click.echo(reached.goal.impossible)
+        click.echo(f"{judgement.verdict}, {reached.text}")
+    return _code(judgement)
 
 
 def _report(replayed: Replayed, as_json: bool) -> None:
     judgement, path = replayed.finished.judgement, replayed.finished.history
     if as_json:
         result: dict[str, Any] = dict(judgement.to_json(str(path)))
-        print_json({**result, "replay": replayed.as_json()})
+        print_json({**result, "replay": replayed.reached.as_json()})
     else:
         click.echo(describe(judgement, load_history(path), path))

@@ -52,6 +52,7 @@ def explore(model: Model, bounds: Bounds, progress: Progress) -> Explored:
     except KeyboardInterrupt:
         explored.stopped_by = CTRL_C
     explored.witnessed = frozenset(model.witnessed)
+    explored.reached = frozenset(model.reached)
     return explored
 
 

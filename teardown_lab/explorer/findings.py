@@ -20,6 +20,15 @@ UNACCOUNTED: Final = "unaccounted"
 DOUBTS: Final = frozenset({UNFOUNDED, UNACCOUNTED})
 """Findings that break no invariant, and keep an exploration from proving safety."""
 
+OPEN_WINDOW: Final = "visible-while-freed"
+"""A step began while a freed vCPU was still visible."""
+
+TO_NOBODY: Final = "flush-to-nobody"
+"""A TLB flush was raised that has no recipient."""
+
+HAZARDS: Final = frozenset({OPEN_WINDOW, TO_NOBODY})
+"""Findings that break nothing; what the checker calls a hazard is decided on their history."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Finding:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from teardown_lab.explorer import judging
 from teardown_lab.explorer.boxes import Contents, Entry, Hands, Tagged
 from teardown_lab.explorer.cast import CLIENT, VM, Cast
 from teardown_lab.explorer.choice import (
@@ -36,9 +37,11 @@ from teardown_lab.explorer.steps import (
     PAGE,
     POST,
     RAISED,
+    REACHED,
     REQUEUE,
     SEND,
     SET,
+    STARTED,
     UNBIND,
     VM_FREED,
     WITNESS,
@@ -72,6 +75,7 @@ class Model:
         self.sets: Interned[tuple[int, ...]] = Interned()
         self.budgets: Interned[Budget] = Interned()
         self.witnessed: set[str] = set()
+        self.reached: set[int] = set()
         count = 1 + self.vcpus
         self.first_queue = count
         self.queue_count = len(cast.queues)
@@ -322,7 +326,7 @@ class Model:
             elif kind == FIND:
                 findings.append(operation[1])
             elif kind == RAISED:
-                self._judge_lost(after, operation, findings)
+                findings += judging.lost(self, after, operation)
             elif kind in (SET, CANCEL):
                 self._set_timer(after, operation[1], is_set=kind == SET)
             else:
@@ -337,8 +341,12 @@ class Model:
             findings += [Finding("leak", vcpu) for vcpu in alive]
         elif kind == WITNESS:
             self.witnessed.add(operation[1])
+        elif kind == REACHED:
+            self.reached.add(operation[1])
+        elif kind == STARTED:
+            findings += judging.open_windows(self, after, operation)
         elif kind == PAGE:
-            self._judge_page(after, operation[1], findings)
+            findings += judging.stale(self, after, operation[1])
 
     def _post(self, after: list[int], operation: Operation, findings: list[Finding]) -> None:
         """Route a request to every bound mailbox; mark it late where the vCPU is freed already."""
@@ -354,18 +362,6 @@ class Model:
                 after[place] = self.contents.append(after[place], entry)
                 if vcpu in erased and not entry[2]:
                     findings.append(Finding("visible-after-erase", vcpu))
-
-    def _judge_lost(self, after: list[int], operation: Operation, findings: list[Finding]) -> None:
-        _, missed, message = operation
-        alive = [vcpu for vcpu in missed if not self.is_freed(after, vcpu)]
-        findings += [Finding("lost-request", vcpu, message=message) for vcpu in alive]
-
-    def _judge_page(self, after: list[int], page: str, findings: list[Finding]) -> None:
-        for vcpu in range(self.vcpus):
-            worker = self.steps.states[vcpu + 1].value(after[vcpu + 1])
-            owned = worker.vcpus.get(Mailbox(VM, vcpu))
-            if owned is not None and owned.in_guest and page in owned.tlb:
-                findings.append(Finding("stale-tlb", vcpu, message=page))
 
     def _requeue(self, after: list[int], queue: int, message_id: str) -> None:
         """Return a delivery to its queue's head; beyond the limit it is dead-lettered.

@@ -34,6 +34,7 @@ def explore(model: Model, bounds: Bounds, progress: Progress) -> Explored:
     except KeyboardInterrupt:
         explored.stopped_by = CTRL_C
     explored.witnessed = frozenset(model.witnessed)
+    explored.reached = frozenset(model.reached)
     return explored
 
 

@@ -35,8 +35,10 @@ from teardown_lab.explorer.steps import (
     DROP,
     FIND,
     MANAGER,
+    REACHED,
     SEND,
     SET,
+    STARTED,
     UNBIND,
 )
 from vcpu_worker.vcpu import NO_ROOTS, Running, Vcpu
@@ -46,7 +48,7 @@ from vm_protocol.topology import Mailbox
 _COMMANDS, _REPLIES = 0, 1
 """The manager's queues, by number."""
 
-_QUIET: Final = frozenset({SEND, ACK, DROP, UNBIND, SET, CANCEL, FIND})
+_QUIET: Final = frozenset({SEND, ACK, DROP, UNBIND, SET, CANCEL, FIND, STARTED, REACHED})
 """Operations of the manager that neither change nor read anything of a vCPU but a queue's tail."""
 
 

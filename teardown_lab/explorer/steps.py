@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from teardown_lab.explorer.cast import VM, Cast
-from teardown_lab.explorer.findings import BY_REJECT, Finding
+from teardown_lab.explorer.findings import BY_REJECT, TO_NOBODY, Finding
 from teardown_lab.explorer.interning import Interned
 from vm_manager.manager import ManagerState
 from vm_protocol import effects, messages, topology
@@ -18,10 +18,27 @@ from vm_protocol.errors import RejectReason
 from vm_protocol.observations import Event
 from vm_protocol.topology import Mailbox, parse_mailbox
 
-SEND, POST, UNBIND, ACK, REQUEUE, DROP, SET, CANCEL, FIND, RAISED, VM_FREED, WITNESS, PAGE = range(
-    13
-)
+(
+    SEND,
+    POST,
+    UNBIND,
+    ACK,
+    REQUEUE,
+    DROP,
+    SET,
+    CANCEL,
+    FIND,
+    RAISED,
+    VM_FREED,
+    WITNESS,
+    PAGE,
+    STARTED,
+    REACHED,
+) = range(15)
 """Operations: what a step asks of the queues, and what it lets the explorer see."""
+
+_SEEN_ONLY: Final = frozenset({STARTED, REACHED})
+"""Operations that only let the explorer see something."""
 
 Operation = tuple[Any, ...]
 MANAGER: Final = 0
@@ -134,7 +151,10 @@ class Steps:
             operations += self._compile(actor, scene, effect)
         if actor == MANAGER and _in_flight(before) < OVERLAP <= _in_flight(after):
             operations.append((WITNESS, "destroys-overlapped"))
-        settles_only = all(operation[0] in (ACK, DROP) for operation in operations)
+        if actor == MANAGER and _position(before) != _position(after):
+            operations.append((REACHED, _position(after)))
+        asked = [operation for operation in operations if operation[0] not in _SEEN_ONLY]
+        settles_only = all(operation[0] in (ACK, DROP) for operation in asked)
         return Step(self.states[actor].number(after), tuple(operations), settles_only)
 
     def _scene(self, actor: int, before: Any, event: Input, after: Any) -> "_Scene":
@@ -145,7 +165,7 @@ class Steps:
             return _Scene(after, _erased(before), self._holders, set(gone), asker=asker)
         owned = before.vcpus.get(Mailbox(VM, actor - 1))
         is_freed = owned is not None and owned.freed
-        return _Scene(after, set(), self._holders, set(), is_freed)
+        return _Scene(after, set(), self._holders, set(), is_freed, owner=actor - 1)
 
     def _compile(self, actor: int, scene: "_Scene", effect: Effect) -> list[Operation]:
         match effect:
@@ -201,7 +221,8 @@ class _Scene:
 
     `erased` are vCPUs, `gone` is VM-level state, `freed` tells of the worker's vCPU. `holders` are
     those who pinned each root when the VM was created; `robbed` are vCPUs whose pins on a root went
-    although the message came from another, the `asker`.
+    although the message came from another, the `asker`. `owner` is the vCPU of the worker, if it is
+    one's step.
     """
 
     after: Any
@@ -210,6 +231,7 @@ class _Scene:
     gone: set[str]
     freed: bool = False
     asker: int | None = None
+    owner: int | None = None
     robbed: dict[str, set[int]] = field(default_factory=dict)
 
 
@@ -218,6 +240,12 @@ def _in_flight(state: ManagerState) -> int:
     vm = state.vms.get(VM)
     loop = vm.teardown.loop if vm is not None and vm.teardown is not None else None
     return len(loop.running) if loop is not None else 0
+
+
+def _position(state: ManagerState) -> int:
+    """Return the step of the ordering that the teardown has come to, -1 where there is none."""
+    vm = state.vms.get(VM)
+    return vm.teardown.position if vm is not None and vm.teardown is not None else -1
 
 
 def _erased(state: ManagerState) -> set[int]:
@@ -242,10 +270,14 @@ def _vcpu_freed(effect: Observed, scene: _Scene) -> list[Operation]:
 
 
 def _step_started(effect: Observed, scene: _Scene) -> list[Operation]:
+    name = dict(effect.details)["name"]
+    erased = effect.vcpu if name == "erase_vcpu" else None
+    started: Operation = (STARTED, scene.owner, scene.freed, erased)
     if not scene.freed or effect.vcpu is None:
-        return []
-    second_free = dict(effect.details)["name"] == "free_vcpu"
-    return [(FIND, _on_vcpu("double-free" if second_free else "use-after-free", effect))]
+        return [started]
+    second_free = name == "free_vcpu"
+    broken = _on_vcpu("double-free" if second_free else "use-after-free", effect)
+    return [started, (FIND, broken)]
 
 
 def _fault_completed(effect: Observed, scene: _Scene) -> list[Operation]:
@@ -275,6 +307,8 @@ def _raised(effect: Observed, scene: _Scene) -> list[Operation]:
     everybody = range(len(scene.after.vms[VM].slots))
     missed = tuple(v for v in everybody if v not in scene.erased and v not in recipients)
     operations: list[Operation] = [(RAISED, missed, effect.message_id or "")]
+    if details["kind"] == "tlb-flush" and not recipients:
+        operations.append((FIND, _on_vcpu(TO_NOBODY, effect)))
     if details["kind"] == "tlb-flush" and details["by"] == "unload" and recipients:
         operations.append((WITNESS, "unload-flushed"))
     return operations

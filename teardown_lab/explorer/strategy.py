@@ -1,11 +1,12 @@
 """What every exploration strategy takes and gives; one strategy a file."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from teardown_lab.explorer.findings import DOUBTS, Finding
+from teardown_lab.explorer.findings import DOUBTS, HAZARDS, Finding
 from teardown_lab.explorer.model import Model
 
 Path = tuple[int, ...]
@@ -18,7 +19,23 @@ Progress = Callable[[int, int, int], None]
 CTRL_C = "stopped by Ctrl-C"
 
 REPORT_EVERY = 4096
-"""Transitions between two looks at the clock and at the progress bar."""
+"""Transitions between two looks at the progress bar."""
+
+
+class Deadline:
+    """A moment at which work has to be over; `seconds` from now, without them never."""
+
+    def __init__(self, seconds: float = math.inf) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Return the seconds that are left, 0.0 when none are."""
+        return max(0.0, self._end - time.monotonic())
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether the moment has come."""
+        return self.left() == 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +43,7 @@ class Bounds:
     """When to stop: states, seconds; and the seed of what is random.
 
     `first_only` stops after the first level with a finding: all equally short ones are then known.
+    `deadline` is when the seconds are over, if they began before the search.
     """
 
     states_max: int = 5_000_000
@@ -33,6 +51,7 @@ class Bounds:
     seed: int = 0
     reduce: bool = True
     first_only: bool = False
+    deadline: Deadline | None = None
 
 
 @dataclass(slots=True)
@@ -40,7 +59,8 @@ class Explored:
     """What an exploration covered and found.
 
     `paths` has the shortest way to each kind of finding, `doubts` to what breaks no invariant and
-    yet must not be (findings.DOUBTS); `digest` sums up all states in the order
+    yet must not be (findings.DOUBTS), `hazards` to what breaks nothing; `reached` are the positions
+    in the ordering that the manager came to; `digest` sums up all states in the order
     of their discovery, so that two equal explorations have equal digests.
     """
 
@@ -51,7 +71,9 @@ class Explored:
     stopped_by: str = ""
     paths: dict[FindingKey, Path] = field(default_factory=dict)
     doubts: dict[FindingKey, Path] = field(default_factory=dict)
+    hazards: dict[FindingKey, Path] = field(default_factory=dict)
     witnessed: frozenset[str] = frozenset()
+    reached: frozenset[int] = frozenset()
     digest: int = 0
     is_reduced: bool = False
 
@@ -64,6 +86,7 @@ class Explored:
         """Note a finding, the first of its kind."""
         key = (finding.invariant, finding.vcpu, finding.late)
         known = self.doubts if finding.invariant in DOUBTS else self.paths
+        known = self.hazards if finding.invariant in HAZARDS else known
         if key not in known:
             known[key] = path()
 
@@ -82,12 +105,12 @@ class Strategy(Protocol):
 
 
 class Meter:
-    """Looks at the clock now and then, and says why to stop."""
+    """Looks at the clock, and says why to stop."""
 
     def __init__(self, bounds: Bounds, progress: Progress) -> None:
         self._bounds = bounds
         self._progress = progress
-        self._began = time.monotonic()
+        self._deadline = bounds.deadline or Deadline(bounds.seconds_max)
         self._next = REPORT_EVERY
 
     def stop(self, explored: Explored) -> str:
@@ -97,6 +120,6 @@ class Meter:
         if explored.transitions >= self._next:
             self._next = explored.transitions + REPORT_EVERY
             self._progress(explored.states, explored.transitions, explored.depth)
-            if time.monotonic() - self._began > self._bounds.seconds_max:
-                return f"stopped by budget: {self._bounds.seconds_max:g} s"
+        if self._deadline.is_over:
+            return f"stopped by budget: {self._bounds.seconds_max:g} s"
         return ""

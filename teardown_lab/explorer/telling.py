@@ -9,20 +9,35 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from teardown_lab.checker.findings import Violation
+from teardown_lab.checker.judgement import Judgement
+from teardown_lab.explorer.racing import Race, race_of
 from teardown_lab.explorer.schedule import Schedule, turns
 from teardown_lab.explorer.stage import Stage
-from teardown_lab.explorer.strategy import FindingKey
+from teardown_lab.explorer.strategy import Deadline, FindingKey
 from vm_protocol.observations import Event
 
 CANDIDATES_MAX: Final = 400
 """Single deviations that are tried before the shortest schedule is told as it is."""
 
-_REQUEST: Final = "request"
+_SHOWN_MAX: Final = 4
+"""Deviations of one schedule that are told in words; all of them stand in the JSON object."""
+
 _BEFORE: Final = "before its free and delivered after it"
 _WINDOW: Final = "in the window between its free and its erase"
 _AFTER: Final = "after its erase"
 _LATE: Final = (_WINDOW, _AFTER)
 """When a request was posted that is a use-after-free."""
+
+_ACTS: Final = {
+    "copy": "a fault makes a copy of",
+    "hold": "a fault holds back",
+    "release": "what was held or copied is delivered,",
+    "redeliver": "a lost connection brings back, after it is handled,",
+    "lose": "a connection is lost:",
+    "deadline": "a deadline passes:",
+    "complete": "there completes",
+}
+"""What a schedule may do beside delivering, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +52,8 @@ class Deviation:
 class Told:
     """A schedule in words: the deviations with their steps, and where it parts from FIFO.
 
-    `racing` are the keys of the use and of the delivery that frees, `race` says it.
+    `racing` are the keys of the use and of the delivery that frees where nothing orders the two,
+    `race` says it.
     """
 
     text: str
@@ -89,8 +105,13 @@ class _Run:
 
 def violation_of(stage: Stage, key: FindingKey) -> Violation | None:
     """Return the violation of a kind in what a stage has recorded, by the same kind of post."""
+    return violation_in(stage, stage.judgement(), key)
+
+
+def violation_in(stage: Stage, judgement: Judgement, key: FindingKey) -> Violation | None:
+    """Return the violation of a kind in a judgement of what a stage has recorded."""
     invariant, vcpu, is_late = key
-    for each in stage.judgement().violations:
+    for each in judgement.violations:
         about = -1 if each.vcpu is None else each.vcpu
         is_kind = str(each.invariant) == invariant and vcpu in (-1, about)
         if is_kind and (_place(stage, each) in _LATE) == is_late:
@@ -98,8 +119,16 @@ def violation_of(stage: Stage, key: FindingKey) -> Violation | None:
     return None
 
 
-def tell(schedule: Schedule, key: FindingKey) -> Told:
-    """Return how a schedule that ends in this finding differs from first in, first out."""
+def untold(schedule: Schedule) -> Told:
+    """Return what can be said of a schedule without playing it again."""
+    return Told(f"{len(schedule.path)} steps, not told in words: the search was stopped")
+
+
+def tell(schedule: Schedule, key: FindingKey, deadline: Deadline) -> Told:
+    """Return how a schedule that ends in this finding differs from first in, first out.
+
+    Past the deadline the schedule is told as it was found, without looking for a plainer one.
+    """
     found = Stage(schedule)
     for turn in turns(schedule.model(), schedule.path):
         found.take(turn)
@@ -110,19 +139,25 @@ def tell(schedule: Schedule, key: FindingKey) -> Told:
     if violation is not None:
         used = _used(plain.stage, violation)
         text = f"no deviation: first in, first out ends like this; {used}"
-        racing = _racing(plain.stage, violation)
-        return Told(text, [], racing, _race(plain.stage, violation, racing))
+        return _with_race(Told(text), plain.stage, violation)
     for deviation in _candidates(found, plain.stage, shortest):
+        if deadline.is_over:
+            break
         run = _Run(schedule, deviation)
         violation = run.violation(key)
         if violation is not None and run.passed_over is not None:
             return _told(run, plain.stage.trace, deviation, violation)
-    told = _told_as_it_is(schedule, shortest, plain.stage.trace)
+    told = _told_as_it_is(schedule, found, shortest, plain.stage.trace)
     violation = violation_of(found, key)
-    if violation is not None:
-        told.text += f"; {_used(found, violation)}"
-        told.racing = _racing(found, violation)
-        told.race = _race(found, violation, told.racing)
+    if violation is None:
+        return told
+    told.text += f"; {_used(found, violation)}"
+    return _with_race(told, found, violation)
+
+
+def _with_race(told: Told, stage: Stage, violation: Violation) -> Told:
+    race = race_of(stage.records, violation) or Race()
+    told.racing, told.race = race.keys, race.text
     return told
 
 
@@ -156,37 +191,6 @@ def _key_of(message_id: str) -> str:
     return message_id.partition("/")[2]
 
 
-def _racing(stage: Stage, violation: Violation) -> tuple[str, ...]:
-    """Return the keys of the two deliveries that race: the use, and what freed the vCPU."""
-    if violation.message_id is None:
-        return ()
-    is_request = f"/{_REQUEST}/" in violation.message_id
-    suffix = f"@{violation.vcpu}" if is_request else ""
-    used = _key_of(violation.message_id) + suffix
-    freed = next(
-        (
-            _key_of(record.caused_by or "")
-            for record in stage.records
-            if record.event == Event.VCPU_FREED and record.vcpu == violation.vcpu
-        ),
-        "",
-    )
-    return (used, freed) if freed and freed != used else (used,)
-
-
-def _race(stage: Stage, violation: Violation, racing: tuple[str, ...]) -> str:
-    """Return the two racing messages in words, "" where there are not two."""
-    if len(racing) < 2:
-        return ""
-    sent = (
-        str(record.details["type"])
-        for record in stage.records
-        if record.event == Event.MESSAGE_SENT and record.message_id == violation.message_id
-    )
-    used, freed = racing
-    return f"{next(sent, 'message')} {used} and {freed}, which frees vCPU {violation.vcpu}"
-
-
 def _place(stage: Stage, violation: Violation) -> str:
     """Return when a request that broke something was posted, by the history's order."""
     places: dict[Event, int] = {}
@@ -217,19 +221,35 @@ def _told(run: _Run, plain: list[str], deviation: Deviation, violation: Violatio
     first = (run.passed_over or 0) + 1
     held = deviation.held
     if held == "tick":
-        text = f"FIFO, but the ticker fires at step {first}, right after {deviation.until}"
+        text = f"first in, first out, but the ticker fires at step {first}, "
+        text += f"right after {deviation.until}"
         last = first
     else:
         last = trace.index(held) + 1 if held in trace else len(trace)
-        text = f"FIFO except steps {first} and {last}: {held} waits until after {deviation.until}"
+        text = (
+            f"first in, first out, but {_called(run.stage, held)} is overtaken by "
+            f"{deviation.until}: it waits from step {first} to step {last}"
+        )
     used = _used(run.stage, violation)
     entry = {"held": held, "until": deviation.until, "from_step": first, "to_step": last}
-    racing = _racing(run.stage, violation)
-    race = _race(run.stage, violation, racing)
-    return Told(f"{text}; {used}", [entry], racing, race, _parting(trace, plain))
+    told = Told(f"{text}; {used}", [entry], parts_at=_parting(trace, plain))
+    return _with_race(told, run.stage, violation)
 
 
-def _told_as_it_is(schedule: Schedule, shortest: list[str], plain: list[str]) -> Told:
+def _called(stage: Stage, key: str) -> str:
+    """Return a delivery's key; a request's with its type, as the key does not tell it."""
+    message = key.partition("@")[0]
+    if not message.startswith("request/"):
+        return key
+    sent = (
+        str(record.details.get("type"))
+        for record in stage.records
+        if record.event == Event.MESSAGE_SENT and _key_of(record.message_id or "") == message
+    )
+    return f"{next(sent, 'message')} {key}"
+
+
+def _told_as_it_is(schedule: Schedule, found: Stage, shortest: list[str], plain: list[str]) -> Told:
     """Tell the shortest schedule itself: the steps at which it did not take the oldest."""
     stage = Stage(schedule)
     deviations: list[dict[str, Any]] = []
@@ -239,9 +259,22 @@ def _told_as_it_is(schedule: Schedule, shortest: list[str], plain: list[str]) ->
             did = turn.key if turn.act == "deliver" else f"{turn.act} {turn.key}"
             deviations.append({"step": number + 1, "did": did, "instead_of": oldest.key})
         stage.take(turn)
-    steps = ", ".join(str(each["step"]) for each in deviations)
-    text = f"FIFO except steps {steps}"
-    return Told(text, deviations, parts_at=_parting(shortest, plain))
+    return Told(_in_words(found, deviations), deviations, parts_at=_parting(shortest, plain))
+
+
+def _in_words(stage: Stage, deviations: list[dict[str, Any]]) -> str:
+    """Return which message overtook which, one after the other."""
+    parts = []
+    for each in deviations[:_SHOWN_MAX]:
+        act, _, key = each["did"].rpartition(" ")
+        oldest = _called(stage, each["instead_of"])
+        what = f"{_called(stage, key)} overtakes {oldest}"
+        if act:
+            what = f"{_ACTS.get(act, act)} {_called(stage, key)}, before {oldest} comes"
+        parts.append(f"at step {each['step']} {what}")
+    if len(deviations) > _SHOWN_MAX:
+        parts.append(f"{len(deviations) - _SHOWN_MAX} more like these (--json has them all)")
+    return "first in, first out, but " + "; ".join(parts)
 
 
 def _parting(trace: list[str], plain: list[str]) -> dict[str, Any] | None:

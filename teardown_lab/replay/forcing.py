@@ -8,8 +8,10 @@ from typing import Any, Final
 from teardown_lab.checker.findings import Violation
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.experiment.lab import Finished, LabOptions, RunOptions, open_lab
+from teardown_lab.explorer.findings import DOUBTS, HAZARDS
+from teardown_lab.explorer.follow import follow
+from teardown_lab.explorer.playing import Played, play
 from teardown_lab.explorer.schedule import Schedule, Turn, turns
-from teardown_lab.explorer.stage import Stage
 from teardown_lab.replay.conductor import (
     TURN_SECONDS_MAX,
     Conductor,
@@ -25,25 +27,67 @@ Kind = tuple[str, int | None, str]
 """What is the same violation in two runs: invariant, vCPU, message id without the VM's name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """A forced run; `missed` are violations of the schedule that it did not come to."""
+_KEYS: Final = ("invariant", "vcpu", "message")
 
-    finished: Finished
-    turn_count: int
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a schedule ends in.
+
+    `expected` are the violations that the checker finds in its history, `claimed` what the explorer
+    saw on its way; `impossible` says why no broker does this, "" where one may.
+    """
+
+    turns: tuple[Turn, ...]
     expected: tuple[Kind, ...]
+    claimed: tuple[str, ...] = ()
+    impossible: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What a run came to of a goal; `missed` are the expected violations that it did not."""
+
+    goal: Goal
     missed: tuple[Kind, ...]
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Tell whether there was a violation to come to, and every one of them is there."""
+        return bool(self.goal.expected) and not self.missed
+
+    @property
+    def text(self) -> str:
+        """Return it in words."""
+        if self.is_confirmed:
+            return "the violation that was found"
+        if self.missed:
+            return f"not reached: {', '.join(map(_called, self.missed))}"
+        if self.goal.claimed:
+            return (
+                f"not reached: {', '.join(self.goal.claimed)}, which the explorer saw and the "
+                f"checker does not find in this schedule's history"
+            )
+        return "nothing to reach: this schedule ends in no violation"
 
     def as_json(self) -> dict[str, Any]:
         """Return what the JSON object of a run gets in addition."""
         return {
-            "turns": self.turn_count,
-            "expected": [dict(zip(_KEYS, kind, strict=True)) for kind in self.expected],
-            "reached": not self.missed,
+            "turns": len(self.goal.turns),
+            "expected": [dict(zip(_KEYS, kind, strict=True)) for kind in self.goal.expected],
+            "missed": [dict(zip(_KEYS, kind, strict=True)) for kind in self.missed],
+            "claimed": list(self.goal.claimed),
+            "reached": self.is_confirmed,
+            "impossible": self.goal.impossible,
         }
 
 
-_KEYS: Final = ("invariant", "vcpu", "message")
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A forced run, and what it came to."""
+
+    finished: Finished
+    reached: Reached
 
 
 def kind_of(violation: Violation) -> Kind:
@@ -52,17 +96,44 @@ def kind_of(violation: Violation) -> Kind:
     return str(violation.invariant), violation.vcpu, message
 
 
-def on_stage(found: Schedule, *, to_the_end: bool) -> Judgement:
-    """Return the checker's judgement of the schedule played without any broker.
+def _called(kind: Kind) -> str:
+    about = "" if kind[1] is None else f" of vCPU {kind[1]}"
+    return f"{kind[0]}{about}" + (f" by {kind[2]}" if kind[2] else "")
 
-    `to_the_end` lets the teardown end by itself after the last turn.
+
+def goal_of(found: Schedule) -> Goal:
+    """Return what a schedule ends in, played without any broker and not beyond its last turn.
+
+    A violation that only shows at the end of the teardown, such as a step that never ends, is in
+    no history that stops earlier: the schedule is then played to the end.
     """
-    stage = Stage(found)
-    for turn in turns(found.model(), found.path):
-        stage.take(turn)
-    if to_the_end:
-        stage.finish()
-    return stage.judgement()
+    model = found.model()
+    _, seen = follow(model, found.path)
+    claimed = [each for each in seen if each.invariant not in DOUBTS | HAZARDS]
+    played = play(found, model, to_the_end=False)
+    if claimed and not played.judgement.violations:
+        played = play(found, model)
+    return Goal(
+        turns(model, found.path),
+        tuple(kind_of(each) for each in played.judgement.violations),
+        tuple(dict.fromkeys(_claim(*each.kind) for each in claimed)),
+        played.overtaking.text if played.overtaking else "",
+    )
+
+
+def _claim(invariant: str, vcpu: int) -> str:
+    return _called((invariant, vcpu if vcpu >= 0 else None, ""))
+
+
+def reached_by(judgement: Judgement, goal: Goal) -> Reached:
+    """Return what a judged run came to of a goal."""
+    kinds = {kind_of(each) for each in judgement.violations}
+    return Reached(goal, tuple(kind for kind in goal.expected if kind not in kinds))
+
+
+def on_stage(found: Schedule) -> Played:
+    """Return the schedule played to the end of its teardown, without any broker."""
+    return play(found)
 
 
 def force(
@@ -76,10 +147,10 @@ def force(
         ReplayFailed: A turn did not come to pass; names it, and what was held then.
         BrokerUnavailable, StackFailed, SessionLost: The services or the broker broke down.
     """
-    steps: tuple[Turn, ...] = turns(found.model(), found.path)
+    goal = goal_of(found)
+    steps = goal.turns
     check_turns(steps)
     vcpus = found.scenario.vcpus
-    expected = tuple(kind_of(each) for each in on_stage(found, to_the_end=False).violations)
     with conduct(min(TURN_SECONDS_MAX, timeout_s / TURNS_OF_TIMEOUT)) as conductor:
         gate = f"127.0.0.1:{conductor.port}"
         options = LabOptions(broker=broker, workers=vcpus, vcpus=vcpus, gate=gate)
@@ -89,9 +160,7 @@ def force(
                 once = RunOptions(timeout_s=timeout_s, history=history)
                 finished = lab.run(found.ordering, found.scenario, vcpus, once)
                 _check(conductor, len(steps))
-                kinds = {kind_of(each) for each in finished.judgement.violations}
-                missed = tuple(kind for kind in expected if kind not in kinds)
-                yield Replayed(finished, len(steps), expected, missed)
+                yield Replayed(finished, reached_by(finished.judgement, goal))
 
 
 def _check(conductor: Conductor, turn_count: int) -> None:

@@ -1,0 +1,43 @@
+"""What the explorer sees on a transition by looking at several vCPUs at once; reads states only."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from teardown_lab.explorer.cast import VM
+from teardown_lab.explorer.findings import OPEN_WINDOW, Finding
+from teardown_lab.explorer.steps import Operation
+from vm_protocol.topology import Mailbox
+
+if TYPE_CHECKING:
+    from teardown_lab.explorer.model import Model
+
+
+def lost(model: "Model", state: Sequence[int], operation: Operation) -> Iterator[Finding]:
+    """Yield the vCPUs that live and that a request has missed."""
+    _, missed, message = operation
+    for vcpu in missed:
+        if not model.is_freed(state, vcpu):
+            yield Finding("lost-request", vcpu, message=message)
+
+
+def stale(model: "Model", state: Sequence[int], page: str) -> Iterator[Finding]:
+    """Yield the vCPUs in guest that may still translate to a page that is freed."""
+    for vcpu in range(model.vcpus):
+        worker = model.steps.states[vcpu + 1].value(state[vcpu + 1])
+        owned = worker.vcpus.get(Mailbox(VM, vcpu))
+        if owned is not None and owned.in_guest and page in owned.tlb:
+            yield Finding("stale-tlb", vcpu, message=page)
+
+
+def open_windows(model: "Model", state: Sequence[int], operation: Operation) -> Iterator[Finding]:
+    """Yield the vCPUs that are freed and still visible while a step other than their erase begins.
+
+    The step's own worker may free its vCPU later in the same transition: the operation says
+    whether it had done so by then.
+    """
+    _, owner, owner_is_freed, erased = operation
+    for vcpu in range(model.vcpus):
+        if vcpu == erased or not state[model.bound_at] >> vcpu & 1:
+            continue
+        if owner_is_freed if vcpu == owner else model.is_freed(state, vcpu):
+            yield Finding(OPEN_WINDOW, vcpu)

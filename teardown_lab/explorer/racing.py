@@ -1,0 +1,62 @@
+"""Which two deliveries race in a schedule that ends in a use of something freed.
+
+They race if nothing orders them: the use was sent without knowing of the free, or the ticker, which
+nothing orders, raised it. A use that the free itself leads to comes after it in every run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from teardown_lab.checker import shapes
+from teardown_lab.checker.facts import Facts, gather
+from teardown_lab.checker.findings import Invariant, Violation
+from teardown_lab.checker.happens_before import Moment, before
+from teardown_lab.checker.history import History
+from teardown_lab.explorer.cast import VM
+from vm_protocol.wire import Record
+
+_OF_A_VCPU = (Invariant.USE_AFTER_FREE, Invariant.DOUBLE_FREE)
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """The keys of the use and of the delivery that frees, and both in words."""
+
+    keys: tuple[str, ...] = ()
+    text: str = ""
+
+
+def race_of(records: Sequence[Record], violation: Violation) -> Race | None:
+    """Return the race that a violation comes from, None where the order is always this one."""
+    if violation.message_id is None:
+        return None
+    facts = gather(History.of(records), VM)
+    freed, what = _freeing(facts, violation)
+    used = facts.sent.get(violation.message_id)
+    if freed is None or used is None:
+        return None
+    post = facts.post_of.get(violation.message_id)
+    is_tick = post is not None and shapes.text(post.record, "by") == "ticker"
+    if before(freed, used) and not is_tick:
+        return None
+    suffix = f"@{violation.vcpu}" if post is not None else ""
+    keys = (_key(violation.message_id) + suffix, _key(freed.record.caused_by or ""))
+    if not keys[1] or keys[0] == keys[1]:
+        return None
+    kind = facts.types.get(violation.message_id, "message")
+    return Race(keys, f"{kind} {keys[0]} and {keys[1]}, which frees {what}")
+
+
+def _freeing(facts: Facts, violation: Violation) -> tuple[Moment | None, str]:
+    """Return the free that the violation is about, and what it frees."""
+    if violation.invariant in _OF_A_VCPU and violation.vcpu is not None:
+        frees = facts.freed.get(violation.vcpu)
+        return (frees[0].moment if frees else None), f"vCPU {violation.vcpu}"
+    if violation.invariant is Invariant.VM_STATE_USED_AFTER_FREE:
+        state = facts.body(violation.message_id or "").text("state")
+        return facts.state_freed.get(state), f"the VM's {state} state"
+    return None, ""
+
+
+def _key(message_id: str) -> str:
+    return message_id.partition("/")[2]

@@ -153,7 +153,11 @@ class VcpuWorker:
     def _place(self, state: WorkerState, event: Received, message: messages.PlaceVcpu) -> Result:
         vcpu = place(message)
         placed = messages.VcpuPlaced(
-            vm=message.vm, incarnation=message.incarnation, vcpu=message.vcpu, worker=self.name
+            vm=message.vm,
+            incarnation=message.incarnation,
+            vcpu=message.vcpu,
+            worker=self.name,
+            places=self.capacity,
         )
         assert event.reply_to is not None, "checked by _received"
         answer = (

@@ -119,9 +119,9 @@ def _workers(vm: Vm) -> tuple[str, ...]:
 
 
 def created(vm: Vm) -> tuple[Effect, ...]:
-    """Return the answer to CreateVm."""
+    """Return the answer to CreateVm; it comes back if its client is gone."""
     message = messages.VmCreated(vm=vm.name, incarnation=vm.incarnation, workers=_workers(vm))
-    return _to_client(vm, message)
+    return _to_client(vm, message, mandatory=True)
 
 
 def awaited(vm: Vm) -> set[str]:
@@ -130,14 +130,20 @@ def awaited(vm: Vm) -> set[str]:
     return {_placement(vm, vcpu).identity() for vcpu in vcpus}
 
 
-def given_up(vm: Vm) -> tuple[Effect, ...]:
+def given_up(vm: Vm, code: messages.RefusalCode, why: str = "") -> tuple[Effect, ...]:
     """Return the answer to a CreateVm whose vCPUs cannot be placed."""
     message = messages.Refused(
-        vm=vm.name, incarnation=vm.incarnation, code="connections-lost", command=vm.create_id
+        vm=vm.name, incarnation=vm.incarnation, code=code, command=vm.create_id, why=why
     )
     return _to_client(vm, message)
 
 
-def _to_client(vm: Vm, message: messages.Message) -> tuple[Effect, ...]:
-    publish = Publish(topology.REPLIES.name, vm.reply_to, message, correlation_id=vm.create_id)
+def _to_client(vm: Vm, message: messages.Message, *, mandatory: bool = False) -> tuple[Effect, ...]:
+    publish = Publish(
+        topology.REPLIES.name,
+        vm.reply_to,
+        message,
+        mandatory=mandatory,
+        correlation_id=vm.create_id,
+    )
     return publish, Ack(topology.MANAGER_COMMANDS_QUEUE.name, vm.create_id)

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from vm_manager.manager import ManagerState
 from vm_manager.monitor import MonitorState
+from vm_manager.state import ManagerState
 from vm_protocol.gauges import GaugeRow
 
 

@@ -1,12 +1,12 @@
 """VmManager: the pure core of the manager. Takes inputs apart and hands them to the VM's rules."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-from immutables import Map
-
-from vm_manager import creation, flush_waits, interpreter, requests, unloading
+from vm_manager import admission, creation, flush_waits, interpreter, requests, unloading
+from vm_manager.state import ManagerState, Result
 from vm_manager.vm import Teardown, Vm
 from vm_manager.vm_steps import tick_timer
+from vm_manager.waiting_room import find, why_full
 from vm_protocol import limits, messages, topology
 from vm_protocol.effects import (
     Ack,
@@ -26,23 +26,6 @@ from vm_protocol.effects import (
 )
 from vm_protocol.errors import RejectReason
 from vm_protocol.observations import Event
-
-Vms = Map[str, Vm]
-
-
-@dataclass(frozen=True, slots=True)
-class ManagerState:
-    """The VMs that a manager knows, those in quarantine included.
-
-    `elected` once a command has arrived: the single active consumer of `manager.commands` is the
-    active manager, and only that one may take replies.
-    """
-
-    vms: Vms = field(default_factory=Map)
-    elected: bool = False
-
-
-Result = tuple[ManagerState, tuple[Effect, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +50,9 @@ class VmManager:
 
     def step(self, state: ManagerState, event: Input) -> Result:
         """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
+        return admission.go_on(self._step(state, event), self.replies_queue)
+
+    def _step(self, state: ManagerState, event: Input) -> Result:
         match event:
             case Started():
                 return state, (Consume(topology.MANAGER_COMMANDS_QUEUE, limits.MANAGER_PREFETCH),)
@@ -80,6 +66,8 @@ class VmManager:
                 return self._timer(state, event.name)
             case Returned(message=messages.DestroyVcpu() as command):
                 return self._stuck(state, command, "the worker's command queue is gone")
+            case Returned(message=messages.VmCreated() as created):
+                return self._client_gone(state, created)
             case _:
                 return state, ()
 
@@ -107,6 +95,11 @@ class VmManager:
     def _create(
         self, state: ManagerState, event: Received, create: messages.CreateVm, reply_to: str
     ) -> Result:
+        if waits := find(state.waiting, create.vm):
+            if (waits.create, waits.reply_to) == (create, reply_to):
+                return state, ()  # delivered again: settled together with the first
+            held = waits.create.identity() == event.message_id
+            return self._refuse(state, event, reply_to, "vm-already-exists", held=held)
         vm = state.vms.get(create.vm)
         known = vm and (vm.create_id, vm.scenario, vm.reply_to)
         if vm is not None and known != (event.message_id, create.scenario, reply_to):
@@ -116,14 +109,18 @@ class VmManager:
             return state, ()  # delivered again: settled together with the first
         if vm is not None:
             return state, creation.created(vm)
-        if len(state.vms) >= limits.VMS_MAX:
+        if len(state.vms) + len(state.waiting) >= limits.VMS_MAX:
             return self._refuse(state, event, reply_to, "vm-limit-reached")
-        vm, effects = creation.create(create, reply_to, self.replies_queue)
-        return self._with(state, vm), effects
+        if admission.is_full(state):
+            return self._refuse(state, event, reply_to, "no-places", why=why_full())
+        return admission.admit(state, create, reply_to, self.replies_queue)
 
     def _destroy(
         self, state: ManagerState, event: Received, destroy: messages.DestroyVm, reply_to: str
     ) -> Result:
+        waits = find(state.waiting, destroy.vm)
+        if waits is not None and waits.create.incarnation == destroy.incarnation:
+            return self._refuse(state, event, reply_to, "vm-not-ready")
         vm = state.vms.get(destroy.vm)
         if vm is None or vm.incarnation != destroy.incarnation:
             return self._refuse(state, event, reply_to, "vm-not-found")
@@ -151,6 +148,10 @@ class VmManager:
     ) -> Result:
         answer = messages.VmRemoved(vm=remove.vm, incarnation=remove.incarnation)
         answered = self._answer(event, reply_to, answer)
+        waits = find(state.waiting, remove.vm)
+        if waits is not None and waits.create.incarnation == remove.incarnation:
+            without, settled = admission.forget(state, remove.vm)
+            return without, (*settled, *answered)
         vm = state.vms.get(remove.vm)
         if vm is None or vm.incarnation != remove.incarnation:
             return state, answered
@@ -168,6 +169,13 @@ class VmManager:
         removed = observed(Event.VM_REMOVED, vm.name)
         return replace(state, vms=state.vms.delete(vm.name)), (*timers, *deleted, removed)
 
+    def _client_gone(self, state: ManagerState, created: messages.VmCreated) -> Result:
+        """Undo a creation whose client is not there to hear of it."""
+        vm = state.vms.get(created.vm)
+        if vm is None or vm.incarnation != created.incarnation or vm.phase != "running":
+            return state, ()
+        return self._forget(state, vm)
+
     # --- replies of workers and of the monitor -------------------------------------------
 
     def _reply(self, state: ManagerState, event: Received) -> Result:
@@ -180,6 +188,7 @@ class VmManager:
         ack = Ack(event.queue, event.message_id)
         match message:
             case messages.VcpuPlaced() if event.reply_to:
+                state = admission.learn(state, message)
                 vm, effects = creation.placed(vm, message, event.reply_to)
             case messages.VcpuStepsDone(outcome="stuck"):
                 return self._stuck(state, message, "fence not reached", ack)
@@ -228,7 +237,7 @@ class VmManager:
         if vm.phase != "creating" or refused.command not in creation.awaited(vm):
             return state, (ack,)
         after, effects = self._forget(state, vm)
-        return after, (*creation.given_up(vm), *effects, ack)
+        return after, (*creation.given_up(vm, "connections-lost"), *effects, ack)
 
     def _stuck(
         self,
@@ -247,9 +256,13 @@ class VmManager:
 
     def _timer(self, state: ManagerState, name: str) -> Result:
         kind, _, vm_name = name.partition("/")
+        if kind == "waiting":
+            return admission.end_wait(state, vm_name)
         vm = state.vms.get(vm_name)
         if vm is None:
             return state, ()
+        if kind == "placing":
+            return self._look(state, vm)
         if kind == "quarantine":
             return self._forget(state, vm)
         if kind == "flush":
@@ -258,6 +271,14 @@ class VmManager:
             return state, ()
         vm, effects = requests.clock_update(vm)
         return self._with(state, vm), (*effects, SetTimer(name, vm.scenario.ticker_ms))
+
+    def _look(self, state: ManagerState, vm: Vm) -> Result:
+        """End a creation that does not get its places."""
+        state, effects, why = admission.look(state, vm)
+        if why is None:
+            return state, effects
+        after, removed = self._forget(state, vm)
+        return after, (*creation.given_up(vm, "no-places", why), *removed)
 
     def _flush_expired(self, state: ManagerState, vm: Vm) -> Result:
         if not vm.waits or vm.phase != "destroying":
@@ -268,7 +289,7 @@ class VmManager:
     # --- small things --------------------------------------------------------------------
 
     def _with(self, state: ManagerState, vm: Vm) -> ManagerState:
-        return replace(state, vms=state.vms.set(vm.name, vm))
+        return state.with_vm(vm)
 
     def _reject(self, state: ManagerState, event: Received, reason: RejectReason) -> Result:
         return state, (Reject(event.queue, event.message_id, reason),)
@@ -287,6 +308,7 @@ class VmManager:
         code: messages.RefusalCode,
         *,
         held: bool = False,
+        why: str = "",
     ) -> Result:
         """Answer a command with a refusal.
 
@@ -295,7 +317,11 @@ class VmManager:
         """
         message = event.message
         refused = messages.Refused(
-            vm=message.vm, incarnation=message.incarnation, code=code, command=event.message_id
+            vm=message.vm,
+            incarnation=message.incarnation,
+            code=code,
+            command=event.message_id,
+            why=why,
         )
         publish, ack = self._answer(event, reply_to, refused)
         return state, (publish,) if held else (publish, ack)

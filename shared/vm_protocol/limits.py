@@ -17,6 +17,9 @@ VCPUS_MAX: Final = 1024
 VMS_MAX: Final = 1024
 """VMs that one manager keeps; a further CreateVm is refused."""
 
+WORKERS_MAX: Final = 1024
+"""Workers whose places a manager remembers: one for each vCPU of the largest VM."""
+
 STEPS_MAX: Final = 256
 """Steps of one ordering, those of its loops included; the longest of the catalogue has 15."""
 
@@ -53,6 +56,9 @@ ORDERING_FILE_DEPTH_MAX: Final = 16
 
 SCALAR_CHARACTERS_MAX: Final = 40
 """A number, date or truth value in an ordering's file; a longer one is refused unread."""
+
+WHY_CHARACTERS_MAX: Final = 500
+"""Words of a refusal: two sentences and a way out."""
 
 MESSAGE_BYTES_MAX: Final = 256 * 1024
 """Body of one message; an ordering of STEPS_MAX steps and 1,024 recipients stay below 64 KiB."""
@@ -96,8 +102,20 @@ REQUEST_MS: Final = 1_000
 TICKER_MS: Final = 20
 """Period of the kvmclock ticker: short, so that an ordering which leaves it running shows it."""
 
-MANAGER_PREFETCH: Final = 64
-"""Teardowns that one manager has in flight; the others wait in `manager.commands`."""
+CREATIONS_WAITING_MAX: Final = 256
+"""Creations that wait for places at the manager; a further one is refused at once."""
+
+PLACING_MS: Final = 5_000
+"""How often a creation under way is looked at. One that got no further, and that all workers who
+have VMs could not hold together, ends then: it would keep everybody else waiting in vain."""
+
+CREATION_WAIT_MS: Final = 40_000
+"""How long a creation waits for places that others have: below the 60 s that a run takes at most
+unless told otherwise, so that it is the manager who says why."""
+
+MANAGER_PREFETCH: Final = 2_048
+"""Unsettled commands at the manager. What frees places must never wait behind what takes them, so
+it is more than can be held at once: a teardown of each VM, and the creations that wait."""
 
 REPLIES_PREFETCH: Final = 256
 """Unsettled replies at the receiver; nothing on a reply queue is ever held."""
@@ -151,3 +169,5 @@ assert REQUEST_MS < MAILBOX_TTL_MS, "a worker answers before its mailbox expires
 assert MAILBOX_LENGTH_MAX >= VCPUS_MAX * 4, "zap-all of the largest VM fits a mailbox"
 assert DEAD_LETTER_DELIVERY_LIMIT > 10 * DELIVERY_LIMIT, "a letter arrives with its count used up"
 assert RECONNECT_MS_MIN < RECONNECT_MS_MAX
+assert MANAGER_PREFETCH > VMS_MAX + CREATIONS_WAITING_MAX, "nothing waits behind a creation"
+assert PLACING_MS < CREATION_WAIT_MS

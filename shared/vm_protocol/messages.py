@@ -97,6 +97,8 @@ RefusalCode = Literal[
     "vm-not-ready",
     "vm-limit-reached",
     "teardown-running",
+    "no-places",
+    "too-much-work",
     "connections-lost",
 ]
 
@@ -104,14 +106,16 @@ RefusalCode = Literal[
 class Refused(_Message):
     """The manager refuses a command, definitely: nothing of it was done.
 
-    `connections-lost` is the exception: those of its receivers died so often that the monitor has
-    given the command up; the VM is to be removed.
+    `why` says what the code leaves open, and the way out: the places that were free, the step that
+    costs too much. `connections-lost` is the exception: those of its receivers died so often that
+    the monitor has given the command up; the VM is to be removed.
     """
 
     type: Literal["Refused"] = "Refused"
     id_form: ClassVar[str] = "{command}/refused/{code}"
     code: RefusalCode
     command: Annotated[str, Field(max_length=200)]
+    why: Annotated[str, Field(max_length=limits.WHY_CHARACTERS_MAX)] = ""
 
 
 # --- placement -----------------------------------------------------------------------------
@@ -135,11 +139,15 @@ class PlaceVcpu(_VcpuMessage):
 
 
 class VcpuPlaced(_VcpuMessage):
-    """A worker has taken a placement; the manager answers whether the vCPU is this worker's."""
+    """A worker has taken a placement; the manager answers whether the vCPU is this worker's.
+
+    `places` is how many live vCPUs the worker can have in all; 0 if it does not say.
+    """
 
     type: Literal["VcpuPlaced"] = "VcpuPlaced"
     id_form: ClassVar[str] = "{scope}/vcpu-placed/{vcpu}/{worker}"
     worker: WorkerId
+    places: Annotated[int, Field(ge=0, le=limits.VCPUS_MAX)] = 0
 
 
 class PlacementAnswered(_VcpuMessage):

@@ -105,6 +105,7 @@ class Collector:
 class ClientState:
     """Where the run stands, and how it ended; `refusal` is the manager's code, if it refused.
 
+    `why` are the manager's words to it.
     `patient` while a stuck teardown's other commands are waited for, `hopeful` as long as missing
     records may come.
     """
@@ -112,6 +113,7 @@ class ClientState:
     phase: Phase = "creating"
     outcome: Outcome | None = None
     refusal: str | None = None
+    why: str = ""
     patient: bool = False
     hopeful: bool = True
 
@@ -214,7 +216,8 @@ class Client:
                 after, effects = self._look(replace(state, phase="settling"))
                 return after, (*GAPS_BOUND, *effects)
             case messages.Refused() if state.phase in ("creating", "destroying"):
-                return self._finish(replace(state, refusal=message.code), "refused")
+                refused = replace(state, refusal=message.code, why=message.why)
+                return self._finish(refused, "refused")
             case messages.VmRemoved() if state.phase == "removing":
                 return self._done(state)
             case _:

@@ -131,7 +131,7 @@ class Lab:
                 "successor does not go on with what it had begun; run it again"
             )
         if state.refusal is not None:
-            raise RunRefused(_refusal(state.refusal))
+            raise RunRefused(_refusal(state.refusal, state.why))
         return Finished(judge(load_history(path), vm), path)
 
     def _conduct(
@@ -213,9 +213,9 @@ def _queues_to_remove(experiment: Experiment) -> tuple[str, ...]:
     return (topology.client_replies(experiment.vm).name, *mailboxes)
 
 
-def _refusal(code: str) -> str:
+def _refusal(code: str, why: str) -> str:
     ways = {
         "vm-limit-reached": "the manager keeps as many VMs as it can; remove some",
         "connections-lost": "the services lose the broker again and again; their logs say why",
     }
-    return f"the manager refuses: {code}; {ways.get(code, 'run it again')}"
+    return f"the manager refuses: {code}; {why or ways.get(code, 'run it again')}"

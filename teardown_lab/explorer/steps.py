@@ -11,7 +11,7 @@ from typing import Any, Final
 from teardown_lab.explorer.cast import VM, Cast
 from teardown_lab.explorer.findings import BY_REJECT, TO_NOBODY, Finding
 from teardown_lab.explorer.interning import Interned
-from vm_manager.manager import ManagerState
+from vm_manager.state import ManagerState
 from vm_protocol import effects, messages, topology
 from vm_protocol.effects import Effect, Input, Observed, Publish, Received
 from vm_protocol.errors import RejectReason

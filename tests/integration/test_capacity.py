@@ -35,11 +35,14 @@ def test_a_worker_with_a_thousand_idle_vcpus_is_small(fresh_node: PrivateNode) -
 
     with service("vm_manager", url, log), service("vcpu_worker", url, log, **capacity) as worker:
         log.wait(2, event="service.ready")
+        replies = topology.client_replies("idle")
         with channel_to(url) as channel:
+            channel.queue_declare(replies.name, durable=True, arguments=dict(replies.arguments))
+            channel.queue_bind(replies.name, *replies.bindings[0])
             for number in range(VMS):
                 scenario = Scenario(vcpus=VCPUS, ticker=False)
                 create = messages.CreateVm(vm=f"vm-{number}", scenario=scenario)
-                packet = encode(create, "client.none.replies", 0)
+                packet = encode(create, replies.name, 0)
                 publish(channel, "commands", topology.MANAGER_COMMANDS_QUEUE.name, packet)
                 log.wait(event="vm.created", vm=f"vm-{number}")
         assert megabytes(worker.pid) < MEGABYTES_MAX

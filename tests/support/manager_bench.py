@@ -65,7 +65,10 @@ def released(vcpu: int, first: tuple[str, ...] = (), second: tuple[str, ...] = (
 
 def to_client(message: Message, of: Message) -> list[Effect]:
     """The answer to a client's command, with its acknowledgement."""
-    publish = Publish("replies", CLIENT, message, correlation_id=of.identity())
+    asked_back = isinstance(message, messages.VmCreated)
+    publish = Publish(
+        "replies", CLIENT, message, mandatory=asked_back, correlation_id=of.identity()
+    )
     return [publish, Ack(COMMANDS, of.identity())]
 
 

@@ -63,7 +63,12 @@ SAMPLES: dict[str, Message] = dict(
         _sample(messages.VmRemoved, {**_VM}),
         _sample(
             messages.Refused,
-            {**_VM, "code": "vm-already-exists", "command": "vm-7.2/create-vm"},
+            {
+                **_VM,
+                "code": "no-places",
+                "command": "vm-7.2/create-vm",
+                "why": "9 vCPUs want a place each, and 4 were free",
+            },
         ),
         _sample(
             messages.PlaceVcpu,
@@ -77,7 +82,7 @@ SAMPLES: dict[str, Message] = dict(
                 "fence_ms": 900,
             },
         ),
-        _sample(messages.VcpuPlaced, {**_VCPU, "worker": "worker-1"}),
+        _sample(messages.VcpuPlaced, {**_VCPU, "worker": "worker-1", "places": 8}),
         _sample(messages.PlacementAnswered, {**_VCPU, "worker": "worker-1", "accepted": True}),
         _sample(
             messages.DestroyVcpu,

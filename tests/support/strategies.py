@@ -44,6 +44,7 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "ordering": orderings(racy=True),
     "workers": st.lists(_text, max_size=8).map(tuple),
     "worker": _text,
+    "places": st.integers(0, limits.VCPUS_MAX),
     "command": st.text(max_size=200),
     "code": st.sampled_from(get_args(messages.RefusalCode)),
     "async_pf": st.integers(0, 16),

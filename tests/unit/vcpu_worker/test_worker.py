@@ -41,8 +41,8 @@ def fresh(capacity: int) -> Stepper[WorkerState]:
     return Stepper(VcpuWorker("w", capacity))
 
 
-def placed(vcpu: int) -> list[Effect]:
-    answer = messages.VcpuPlaced(vm="vm-0", vcpu=vcpu, worker="w")
+def placed(vcpu: int, places: int = 3) -> list[Effect]:
+    answer = messages.VcpuPlaced(vm="vm-0", vcpu=vcpu, worker="w", places=places)
     message = placement(vcpu)
     return [to_manager(answer, message, REPLIES), Ack(PLACEMENT, message.identity())]
 
@@ -86,7 +86,7 @@ def test_a_repeated_placement_is_answered_again_and_changes_nothing() -> None:
 
     effects = bench.take(placement(), PLACEMENT, MANAGER)
 
-    assert list(effects) == placed(0)
+    assert list(effects) == placed(0, 4)
     assert bench.state == before
 
 
@@ -97,7 +97,7 @@ def test_a_full_worker_stops_taking_placements_before_it_acknowledges_the_last()
     last = bench.take(placement(1), PLACEMENT, MANAGER)
 
     assert STOP_PLACEMENTS not in first
-    assert acts(last) == [STOP_PLACEMENTS, *placed(1)]
+    assert acts(last) == [STOP_PLACEMENTS, *placed(1, 2)]
 
 
 def test_a_free_makes_room_and_placements_are_taken_again() -> None:

@@ -44,6 +44,8 @@ CONSUME_REPLIES = Consume(topology.manager_replies(1), limits.REPLIES_PREFETCH)
 FREE_ALL = destroy(loop("free_vcpu"))
 CREATED = messages.VmCreated(vm="vm-0", workers=("w",))
 REMOVE = messages.RemoveVm(vm="vm-0")
+TURN = ["CancelTimer", "SetTimer"]
+"""What a VM's turn to take places begins with."""
 
 
 def destroyed(outcome: str = "freed") -> Message:
@@ -76,7 +78,7 @@ def test_a_vm_begins_with_mailboxes_that_are_declared_bound_and_then_placed() ->
     effects = ManagerBench().command(create())
 
     kinds = [type(effect).__name__ for effect in acts(effects)]
-    assert kinds == ["Consume"] + ["DeclareMailbox", "Bind"] * 2 + ["Publish"] * 2
+    assert kinds == ["Consume", *TURN] + ["DeclareMailbox", "Bind"] * 2 + ["Publish"] * 2
     assert [e for e in effects if isinstance(e, DeclareMailbox | Bind)] == [
         step(Mailbox("vm-0", vcpu)) for vcpu in (0, 1) for step in (DeclareMailbox, Bind)
     ]
@@ -127,7 +129,8 @@ def test_the_client_is_answered_when_the_last_vcpu_is_placed() -> None:
     answer = messages.VmCreated(vm="vm-0", workers=("a", "b"))
     told, ack = placement_answered(0, "a")
     assert acts(first) == placement_answered(1, "b")
-    assert acts(last) == [told, *to_client(answer, create()), ack]
+    turn_ends = CancelTimer("placing/vm-0")
+    assert acts(last) == [told, *to_client(answer, create()), ack, turn_ends]
 
 
 def test_a_create_that_comes_again_waits_with_the_first_and_then_gets_its_answer() -> None:

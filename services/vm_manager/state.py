@@ -1,0 +1,35 @@
+"""What a manager knows; pure values."""
+
+from dataclasses import dataclass, field, replace
+
+from immutables import Map
+
+from vm_manager.vm import Vm
+from vm_manager.waiting_room import Placing, Waiting
+from vm_protocol.effects import Effect
+
+Vms = Map[str, Vm]
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerState:
+    """The VMs that a manager knows, those in quarantine included.
+
+    `elected` once a command has arrived: the single active consumer of `manager.commands` is the
+    active manager, and only that one may take replies. `placing` is the VM that takes places,
+    `waiting` are the creations after it; `places` is what workers have said that they hold, by
+    their names.
+    """
+
+    vms: Vms = field(default_factory=Map)
+    elected: bool = False
+    placing: Placing | None = None
+    waiting: tuple[Waiting, ...] = ()
+    places: Map[str, int] = field(default_factory=Map)
+
+    def with_vm(self, vm: Vm) -> "ManagerState":
+        """Return the state with one VM added or replaced."""
+        return replace(self, vms=self.vms.set(vm.name, vm))
+
+
+Result = tuple[ManagerState, tuple[Effect, ...]]

@@ -1,0 +1,108 @@
+"""Who is created next: one VM at a time takes places, the others wait in order; pure.
+
+With two that take places at once, each could hold what the other lacks, and neither would end. Who
+waits here holds nothing, so what frees places goes on whatever waits.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from vm_manager.vm import Vm
+from vm_protocol import limits, messages
+from vm_protocol.effects import CancelTimer, Effect, SetTimer
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A CreateVm that waits for its turn."""
+
+    create: messages.CreateVm
+    reply_to: str
+
+    @property
+    def vm(self) -> str:
+        """Return the VM's name."""
+        return self.create.vm
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """The VM that takes places; it had `placed` of them when it was last looked at.
+
+    It has got no further for `idle_ms`, as far as was looked.
+    """
+
+    vm: str
+    placed: int = 0
+    idle_ms: int = 0
+
+
+def placing_timer(vm: str) -> str:
+    """Return the name of the timer that looks at the VM that takes places."""
+    return f"placing/{vm}"
+
+
+def waiting_timer(vm: str) -> str:
+    """Return the name of the timer that ends a creation's wait."""
+    return f"waiting/{vm}"
+
+
+def begun(vm: str) -> tuple[Effect, ...]:
+    """Return what a VM's turn begins with."""
+    return CancelTimer(waiting_timer(vm)), SetTimer(placing_timer(vm), limits.PLACING_MS)
+
+
+def find(waiting: Iterable[Waiting], vm: str) -> Waiting | None:
+    """Return the creation of this VM that waits, if there is one."""
+    return next((each for each in waiting if each.vm == vm), None)
+
+
+def without(waiting: Iterable[Waiting], vm: str) -> tuple[Waiting, ...]:
+    """Return those that wait, but for this VM's."""
+    return tuple(each for each in waiting if each.vm != vm)
+
+
+def placed_count(vm: Vm) -> int:
+    """Return how many of a VM's vCPUs have a place."""
+    return sum(slot.worker is not None for slot in vm.slots)
+
+
+def known_places(vms: Iterable[Vm], places: Iterable[tuple[str, int]]) -> int:
+    """Return how many places the workers have in all that hold vCPUs of these VMs; 0: unknown.
+
+    A worker that holds none has places that are free, so it would have taken some.
+    """
+    holding = {slot.worker for vm in vms for slot in vm.slots}
+    return sum(count for worker, count in places if worker in holding)
+
+
+def why_not_placed(vm: Vm, known: int) -> str:
+    """Return what the client of a VM is told that has not got its places."""
+    wanted, got = len(vm.slots), placed_count(vm)
+    if known and wanted > known:
+        return (
+            f"{wanted} vCPUs want a place each, and the workers have {known}; {got} were free: "
+            "start more workers, raise WORKER_CAPACITY, or ask for fewer vCPUs"
+        )
+    return (
+        f"{wanted} vCPUs want a place each, and {got} were free for "
+        f"{limits.CREATION_WAIT_MS // 1000} s: destroy or remove VMs, start more workers, or try "
+        "again"
+    )
+
+
+def why_not_begun(waits: Waiting, before: int) -> str:
+    """Return what the client of a VM is told whose turn has not come."""
+    return (
+        f"{waits.create.scenario.vcpus} vCPUs want a place each, and 0 were free for "
+        f"{limits.CREATION_WAIT_MS // 1000} s: {before} creations were before it; destroy or "
+        "remove VMs, start more workers, or try again"
+    )
+
+
+def why_full() -> str:
+    """Return what the client of a VM is told that may not even wait."""
+    return (
+        f"0 places are free, and {limits.CREATIONS_WAITING_MAX} creations wait for one: destroy or "
+        "remove VMs, start more workers, or try again later"
+    )

@@ -12,10 +12,12 @@ from service_runtime.metrics import (
     COUNTERS,
     DRIVER_METRICS,
     HISTOGRAMS,
+    INSTANCE_INFO,
     SPANS,
     CounterRow,
     label_names,
 )
+from service_runtime.windows import WINDOW
 from vcpu_worker.gauges import WORKER_GAUGES
 from vm_manager.gauges import MANAGER_GAUGES, MONITOR_GAUGES
 from vm_protocol.gauges import GaugeRow
@@ -31,7 +33,8 @@ INTRODUCTION = """
 Every service serves these at `/metrics`, beside `/healthz` (its event loop runs) and `/readyz`
 (its actors are connected and consume). Counters and histograms are moved by the events of the
 history ([protocol.md](protocol.md#events)); gauges are read off the state at each scrape. Labels
-come from closed sets and never hold an id. Units are Prometheus' base units.
+come from closed sets and never hold an id; only `teardown_instance_info` has an instance's name.
+Units are Prometheus' base units.
 
 *Service* says who moves a metric. The client library adds a series `..._created` to each counter
 and histogram: the time at which it began.
@@ -47,7 +50,10 @@ def page() -> str:
     lines += table([*COLUMNS, "Buckets"], _histograms())
     lines += ["## Gauges of a service's state", ""]
     lines += table(COLUMNS, _gauges())
-    lines += ["## Gauges and a counter of each actor's connection", ""]
+    lines += ["## Which instance this is", ""]
+    name, text = INSTANCE_INFO
+    lines += table(COLUMNS, [[f"`{name}`", "`service`, `name`", "both", text]])
+    lines += ["## Gauges and counters of each actor's connection", ""]
     lines += ["The label `actor` is `manager`, `monitor` or `worker`.", ""]
     lines += table(COLUMNS, _driver_metrics())
     return "\n".join(lines)
@@ -64,6 +70,7 @@ def _histograms() -> Iterable[list[str]]:
         yield [f"`{row.name}`", labels, _moved_by(row.event), row.help, _buckets(row.buckets)]
     for span in SPANS:
         yield [f"`{span.name}`", "", _moved_by(span.begin), span.help, _buckets(span.buckets)]
+    yield [f"`{WINDOW.name}`", "", _moved_by(WINDOW.end), WINDOW.help, _buckets(WINDOW.buckets)]
 
 
 def _buckets(buckets: tuple[float, ...]) -> str:
@@ -83,7 +90,7 @@ def _gauges() -> Iterable[list[str]]:
 
 def _driver_metrics() -> Iterable[list[str]]:
     for number, (name, text) in enumerate(DRIVER_METRICS):
-        exported = f"{name}_total" if number == 0 else name
+        exported = f"{name}_total" if number < 2 else name
         yield [f"`{exported}`", "`actor`", "both", text]
 
 

@@ -15,6 +15,10 @@ def _teardowns(state: ManagerState) -> int:
     return sum(vm.phase == "destroying" for vm in state.vms.values())
 
 
+def _known(state: ManagerState) -> int:
+    return sum(len(vm.slots) for vm in state.vms.values())
+
+
 def _visible(state: ManagerState) -> int:
     return sum(len(vm.visible()) for vm in state.vms.values())
 
@@ -42,6 +46,11 @@ MANAGER_GAUGES: Final = (
         _elected,
     ),
     GaugeRow("teardown_vms", "VMs that the manager knows, those in quarantine included", _vms),
+    GaugeRow(
+        "teardown_known_vcpus",
+        "vCPUs of VMs that the manager knows, freed ones and those in quarantine included",
+        _known,
+    ),
     GaugeRow("teardown_teardowns_running", "Teardowns in progress", _teardowns),
     GaugeRow("teardown_visible_vcpus", "vCPUs that a request reaches", _visible),
     GaugeRow("teardown_pinned_roots", "MMU roots that some vCPU pins", _pinned),

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from service_runtime.windows import WINDOW, FreedWindow
 from vm_protocol.errors import RejectReason
 from vm_protocol.gauges import GaugeRow
 from vm_protocol.messages import REQUEST_KINDS
@@ -213,10 +214,25 @@ SPANS: Final = (
 )
 DRIVER_METRICS: Final = (
     ("teardown_broker_reconnects", "Connections lost and opened again, by actor"),
+    (
+        "teardown_consumers_cancelled",
+        "Consumers that the broker cancelled although their queue is there, by actor",
+    ),
     ("teardown_unconfirmed_publishes", "Publishes that the broker has not confirmed, by actor"),
     ("teardown_broker_connected", "1 while the actor is connected and consumes, by actor"),
 )
-"""Read off the drivers at each scrape; the first is a counter."""
+"""Read off the drivers at each scrape; the first two are counters."""
+
+INSTANCE_INFO: Final = (
+    "teardown_instance_info",
+    "Always 1: `name` is the host's (a container's, a pod's), or what REPLICA or WORKER_ID says",
+)
+
+
+def show_instance(registry: CollectorRegistry, service: str, name: str) -> None:
+    """Have every scrape say which service this is, and by which name people know it."""
+    gauge = Gauge(*INSTANCE_INFO, ["service", "name"], registry=registry)
+    gauge.labels(service=service, name=name).set(1)
 
 
 class Metrics:
@@ -233,6 +249,11 @@ class Metrics:
             self._on(span_row.begin, span.begin)
             for end in span_row.ends:
                 self._on(end, span.end)
+        window = FreedWindow(registry)
+        self._on(Event.MESSAGE_SENT, window.sent)
+        self._on(WINDOW.begin, window.received)
+        self._on(WINDOW.end, window.erased)
+        self._on(Event.VM_REMOVED, window.removed)
 
     def _on(self, event: Event, move: Callable[[Record], None]) -> None:
         self._moved.setdefault(event, []).append(move)
@@ -320,6 +341,10 @@ class Driven(Protocol):
         """Publishes without a confirm."""
 
     @property
+    def cancelled_count(self) -> int:
+        """Consumers that the broker cancelled although their queue is there."""
+
+    @property
     def is_connected(self) -> bool:
         """Whether it consumes."""
 
@@ -335,14 +360,16 @@ class StateCollector(Collector):
         names = [name for name, _ in DRIVER_METRICS]
         helps = [text for _, text in DRIVER_METRICS]
         reconnects = CounterMetricFamily(names[0], helps[0], labels=["actor"])
-        unconfirmed = GaugeMetricFamily(names[1], helps[1], labels=["actor"])
-        connected = GaugeMetricFamily(names[2], helps[2], labels=["actor"])
+        cancelled = CounterMetricFamily(names[1], helps[1], labels=["actor"])
+        unconfirmed = GaugeMetricFamily(names[2], helps[2], labels=["actor"])
+        connected = GaugeMetricFamily(names[3], helps[3], labels=["actor"])
         for driver, _ in self._drivers:
             kind = driver.actor_name.partition(".")[0]
             reconnects.add_metric([kind], driver.reconnect_count)
+            cancelled.add_metric([kind], driver.cancelled_count)
             unconfirmed.add_metric([kind], driver.unconfirmed_count)
             connected.add_metric([kind], float(driver.is_connected))
-        yield from (reconnects, unconfirmed, connected)
+        yield from (reconnects, cancelled, unconfirmed, connected)
         for driver, rows in self._drivers:
             for row in rows:
                 yield GaugeMetricFamily(row.name, row.help, value=row.read(driver.state))

@@ -19,6 +19,8 @@ import structlog
 
 from service_runtime.amqp_session import AmqpSession
 from service_runtime.bounded import until_stopped
+from service_runtime.broker_problems import known_problems
+from service_runtime.cancellations import Cancellations
 from service_runtime.confirms import Batch, Outgoing, journal_batches
 from service_runtime.consumption import Consumption, Consumptions
 from service_runtime.deletions import Deletions
@@ -82,6 +84,7 @@ class RabbitDriver:
         self._mailboxes = Mailboxes()
         self._consumptions = Consumptions()
         self._held = HeldDeliveries()
+        self._cancellations = Cancellations(self._log)
         self._timers = Timers(self._fire)
         self._numbers = count()
         self._stopping = asyncio.Event()
@@ -106,6 +109,11 @@ class RabbitDriver:
     def unconfirmed_count(self) -> int:
         """Return how many publishes the broker has not confirmed yet."""
         return len(self._publishing) + len(self._journal)
+
+    @property
+    def cancelled_count(self) -> int:
+        """Return how many consumers the broker has cancelled whose queue is still there."""
+        return self._cancellations.count
 
     @property
     def is_connected(self) -> bool:
@@ -142,6 +150,7 @@ class RabbitDriver:
                     raise session.bug from None
                 if isinstance(lost, TopologyMissing) and not self._ready.is_set():
                     raise
+                self._cancellations.note(lost)
                 pause_ms = reconnecting.pause_ms()
                 if not self._stopping.is_set():
                     where, why = endpoint.host, str(lost)
@@ -173,9 +182,12 @@ class RabbitDriver:
     async def _resume(self, session: AmqpSession) -> None:
         """Restore on a new session what the last one held; old delivery tags are void."""
         self._held.clear()
+        self._cancellations.clear()
         self._session = session
         self.broker_version = session.broker_version
         self._log.info("broker.connected", broker=self.broker_version)
+        for why in known_problems(self.broker_version):
+            self._log.warning("broker.known_problem", broker=self.broker_version, why=why)
         await self._mailboxes.restore(session)
         self._journal.resume(session)
         self._publishing.resume(session)
@@ -203,6 +215,8 @@ class RabbitDriver:
             if not self._inbox:
                 await self._wake.wait()
             self._wake.clear()
+            for mailbox in await self._cancellations.look(session):
+                self._gone(mailbox)
             self._step_inbox()
         await self._finish(session)
 
@@ -363,13 +377,13 @@ class RabbitDriver:
         self._enqueue(lambda: self._actor.handle(effects.Returned(message), cause, time_ns()))
 
     def cancelled(self, queue: str) -> None:
-        """Take a `basic.cancel`: a mailbox is gone, any other queue is declared again."""
+        """Take a `basic.cancel`: of a classic mailbox only the deletion of the queue sends one."""
         mailbox = parse_mailbox(queue)
-        if mailbox is not None:
+        if mailbox is not None and not self._endpoint.is_replicated:
             self._gone(mailbox)
-        elif self._session is not None:
-            self._log.warning("broker.consumer_cancelled", queue=queue)
-            self._session.abandon(f"consumer of {queue} cancelled")
+        else:
+            self._cancellations.add(queue)
+            self._wake.set()
 
     def blocked(self, is_blocked: bool) -> None:
         """Say that the broker blocks or unblocks publishers."""

@@ -18,7 +18,7 @@ from service_runtime.endpoint import EndpointError
 from service_runtime.gate import Gate
 from service_runtime.http_server import serve_http
 from service_runtime.losses import TopologyMismatch, TopologyMissing
-from service_runtime.metrics import Metrics, StateCollector
+from service_runtime.metrics import Metrics, StateCollector, show_instance
 from service_runtime.rabbit_driver import RabbitDriver
 from service_runtime.settings import Settings, SettingsError, read_settings
 from service_runtime.tracing import Observe, traced
@@ -68,7 +68,7 @@ def serve(service: str, make_parts: MakeParts) -> int:
     structlog.contextvars.bind_contextvars(service=service, pid=os.getpid())
     try:
         with traced(service, settings.amqp_url) as trace:
-            asyncio.run(_serve(settings, make_parts(settings), trace))
+            asyncio.run(_serve(service, settings, make_parts(settings), trace))
     except Exception as error:
         return _failed(_first(error))
     return 0
@@ -121,9 +121,10 @@ class _Pulse:
         return time.monotonic() - self._last_s < LOOP_STALL_S
 
 
-async def _serve(settings: Settings, parts: Sequence[Part], trace: Observe) -> None:
+async def _serve(service: str, settings: Settings, parts: Sequence[Part], trace: Observe) -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
+    show_instance(registry, service, settings.replica or settings.worker_id)
 
     def observe(record: Record) -> None:
         logs.log(record)

@@ -18,7 +18,7 @@ class Events(Protocol):
         """A mandatory message matched no queue."""
 
     def cancelled(self, queue: str) -> None:
-        """The broker cancelled a consumer: its queue is gone."""
+        """The broker cancelled a consumer: its queue is gone, or it took too long to settle."""
 
     def blocked(self, is_blocked: bool) -> None:
         """The broker blocks or unblocks publishers of this connection."""

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from conformance.introduction import introduction
+
 TIED: Final = ("3.10.8", "4.0.5", "4.3.6")
 """The versions of RabbitMQ on which every test has passed."""
 
@@ -355,32 +357,10 @@ CHAPTERS: Final = {
     "Streams": STREAMS,
 }
 
-_INTRODUCTION = f"""# Rules of the broker
-
-<!-- Written from tests/conformance/rules.py; TEARDOWN_GOLDEN=write with its test writes it. -->
-
-The simulated broker follows these rules of RabbitMQ, by version. Each row names the test in
-`tests/conformance` that holds the simulated broker and real ones to it; all have passed on RabbitMQ
-{", ".join(TIED[:-1])} and {TIED[-1]}. Other versions between them are assumed to follow the nearest
-older one. Random sequences of operations (`test_random_sequences.py`) compare the two further.
-
-*Source* is a page of RabbitMQ's documentation; *seen* is what no page says and the brokers do.
-
-Not defined, so compared only up to it: the order between different queues (of deliveries, of dead
-letters, of what a lost connection gives back), and whether a dead letter has arrived when the
-publisher's confirm comes.
-
-Not simulated, and refused where it is asked for: `x-expires` of quorum queues, a single active
-consumer of classic queues (3.10.8 serves nobody after a cancellation, and the next publish kills
-the queue), a negative delivery limit, `x-overflow` and other arguments that are not above, and a
-publisher's own expiration, priority or `CC`. There are no policies and no purging; streams keep
-all that they get, and entries of `x-death` have no time.
-"""
-
 
 def page() -> str:
     """Return docs/broker-rules.md."""
-    lines = _INTRODUCTION.splitlines()
+    lines = introduction(TIED).splitlines()
     for title, rules in CHAPTERS.items():
         lines += ["", f"## {title}", ""]
         lines += [_row("Rule", "Source", "3.10", "4.0-4.2", "4.3", "Test"), _row(*["---"] * 6)]

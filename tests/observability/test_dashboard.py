@@ -6,7 +6,16 @@ import sys
 from collections import Counter
 from typing import Any
 
-from observability.tools.files import GRAFANA, SCRAPES, dashboard, panel_queries, panels, read_yaml
+from observability.tools.files import (
+    GRAFANA,
+    SCRAPES,
+    dashboard,
+    marker_queries,
+    panel_queries,
+    panels,
+    read_yaml,
+    selectors,
+)
 
 COLUMNS = 24
 
@@ -61,8 +70,8 @@ def test_what_the_broker_says_is_joined_with_its_cluster_s_name() -> None:
     """As RabbitMQ's own dashboards do it: their variable chooses a cluster of many."""
     asked = [each.expr for each in panel_queries() if "rabbitmq_" in each.expr]
     join = re.compile(
-        r"\* on \(instance(, job)?\) group_left ?\(?[^)]*\)? ?"
-        r"rabbitmq_identity_info\{[^}]*rabbitmq_cluster=\"\$rabbitmq_cluster\""
+        r"\* on \(cluster, namespace, instance\) group_left \(rabbitmq_cluster\) "
+        r"max by \([^)]*\) \(rabbitmq_identity_info\{rabbitmq_cluster=\"\$rabbitmq_cluster\""
     )
 
     assert len(asked) > 10
@@ -82,7 +91,39 @@ def test_everything_is_asked_of_the_data_source_that_is_chosen() -> None:
     variables = {each["name"]: each["type"] for each in dashboard()["templating"]["list"]}
 
     assert found == {"${datasource}", "-- Grafana --"}
-    assert variables == {"datasource": "datasource", "rabbitmq_cluster": "query"}
+    assert variables == {
+        "datasource": "datasource",
+        "rabbitmq_cluster": "query",
+        "job": "query",
+        "namespace": "query",
+        "cluster": "query",
+    }
+
+
+def test_everything_of_ours_is_asked_of_the_jobs_namespaces_and_clusters_that_are_chosen() -> None:
+    """All of them is `.*`, which also finds what has no such label."""
+    chosen = 'job=~"$job", namespace=~"$namespace", cluster=~"$cluster"}'
+    asked = [
+        selector
+        for each in [*panel_queries(), *marker_queries()]
+        for name, selector in selectors(each.expr)
+        if name.startswith("teardown_")
+    ]
+
+    assert len(asked) > 40
+    assert [selector for selector in asked if not selector.endswith(chosen)] == []
+    for variable in dashboard()["templating"]["list"]:
+        if variable["name"] in ("job", "namespace", "cluster"):
+            assert (variable["includeAll"], variable["allValue"]) == (True, ".*")
+
+
+def test_totals_are_counters_and_no_increase_that_is_extrapolated() -> None:
+    totals = [panel for panel in panels() if panel["type"] == "stat"]
+
+    assert len(totals) > 4
+    for panel in totals:
+        for target in panel["targets"]:
+            assert "increase" not in target["expr"], panel["title"]
 
 
 def test_chaos_experiments_are_marked_by_tags() -> None:

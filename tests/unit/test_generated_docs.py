@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
-from service_runtime.metrics import Metrics, StateCollector
+from service_runtime.metrics import Metrics, StateCollector, show_instance
 from teardown_lab.checker.findings import HazardName, Invariant, VacuityReason
 from teardown_lab.cli.commands import teardown as main
 from vcpu_worker import VcpuWorker
@@ -47,6 +47,7 @@ class Connected:
     actor_name: str
     state: Any
     reconnect_count: int = 0
+    cancelled_count: int = 0
     unconfirmed_count: int = 0
     is_connected: bool = True
 
@@ -60,6 +61,7 @@ def exported() -> set[str]:
     ]
     registry = CollectorRegistry()
     Metrics(registry)
+    show_instance(registry, "vm-manager", "manager-1")
     drivers = [(Connected(core.actor, core.initial()), gauges) for core, gauges in cores]
     registry.register(StateCollector(drivers))
     names = re.findall(r"^# TYPE (\S+) ", generate_latest(registry).decode(), re.MULTILINE)

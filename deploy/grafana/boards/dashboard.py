@@ -34,12 +34,13 @@ from grafana_foundation_sdk.models.dashboard import (
     Threshold,
     ValueMap,
     ValueMappingResult,
+    VariableOption,
     VariableRefresh,
 )
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from boards.panels import CLUSTER, Marker, Panel, Query
+from boards.panels import CLUSTER, SCOPE, Marker, Panel, Query, scoped
 from boards.questions import MARKERS, QUESTIONS
 
 UID: Final = "teardown-lab"
@@ -80,6 +81,8 @@ def _dashboard() -> dashboard.Dashboard:
             .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
         )
     )
+    for label in SCOPE:
+        board = board.with_variable(_choice_of(label))
     for marker in MARKERS:
         board = board.annotation(_annotation(marker))
     number = 0
@@ -92,10 +95,24 @@ def _dashboard() -> dashboard.Dashboard:
     return board
 
 
+def _choice_of(label: str) -> dashboard.QueryVariable:
+    """Return the variable of one label; all is also what has no such label at all."""
+    return (
+        dashboard.QueryVariable(label)
+        .datasource(METRICS)
+        .query(f"label_values(teardown_instance_info, {label})")
+        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .multi(True)
+        .include_all(True)
+        .all_value(".*")
+        .current(VariableOption(selected=True, text="All", value="$__all"))
+    )
+
+
 def _annotation(marker: Marker) -> dashboard.AnnotationQuery:
     annotation = dashboard.AnnotationQuery().name(marker.name).icon_color(marker.colour)
     if marker.expr:
-        return annotation.datasource(METRICS).expr(marker.expr)
+        return annotation.datasource(METRICS).expr(scoped(marker.expr))
     tags = dashboard.AnnotationTarget().type("tags").tags(list(marker.tags))
     return annotation.datasource(GRAFANA).target(tags.limit(100).match_any(False))
 
@@ -118,7 +135,7 @@ def _panel(panel: Panel, number: int) -> Built:
 
 
 def _target(query: Query, kind: str, letter: str) -> prometheus.Dataquery:
-    target = prometheus.Dataquery().expr(query.expr).ref_id(letter).datasource(METRICS)
+    target = prometheus.Dataquery().expr(scoped(query.expr)).ref_id(letter).datasource(METRICS)
     if query.legend:
         target = target.legend_format(query.legend)
     match kind:

@@ -1,5 +1,6 @@
 """What a panel is: a question's panels are data, nothing here knows of Grafana's builders."""
 
+import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -8,9 +9,20 @@ Kind = Literal["stat", "lines", "bars", "heatmap", "table"]
 CLUSTER: Final = "rabbitmq_cluster"
 """The variable that names the broker whose metrics are shown."""
 
+SCOPE: Final = ("job", "namespace", "cluster")
+"""Labels that scrape settings put on; a variable for each chooses the services that are shown."""
+
+_MATCHERS: Final = ", ".join(f'{label}=~"${label}"' for label in SCOPE)
+_OURS: Final = re.compile(r"\b(teardown_\w+)(?:\{([^}]*)\})?")
+_PLACE: Final = "cluster, namespace, instance"
+"""What tells one process from all others, however many jobs scrape it."""
+
+# One process may show its identity twice: each endpoint of the broker has it, in one job or in two.
 _IDENTITY: Final = (
-    f'* on (instance, job) group_left ({CLUSTER}) rabbitmq_identity_info{{{CLUSTER}="${CLUSTER}"}}'
+    f"* on ({_PLACE}) group_left ({CLUSTER}) max by ({_PLACE}, {CLUSTER}) "
+    f'(rabbitmq_identity_info{{{CLUSTER}="${CLUSTER}", cluster=~"$cluster"}})'
 )
+_NAME: Final = f"* on ({_PLACE}, job) group_left (name) teardown_instance_info"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,21 @@ class Marker:
 def of_broker(expr: str) -> str:
     """Return a query for the shown broker only, joined as RabbitMQ's own dashboards do."""
     return f"{expr} {_IDENTITY}"
+
+
+def named(expr: str) -> str:
+    """Return a query whose series bear the name of their instance: a container's, a pod's."""
+    return f"{expr} {_NAME}"
+
+
+def scoped(expr: str) -> str:
+    """Return a query for the services that the variables choose; absent labels are empty ones."""
+
+    def chosen(found: re.Match[str]) -> str:
+        own = f"{found[2]}, " if found[2] else ""
+        return f"{found[1]}{{{own}{_MATCHERS}}}"
+
+    return _OURS.sub(chosen, expr)
 
 
 def rate(metric: str) -> str:

@@ -2,7 +2,17 @@
 
 from typing import Final
 
-from boards.panels import Marker, Panel, Query, Question, increase, of_broker, quantiles, rate
+from boards.panels import (
+    Marker,
+    Panel,
+    Query,
+    Question,
+    increase,
+    named,
+    of_broker,
+    quantiles,
+    rate,
+)
 
 _GOOD, _FAIR, _BAD = "green", "orange", "red"
 _VIOLATIONS: Final = 'teardown_dead_letters_total{invariant!="none"}'
@@ -13,9 +23,9 @@ SAFE: Final = Question(
     (
         Panel(
             "Violations",
-            "Dead letters that broke an invariant, in the time that is shown. The checker knows "
-            "more invariants than a dead letter can show: it judges histories, not counters.",
-            (Query(f"round(sum(increase({_VIOLATIONS}[$__range])))"),),
+            "Dead letters that broke an invariant, counted since the services started. The checker "
+            "knows more invariants than a dead letter can show: it judges histories, not counters.",
+            (Query(f"sum({_VIOLATIONS})"),),
             "stat",
             width=4,
             levels=_NONE_IS_GOOD,
@@ -23,8 +33,8 @@ SAFE: Final = Question(
         ),
         Panel(
             "Stuck teardowns",
-            "Teardowns that ended at a step, in the time that is shown.",
-            (Query("round(sum(increase(teardown_stuck_total[$__range])))"),),
+            "Teardowns that ended at a step, counted since the services started.",
+            (Query("sum(teardown_stuck_total)"),),
             "stat",
             width=4,
             levels=_NONE_IS_GOOD,
@@ -47,7 +57,8 @@ SAFE: Final = Question(
                 Query('sum(teardown_broker_connected{actor="manager"})', "connected"),
                 Query(
                     "sum(teardown_manager_elected"
-                    ' * on (instance, job) teardown_broker_connected{actor="manager"})',
+                    " * on (cluster, namespace, instance, job)"
+                    ' teardown_broker_connected{actor="manager"})',
                     "active",
                 ),
             ),
@@ -57,8 +68,8 @@ SAFE: Final = Question(
         ),
         Panel(
             "Freed VMs",
-            "Teardowns that freed their VM, in the time that is shown.",
-            (Query("round(sum(increase(teardown_vms_freed_total[$__range])))"),),
+            "Teardowns that freed their VM, counted since the services started.",
+            (Query("sum(teardown_vms_freed_total)"),),
             "stat",
             width=4,
         ),
@@ -74,14 +85,27 @@ SAFE: Final = Question(
         ),
         Panel(
             "Visible and living vCPUs",
-            "Visible: a request reaches it. Living: its worker has not freed it. More visible ones "
-            "than living ones is the window in which a request writes into freed memory.",
+            "As of each scrape. Visible: a request reaches it. Living: its worker keeps it. "
+            "What comes and goes between two scrapes does not show: the window beside this does.",
             (
                 Query("sum(teardown_visible_vcpus)", "visible"),
                 Query("sum(teardown_live_vcpus)", "living"),
                 Query("sum(teardown_tombstones)", "freed, in quarantine"),
             ),
-            width=12,
+        ),
+        Panel(
+            "Freed and still visible",
+            "How long vCPUs stayed visible after their free, from the events themselves: in this "
+            "window a request writes into freed memory. Erased in the same turn is best.",
+            (
+                *quantiles("teardown_freed_while_visible_seconds_bucket", 0.5, 0.99),
+                Query(
+                    f"sum({rate('teardown_freed_while_visible_seconds_sum')})"
+                    f" / (sum({rate('teardown_freed_while_visible_seconds_count')}) > 0)",
+                    "mean",
+                ),
+            ),
+            unit="s",
         ),
         Panel(
             "Commands and pins",
@@ -91,7 +115,6 @@ SAFE: Final = Question(
                 Query(f"sum({rate('teardown_commands_total')})", "commands sent a second"),
                 Query("sum(teardown_pinned_roots)", "pinned roots"),
             ),
-            width=12,
         ),
     ),
 )
@@ -122,8 +145,8 @@ BROKEN: Final = Question(
             "use-after-free; `roots-pinned` is the loop of 2007.",
             (
                 Query(
-                    f"sum by (instance, reason) ({increase('teardown_rejects_total')})",
-                    "{{instance}} {{reason}}",
+                    f"sum by (name, reason) ({named(increase('teardown_rejects_total'))})",
+                    "{{name}} {{reason}}",
                 ),
             ),
             "bars",
@@ -270,11 +293,16 @@ BROKER: Final = Question(
         ),
         Panel(
             "Reconnects",
-            "Connections lost and opened again, by actor; and all that the broker opened.",
+            "Connections lost and opened again, and consumers that the broker cancelled although "
+            "their queue is there, by actor; and all connections that the broker opened.",
             (
                 Query(
                     f"sum by (actor) ({increase('teardown_broker_reconnects_total')})",
                     "{{actor}}",
+                ),
+                Query(
+                    f"sum by (actor) ({increase('teardown_consumers_cancelled_total')})",
+                    "{{actor}}: consumer cancelled",
                 ),
                 Query(
                     f"sum({of_broker(increase('rabbitmq_connections_opened_total'))})",
@@ -282,6 +310,31 @@ BROKER: Final = Question(
                 ),
             ),
             "bars",
+        ),
+        Panel(
+            "Instances",
+            "Every service by its name, which is its container's or its pod's, and vCPUs that each "
+            "worker holds, freed ones in quarantine included.",
+            (
+                Query(f"sum by (name) ({named('up')})", "{{name}} answers"),
+                Query(
+                    f"sum by (name) ({named('(teardown_live_vcpus + teardown_tombstones)')})",
+                    "{{name}} vCPUs",
+                ),
+            ),
+        ),
+        Panel(
+            "vCPUs and queues of nobody",
+            "vCPUs that workers hold and no manager knows, as after a manager's end; queues of the "
+            "broker beyond those of living vCPUs and workers.",
+            (
+                Query(
+                    "clamp_min(sum(teardown_live_vcpus) + sum(teardown_tombstones)"
+                    " - sum(teardown_known_vcpus), 0)",
+                    "vCPUs",
+                ),
+                Query(f"sum({of_broker('rabbitmq_queues')})", "queues"),
+            ),
         ),
         Panel(
             "Connected actors",
@@ -300,6 +353,7 @@ BROKER: Final = Question(
                 Query(f"sum({rate('teardown_acks_total')})", "acknowledged"),
             ),
             unit="ops",
+            width=12,
         ),
         Panel(
             "Memory and alarms",
@@ -316,6 +370,7 @@ BROKER: Final = Question(
                 Query(of_broker("rabbitmq_alarms_free_disk_space_watermark"), "disk alarm"),
             ),
             unit="percentunit",
+            width=12,
         ),
     ),
 )

@@ -26,6 +26,7 @@ from vm_protocol.effects import (
 )
 from vm_protocol.errors import RejectReason
 from vm_protocol.observations import Event
+from vm_protocol.work import too_much
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,8 @@ class VmManager:
                 {"vm": vm.name, "incarnation": vm.incarnation, "outcome": outcome}
             )
             return state, self._answer(event, reply_to, answer)
+        if excess := too_much(destroy.ordering, vm.scenario):
+            return self._refuse(state, event, reply_to, "too-much-work", why=str(excess))
         teardown = Teardown(destroy.ordering, event.message_id, reply_to)
         vm = replace(vm, phase="destroying", teardown=teardown)
         ordering = destroy.ordering.model_dump(mode="json")

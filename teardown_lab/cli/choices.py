@@ -14,8 +14,10 @@ from vm_manager.catalogue import (
     read_ordering,
     read_scenario,
 )
+from vm_manager.yaml_text import load
 from vm_protocol import limits
 from vm_protocol.scenario import Scenario
+from vm_protocol.work import too_much
 
 
 def find_ordering(name: str) -> Entry:
@@ -51,6 +53,16 @@ def make_scenario(file: str | None, flags: dict[str, Any]) -> Scenario:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         raise click.BadParameter(f"{name}: {first['msg']}".removeprefix(": ")) from None
+
+
+def check_work(entry: Entry, source: str, scenario: Scenario) -> None:
+    """Refuse before anything is started what the manager would refuse.
+
+    Raises:
+        OrderingError: The ordering costs a VM of this shape too much; names the worst step's place.
+    """
+    if excess := too_much(entry.ordering, scenario):
+        raise load(entry.text, source).error(("steps", excess.worst.index), str(excess))
 
 
 def _read(path: Path) -> str:

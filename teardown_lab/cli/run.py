@@ -8,7 +8,7 @@ import click
 
 from teardown_lab.checker.history import load_history
 from teardown_lab.checker.verdict import exit_code
-from teardown_lab.cli.choices import find_ordering, make_scenario
+from teardown_lab.cli.choices import check_work, find_ordering, make_scenario
 from teardown_lab.cli.exits import INFRASTRUCTURE, SAFE, exit_codes, warn
 from teardown_lab.cli.output import print_json
 from teardown_lab.cli.parameters import Duration, broker_option
@@ -43,6 +43,7 @@ def run(ordering: str, **flags: Any) -> None:
         entry = find_ordering(ordering)
         shape = {name: flags[name] for name in ("vcpus", "mmu", "roots", "seed")}
         scenario = make_scenario(flags["scenario"], shape)
+        check_work(entry, ordering, scenario)
         workers = min(flags["workers"], scenario.vcpus)
         options = LabOptions(
             broker=flags["broker"],

@@ -101,7 +101,7 @@ class Lab:
 
         Raises:
             RunRefused: The manager takes no such command.
-            StackFailed, SessionLost: The services or the broker broke down.
+            StackFailed, SessionLost: The services or the broker broke down, or have no room.
             OSError: The history cannot be written.
         """
         vm = f"vm-{scenario.seed}" if self.is_simulated else f"vm-{secrets.token_hex(4)}"
@@ -130,6 +130,8 @@ class Lab:
                 f"the manager answers {_VM_LOST}: the one that knew this VM is gone, and its "
                 "successor does not go on with what it had begun; run it again"
             )
+        if state.refusal == "no-places":
+            raise StackFailed(_refusal(state.refusal, state.why))
         if state.refusal is not None:
             raise RunRefused(_refusal(state.refusal, state.why))
         return Finished(judge(load_history(path), vm), path)

@@ -52,5 +52,16 @@ def test_a_command_that_is_not_there_is_a_usage_error() -> None:
     assert "No such command 'raze'" in result.output
 
 
+def test_an_ordering_that_costs_too_much_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    file = tmp_path / "again.yaml"
+    file.write_text("name: again\nsteps:\n" + "  - zap_all_roots\n" * 40, encoding="utf-8")
+
+    result = CliRunner().invoke(main, ["run", str(file), "--vcpus", "128", "--broker", "simulated"])
+
+    assert result.exit_code == 2
+    assert f"{file}:3:5: `zap_all_roots` (step 1) makes 16,512 messages" in result.output
+    assert not (tmp_path / "results").exists()
+
+
 def _text(folder: str, name: str) -> str:
     return (Path(folder) / f"{name}.py").read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ from vm_protocol.topology import parse_mailbox
 from vm_protocol.wire import Record
 
 _SETTLED = frozenset({Event.MESSAGE_ACKED, Event.MESSAGE_REJECTED})
-READ_BY_OPEN_REQUESTS = _SETTLED | {Event.MESSAGE_SENT}
+READ_BY_OPEN_REQUESTS = _SETTLED | {Event.MESSAGE_SENT, Event.VM_REMOVED}
 """The events that tell of a request's way."""
 
 
@@ -32,7 +32,8 @@ class _Open:
 class OpenRequests:
     """Requests that some recipient has neither acknowledged nor rejected yet, by message id.
 
-    `early` are settlements that were read before the sending: two services write one journal.
+    `early` are settlements that were read before the sending: two services write one journal. Those
+    whose sending never comes fill the memory of them; then it begins anew.
     """
 
     requests: Map[str, _Open] = field(default_factory=Map)
@@ -91,10 +92,10 @@ class OpenRequests:
             return self, None
         known = self.requests.get(message_id)
         if known is None:
-            if len(self.early) >= limits.MONITOR_MESSAGES_MAX:
-                return self, None
-            settled = self.early.get(message_id, frozenset()) | {mailbox.vcpu}
-            return replace(self, early=self.early.set(message_id, settled)), None
+            is_full = len(self.early) >= limits.MONITOR_MESSAGES_MAX
+            early = Map[str, frozenset[int]]() if is_full else self.early
+            settled = early.get(message_id, frozenset()) | {mailbox.vcpu}
+            return replace(self, early=early.set(message_id, settled)), None
         left = replace(known, missing=known.missing - {mailbox.vcpu})
         after = replace(self, requests=self.requests.set(message_id, left))
         return after._completed(message_id, left, record.at_ns)

@@ -1,12 +1,21 @@
-"""The service's HTTP side: `/metrics`, `/healthz`, `/readyz`; a thread of its own."""
+"""The service's HTTP side: `/metrics`, `/healthz`, `/readyz`; threads of its own, bounded.
 
+Whoever reaches the port may connect and say nothing, or a byte a second. So connections are
+bounded, one that finds no place is closed at once, and a request has HTTP_REQUEST_MS in all, from
+its connection to its answer: a socket's own time-out begins anew with each byte.
+"""
+
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from vm_protocol import limits
 
 Probe = Callable[[], bool]
 
@@ -16,7 +25,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     registry: CollectorRegistry
     probes: dict[str, Probe]
-    timeout = 10
+    timeout = limits.HTTP_REQUEST_MS / 1000
 
     def do_GET(self) -> None:
         """Answer: metrics, or 200 / 503 from a probe, or 404 with the valid paths."""
@@ -41,6 +50,48 @@ class _Handler(BaseHTTPRequestHandler):
         """Write nothing: scrapes are no events."""
 
 
+class _Server(ThreadingHTTPServer):
+    """Serves at most HTTP_CONNECTIONS_MAX connections, each for at most HTTP_REQUEST_MS."""
+
+    daemon_threads = True
+    request_queue_size = limits.HTTP_CONNECTIONS_MAX
+
+    def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
+        self._places = threading.BoundedSemaphore(limits.HTTP_CONNECTIONS_MAX)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Give a connection a thread, if there is a place."""
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a connection until it ends, or its time does."""
+        end = threading.Timer(limits.HTTP_REQUEST_MS / 1000, _shut, (request,))
+        end.daemon = True
+        end.start()
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            end.cancel()
+            self._places.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Write nothing: a peer that goes away, or is too slow, is no event."""
+
+
+def _shut(request: socket.socket) -> None:
+    """End a connection whose thread reads from it or writes to it."""
+    with suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)
+
+
 @contextmanager
 def serve_http(
     registry: CollectorRegistry, host: str, port: int, probes: dict[str, Probe]
@@ -60,8 +111,7 @@ def serve_http(
         OSError: The port is taken.
     """
     handler = type("Handler", (_Handler,), {"registry": registry, "probes": probes})
-    server = ThreadingHTTPServer((host, port), handler)
-    server.daemon_threads = True
+    server = _Server((host, port), handler)
     thread = threading.Thread(target=server.serve_forever, name="http", daemon=True)
     thread.start()
     try:

@@ -49,6 +49,7 @@ _FIELDS: Final[Mapping[Event, Mapping[str, Any]]] = {
         "exchange": _Text,
         "routing_key": _Text,
         "body": Annotated[Message, Field(discriminator="type")],
+        "reply_to": _Optional(_Text),
     },
     Event.MESSAGE_RECEIVED: {
         "type": _Name,

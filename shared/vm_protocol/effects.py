@@ -73,8 +73,6 @@ class DeadLettered:
     letter: str
     reason: str
     queue: str
-    exchange: str
-    routing_key: str
     message_id: str
     epoch: int
     message: Message | None = None

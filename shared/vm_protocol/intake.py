@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vm_protocol import codec, details, topology
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vm_protocol import codec, details, limits, testimony, topology
 from vm_protocol.codec import Packet
 from vm_protocol.effects import DeadLettered, JournalRead, Received
 from vm_protocol.errors import RejectReason, RemoteProtocolError
@@ -51,14 +53,15 @@ def read_journal(
     """Return the input that a journal batch is, without the events that its reader skips.
 
     Raises:
-        RemoteProtocolError: It is no batch of records, a record says what its event does not, or
-            they are not of the actors of its user; skip it.
+        RemoteProtocolError: It is no batch of records, a record says what its event does not
+            or what its actor cannot know, or they are not of the actors of its user; skip it.
     """
     delivery.packet.check_readable()
     records = codec.decode_records(delivery.packet.body, skip)
     trust.check_records(records, delivery.packet.properties.get("user_id"))
     for record in records:
         details.check(record)
+        testimony.check(record)
     return JournalRead(records)
 
 
@@ -69,18 +72,16 @@ def read_dead_letter(delivery: Delivery, letter: str, trust: Trust = ANYBODY) ->
     anything; what is wrong with it then stands in `wrong`.
 
     Raises:
-        RemoteProtocolError: There is no `x-death`: nothing has died here; skip it.
+        RemoteProtocolError: There is no `x-death` of the broker's kind: nothing has died here; skip
+            it.
     """
     death = _newest_death(delivery.packet.headers)
     message, envelope, wrong = _try_decode(delivery.packet, trust)
     message_id = delivery.packet.properties.get("message_id")
-    keys = death.get("routing-keys")
     return DeadLettered(
         letter=letter,
-        reason=str(death["reason"]),
-        queue=str(death["queue"]),
-        exchange=str(death.get("exchange", "")),
-        routing_key=str(keys[0]) if isinstance(keys, list) and keys else "",
+        reason=death.reason,
+        queue=death.queue,
         message_id=message_id if isinstance(message_id, str) else "",
         epoch=envelope.epoch if envelope else 0,
         message=message,
@@ -91,12 +92,22 @@ def read_dead_letter(delivery: Delivery, letter: str, trust: Trust = ANYBODY) ->
     )
 
 
-def _newest_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+class _Death(BaseModel):
+    """What is read of an entry of `x-death`; the broker writes more (RabbitMQ: dlx)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    reason: str = Field(max_length=limits.TEXT_CHARACTERS_MAX)
+    queue: str = Field(max_length=limits.TEXT_CHARACTERS_MAX)
+
+
+def _newest_death(headers: Mapping[str, Any]) -> _Death:
     deaths = headers.get("x-death")
     newest = deaths[0] if isinstance(deaths, list) and deaths else None
-    if isinstance(newest, dict) and {"reason", "queue"} <= newest.keys():
-        return newest
-    raise RemoteProtocolError(RejectReason.MALFORMED, "header: x-death")
+    try:
+        return _Death.model_validate(newest)
+    except ValidationError:
+        raise RemoteProtocolError(RejectReason.MALFORMED, "header: x-death") from None
 
 
 def _try_decode(packet: Packet, trust: Trust) -> tuple[Message | None, Envelope | None, str | None]:

@@ -146,8 +146,17 @@ MONITOR_LOOK_BACK_MS: Final = 1_800_000 + MAILBOX_TTL_MS
 MONITOR_REPEATS_MAX: Final = 20_000
 """Records whose repetition the monitor notices: more than a connection has unconfirmed."""
 
-MONITOR_VMS_MAX: Final = 256
-"""VMs whose messages the monitor remembers; the oldest are forgotten first."""
+MONITOR_VMS_MAX: Final = VMS_MAX
+"""VMs whose messages the monitor remembers; as many as a manager keeps, the oldest is forgotten."""
+
+MONITOR_REMOVED_MAX: Final = 128
+"""Removed VMs of which letters may still be on their way; the oldest are forgotten first."""
+
+MONITOR_HEARSAY_MAX: Final = 64
+"""VMs of which no manager has told (yet), and only others' records speak."""
+
+MONITOR_REJECTS_MAX: Final = VCPUS_MAX * VCPUS_MAX
+"""Rejects the monitor remembers of one VM: each vCPU's flush may reach every other, freed."""
 
 MONITOR_MESSAGES_MAX: Final = 20_000
 """Messages the monitor remembers of one VM; later ones are linked to no chain."""
@@ -172,6 +181,12 @@ must come through well within FENCE_MS, or its vCPU's free is called stuck."""
 
 SHUTDOWN_MS: Final = 3_000
 """How long a service that is told to end waits for confirms that are still open."""
+
+HTTP_CONNECTIONS_MAX: Final = 16
+"""Connections to a service's metrics and probes at once: a few scrapers; each takes a thread."""
+
+HTTP_REQUEST_MS: Final = 10_000
+"""How long such a connection may last; a scrape of a busy service takes far less."""
 
 assert REQUEST_MS < MAILBOX_TTL_MS, "a worker answers before its mailbox expires a request"
 assert MAILBOX_LENGTH_MAX >= VCPUS_MAX * 4, "zap-all of the largest VM fits a mailbox"

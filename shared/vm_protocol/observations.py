@@ -76,8 +76,8 @@ class Meaning:
 
 EVENTS: Final[dict[Event, Meaning]] = {
     Event.MESSAGE_SENT: Meaning(
-        "a service publishes a message; `body` is the whole message",
-        ("type", "exchange", "routing_key", "body"),
+        "a service publishes a message; `body` is all of it, `reply_to` gets the answer",
+        ("type", "exchange", "routing_key", "body", "reply_to"),
     ),
     Event.MESSAGE_RECEIVED: Meaning(
         "a delivery reaches a service's core; a request's with its `generation`",

@@ -92,12 +92,7 @@ class Recorder:
             vcpu=getattr(message, "vcpu", None),
             message_id=message_id,
             traceparent=envelope.traceparent,
-            details={
-                "type": message.type,
-                "exchange": publish.exchange,
-                "routing_key": publish.routing_key,
-                "body": codec.body_as_json(message),
-            },
+            details=_sending(publish),
         )
         return Send(publish, envelope), record
 
@@ -127,6 +122,18 @@ class Recorder:
             message_id=effect.message_id,
             details=dict(effect.details),
         )
+
+
+def _sending(publish: Publish) -> dict[str, Any]:
+    details: dict[str, Any] = {
+        "type": publish.message.type,
+        "exchange": publish.exchange,
+        "routing_key": publish.routing_key,
+        "body": codec.body_as_json(publish.message),
+    }
+    if publish.reply_to is not None:
+        details["reply_to"] = publish.reply_to
+    return details
 
 
 def _owner(queue: str, message_id: str) -> tuple[str | None, int | None]:

@@ -63,6 +63,11 @@ _ACTORS: Final[Mapping[str, Role]] = {
 """First part of an actor's name -> the role whose records it writes."""
 
 
+def role_of(actor: str) -> Role | None:
+    """Return the role that an actor plays by its name, None if that is nobody's."""
+    return _ACTORS.get(actor.partition(".")[0])
+
+
 @dataclass(frozen=True, slots=True)
 class Trust:
     """The users of each role; a role for which nobody is named is anybody's."""
@@ -87,7 +92,7 @@ class Trust:
             RemoteProtocolError: FORGED: somebody writes another's history.
         """
         for actor in {record.actor for record in records}:
-            role = _ACTORS.get(actor.partition(".")[0])
+            role = role_of(actor)
             if not self._is_one_of(frozenset({role} if role else ()), user_id):
                 place = f"property: user_id: {user_id or 'nobody'} is not {actor}"
                 raise RemoteProtocolError(RejectReason.FORGED, place[:200])

@@ -306,8 +306,6 @@ class Stage:
             letter=f"letter:{next(self._arrivals)}",
             reason=reason,
             queue=parcel.queue,
-            exchange=parcel.publish.exchange,
-            routing_key=parcel.publish.routing_key,
             message_id=parcel.envelope.message_id,
             epoch=parcel.envelope.epoch,
             message=parcel.message,

@@ -31,8 +31,6 @@ def letter(
         letter=key,
         reason=reason,
         queue=queue,
-        exchange="commands",
-        routing_key=WORKER,
         message_id=message.identity() if message else "",
         epoch=1,
         message=message,
@@ -51,8 +49,24 @@ def record(event: Event, actor: str = "worker.w", **fields: object) -> Record:
     return Record.model_validate(known | {"vm": "vm-7"} | fields)
 
 
-def sending(message: Message, caused_by: str | None = None) -> Record:
-    return record(Event.MESSAGE_SENT, "manager", message_id=message.identity(), caused_by=caused_by)
+def sending(
+    message: Message, caused_by: str | None = None, to: tuple[str, str] = ("commands", WORKER)
+) -> Record:
+    """Return the record of a message's sending, to an exchange and key."""
+    details = {
+        "type": message.type,
+        "exchange": to[0],
+        "routing_key": to[1],
+        "body": message.model_dump(mode="json"),
+        "reply_to": "manager.1.replies",
+    }
+    return record(
+        Event.MESSAGE_SENT,
+        "manager",
+        message_id=message.identity(),
+        caused_by=caused_by,
+        details=details,
+    )
 
 
 def reject(message: Message, reason: str, queue: str = MAILBOX, *, requeue: bool = False) -> Record:

@@ -19,7 +19,7 @@ from vm_protocol.recorder import NO_CAUSE, Recorder
 
 NOWHERE = "nobody-listens-here"
 STRANGERS = tuple(f"stranger-{number}" for number in range(20))
-SKIPPED, ACKED, REPUBLISHED = "skipped", "acked", "republished"
+SKIPPED, ACKED = "skipped", "acked"
 
 
 def dead(reason: RejectReason | str) -> str:
@@ -227,16 +227,21 @@ class Fuzzer:
         if spoilt:
             packet = self._spoil(packet)
         packet = replace(packet, headers={**packet.headers, "x-death": [death]})
+        if max(len(death["reason"]), len(death["queue"])) > limits.TEXT_CHARACTERS_MAX:
+            return Fuzzed(topology.DEAD_LETTERS.name, "", packet, SKIPPED)
         if spoilt:
             return Fuzzed(topology.DEAD_LETTERS.name, "", packet, dead(self._wrong(packet)))
         fate = self._judged(death["reason"])
         return Fuzzed(topology.DEAD_LETTERS.name, "", packet, fate)
 
     def _judged(self, reason: str) -> str:
-        """What the monitor must say of a forged letter, which no record of a reject explains."""
-        if reason == "delivery_limit":
-            return REPUBLISHED
-        known = {"rejected": "unrecorded", "expired": "expired", "maxlen": "maxlen"}
+        """What the monitor must say of a forged letter: no record explains it, nothing was sent."""
+        known = {
+            "rejected": "unrecorded",
+            "delivery_limit": "unrecorded",
+            "expired": "expired",
+            "maxlen": "maxlen",
+        }
         return dead(known.get(reason, "other"))
 
 

@@ -155,7 +155,7 @@ def test_a_vcpu_that_lives_again_under_the_same_name_was_freed_by_nobody() -> No
 
 
 def test_a_command_at_its_delivery_limit_is_stuck_if_the_worker_recorded_rejects() -> None:
-    bench = MonitorBench(reject(COMMAND, "roots-pinned", WORKER, requeue=True))
+    bench = MonitorBench(sending(COMMAND), reject(COMMAND, "roots-pinned", WORKER, requeue=True))
 
     effects = bench.step(letter(COMMAND, "delivery_limit", WORKER))
 
@@ -204,7 +204,9 @@ def test_the_oldest_vm_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(limits, "MONITOR_VMS_MAX", 2)
     names = ["vm-1", "vm-2", "vm-1", "vm-3"]
 
-    bench = MonitorBench(*(record(Event.MESSAGE_SENT, vm=name, message_id=name) for name in names))
+    bench = MonitorBench(
+        *(record(Event.MESSAGE_SENT, "manager", vm=name, message_id=name) for name in names)
+    )
 
     assert sorted(bench.state.index.vms) == ["vm-2", "vm-3"]
 

@@ -13,6 +13,7 @@ from support.monitor_bench import (
     letter,
     record,
     reject,
+    sending,
     told,
 )
 from support.samples import SAMPLES
@@ -79,8 +80,8 @@ def test_a_record_that_is_in_the_journal_twice_is_read_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(limits, "MONITOR_REPEATS_MAX", 2)
-    details = {"type": "TlbFlush", "body": {"recipients": [3]}}
-    posted = record(Event.MESSAGE_SENT, message_id=FLUSH.identity(), details=details)
+    flush = FLUSH.model_copy(update={"recipients": (3,)})
+    posted = sending(flush)
     acked = record(
         Event.MESSAGE_ACKED, message_id=FLUSH.identity(), vcpu=3, details={"queue": MAILBOX}
     )
@@ -98,7 +99,7 @@ def test_a_record_that_is_in_the_journal_twice_is_read_once(
 
 
 def test_a_command_at_its_delivery_limit_without_rejects_is_sent_once_more_and_only_once() -> None:
-    bench = MonitorBench()
+    bench = MonitorBench(sending(COMMAND))
 
     bench.step(letter(COMMAND, "delivery_limit", WORKER))
     first = bench.step(JournalRead((arrival(),)))
@@ -121,18 +122,20 @@ def test_a_command_at_its_delivery_limit_without_rejects_is_sent_once_more_and_o
 
 @pytest.mark.parametrize("name", ["CreateVm", "DestroyVm", "RemoveVm", "PlaceVcpu"])
 def test_a_command_that_dies_of_lost_connections_again_is_refused_to_its_sender(name: str) -> None:
-    bench = MonitorBench()
     command = SAMPLES[name]
-    bench.step(letter(command, "delivery_limit", "queue", sender="monitor"))
+    bench = MonitorBench(sending(command, to=("commands", "queue")))
+    bench.step(letter(command, "delivery_limit", "queue"))
+    bench.step(JournalRead((arrival(),)))
+    bench.step(letter(command, "delivery_limit", "queue", "delivery:2", sender="monitor"))
 
-    effects = bench.step(JournalRead((arrival(),)))
+    effects = bench.step(JournalRead((arrival("delivery:2"),)))
 
     refused = messages.Refused(
         vm="vm-7", incarnation=2, code="connections-lost", command=command.identity()
     )
     about = command.identity()
     assert acts(effects) == [
-        CancelTimer("delivery:1"),
+        CancelTimer("delivery:2"),
         Publish("replies", "manager.1.replies", refused, correlation_id=about),
-        Ack(LETTERS, "delivery:1"),
+        Ack(LETTERS, "delivery:2"),
     ]

@@ -14,7 +14,7 @@ from vm_protocol import codec, topology
 from vm_protocol.actor import Actor
 from vm_protocol.codec import Packet
 from vm_protocol.effects import Ack, Received, Reject
-from vm_protocol.errors import RejectReason
+from vm_protocol.errors import RejectReason, RemoteProtocolError
 from vm_protocol.intake import Delivery, read_dead_letter, read_message
 from vm_protocol.observations import Event
 
@@ -121,8 +121,30 @@ def test_a_dead_letter_is_told_by_its_newest_death() -> None:
     )
 
     assert (letter.reason, letter.queue) == ("rejected", "vcpu.vm-7.3.2")
-    assert (letter.exchange, letter.routing_key) == ("vm.requests", "vm-7")
     assert (letter.message, letter.message_id, letter.wrong) == (message, message.identity(), None)
+
+
+@pytest.mark.parametrize(
+    "deaths",
+    [
+        None,
+        "junk",
+        [],
+        ["x"],
+        [{}],
+        [{"reason": "rejected"}],
+        [{"reason": 5, "queue": "q"}],
+        [{"reason": "rejected", "queue": ["q"]}],
+        [{"reason": "rejected", "queue": b"\xff"}],
+        [{"reason": "r" * 256, "queue": "q"}],
+        [{"reason": "rejected", "queue": "q" * 256}],
+    ],
+)
+def test_what_the_broker_would_not_write_is_no_death(deaths: object) -> None:
+    packet = Packet(b"{}", {}, {"x-death": deaths})
+
+    with pytest.raises(RemoteProtocolError, match="header: x-death"):
+        read_dead_letter(Delivery(topology.DEAD_LETTERS_QUEUE.name, packet, False, 1), "letter")
 
 
 def test_a_dead_letter_with_a_broken_body_says_what_is_wrong_with_it() -> None:

@@ -1,0 +1,190 @@
+"""Dead letters against the history: what broke, what may be sent once more, whom to tell; pure.
+
+A letter is a peer's word: whoever may declare a queue can have anything dead-lettered. So what is
+sent again, and to whom, is what the history shows to have been sent and to have died.
+"""
+
+from pydantic import ValidationError
+
+from vm_manager.history_index import Death, HistoryIndex, Sending, VmIndex
+from vm_protocol import messages, topology
+from vm_protocol.effects import DeadLettered, Effect, Observed, Publish
+from vm_protocol.errors import RejectReason
+from vm_protocol.observations import Event
+from vm_protocol.topology import parse_mailbox
+
+MONITOR = "monitor"
+
+CONNECTIONS_LOST = "connections-lost"
+"""Why a message reached its delivery limit when nobody has rejected it."""
+
+UNRECORDED = "unrecorded"
+"""Why a letter died when the history shows no reason, or nothing of that message at all."""
+
+WRITABLE = frozenset(
+    each.name for each in (topology.COMMANDS, topology.PLACEMENT, topology.ASYNC_PF)
+)
+"""Where the monitor may publish what it sends again; each key there is its queue's name."""
+
+_INVARIANTS: dict[str, str] = {
+    RejectReason.FREED: "use-after-free",
+    RejectReason.DOUBLE_FREE: "double-free",
+    RejectReason.VM_STATE_FREED: "vm-state-used-after-free",
+}
+"""Reject reason -> broken invariant; the reasons that are not here break none.
+
+A fence that was not reached says only that somebody was slow, or gone; so does what nobody took.
+"""
+
+
+def vm_of(letter: DeadLettered) -> str | None:
+    """Return the VM that a letter is about."""
+    mailbox = parse_mailbox(letter.queue)
+    if mailbox is not None:
+        return mailbox.vm
+    return letter.message.vm if letter.message else None
+
+
+def vcpu_of(letter: DeadLettered) -> int | None:
+    """Return the vCPU that a letter is about."""
+    mailbox = parse_mailbox(letter.queue)
+    return mailbox.vcpu if mailbox else getattr(letter.message, "vcpu", None)
+
+
+def death_of(letter: DeadLettered) -> Death:
+    """Return what tells a death from others."""
+    return letter.message_id, letter.queue, letter.reason
+
+
+def is_counted(index: VmIndex, letter: DeadLettered) -> bool:
+    """Tell whether this death was told before: its Ack, or a publish's confirm, was lost.
+
+    A request is in a mailbox once; of other messages, two of one id are two letters.
+    """
+    is_one = letter.redelivered or isinstance(letter.message, messages.REQUEST_TYPES)
+    return letter.message is not None and is_one and death_of(letter) in index.classified
+
+
+def is_told(index: HistoryIndex, letter: DeadLettered) -> bool:
+    """Tell whether what was read says all about a letter.
+
+    Of one that was delivered before, another monitor may have told, further on in the journal.
+    """
+    return not letter.redelivered and _recorded(index.of(vm_of(letter)), letter)
+
+
+def _recorded(index: VmIndex, letter: DeadLettered) -> bool:
+    """Tell whether the history already says how this letter came about."""
+    if letter.reason == "rejected":
+        return (letter.message_id, letter.queue) in index.rejects
+    if letter.reason == "delivery_limit":
+        return letter.message_id in index.requeues
+    return letter.message_id in index.causes
+
+
+def judge(index: VmIndex, letter: DeadLettered) -> tuple[str | None, str]:
+    """Return the broken invariant, if any, and why (docs/orderings.md)."""
+    if letter.message is None:
+        return None, letter.wrong or RejectReason.MALFORMED
+    if letter.reason == "rejected":
+        why = index.rejects.get((letter.message_id, letter.queue), UNRECORDED)
+        return _INVARIANTS.get(why), why
+    if letter.reason == "delivery_limit":
+        if sending_of(index, letter) is None:
+            return None, UNRECORDED
+        rejected = letter.message_id in index.requeues
+        return ("stuck", RejectReason.ROOTS_PINNED) if rejected else (None, CONNECTIONS_LOST)
+    return None, letter.reason
+
+
+def sending_of(index: VmIndex, letter: DeadLettered) -> Sending | None:
+    """Return the sending of a letter's command, if it can have died where the letter says.
+
+    The history shows it sent to that queue, with this body, and not acknowledged there.
+    """
+    sending = index.sendings.get(letter.message_id)
+    if sending is None or sending.routing_key != letter.queue or sending.exchange not in WRITABLE:
+        return None
+    if (letter.message_id, letter.queue) in index.acked:
+        return None
+    return sending if _body(sending) == letter.message else None
+
+
+def _body(sending: Sending) -> messages.Message | None:
+    try:
+        return messages.MESSAGES.validate_json(sending.body)
+    except ValidationError:
+        return None
+
+
+def is_republished(index: VmIndex, letter: DeadLettered) -> bool:
+    """Tell whether a letter's command was sent again already."""
+    return (letter.message_id, letter.queue) in index.republished
+
+
+def republish(letter: DeadLettered, sending: Sending) -> tuple[Effect, ...]:
+    """Send a command once more, as its sender did, and say so."""
+    message = letter.message
+    assert message is not None, "it is the sending's"
+    again = Publish(
+        sending.exchange,
+        sending.routing_key,
+        message,
+        mandatory=True,
+        reply_to=sending.reply_to,
+    )
+    said = Observed(
+        Event.DEAD_LETTER_REPUBLISHED,
+        message.vm,
+        vcpu_of(letter),
+        message_id=letter.message_id,
+        details=(("queue", letter.queue),),
+    )
+    return again, said
+
+
+def tell(letter: DeadLettered, sending: Sending, why: str, epoch: int) -> tuple[Effect, ...]:
+    """Tell whoever waits for a command that it has died at its delivery limit."""
+    command = letter.message
+    if isinstance(command, messages.DestroyVcpu):
+        stuck = messages.CommandStuck(
+            vm=command.vm,
+            incarnation=command.incarnation,
+            vcpu=command.vcpu,
+            step=command.step,
+            why="connections-lost" if why == CONNECTIONS_LOST else "rejects",
+        )
+        key = topology.manager_replies(epoch).name
+        return (Publish(topology.REPLIES.name, key, stuck, mandatory=True),)
+    if command is None or sending.reply_to is None or why != CONNECTIONS_LOST:
+        return ()
+    refused = messages.Refused(
+        vm=command.vm,
+        incarnation=command.incarnation,
+        code="connections-lost",
+        command=letter.message_id,
+    )
+    about = letter.message_id
+    return (Publish(topology.REPLIES.name, sending.reply_to, refused, correlation_id=about),)
+
+
+def classified(index: VmIndex, letter: DeadLettered, invariant: str | None, why: str) -> Observed:
+    """Return what is said of a letter, with the chains that used, freed and allocated."""
+    vcpu = vcpu_of(letter)
+    freed_by = index.freed_by.get(vcpu) if vcpu is not None else None
+    allocated_by = index.allocated_by.get(vcpu) if vcpu is not None else None
+    return Observed(
+        Event.DEAD_LETTER_CLASSIFIED,
+        vm_of(letter),
+        vcpu,
+        message_id=letter.message_id,
+        details=(
+            ("reason", letter.reason),
+            ("queue", letter.queue),
+            ("invariant", invariant),
+            ("why", why),
+            ("used_by", index.chain(letter.message_id)),
+            ("freed_by", index.chain(freed_by)),
+            ("allocated_by", index.chain(allocated_by)),
+        ),
+    )

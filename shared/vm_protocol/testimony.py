@@ -1,0 +1,128 @@
+"""Who may say what in the journal: the table of witnesses, and the check; pure.
+
+`vm_protocol.trust` holds an actor's name against the user that the broker vouches for. Here a
+record is held against the actor: a client does not tell of freed vCPUs, and nobody of what
+another's queue held.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from vm_protocol import topology
+from vm_protocol.errors import RejectReason, RemoteProtocolError
+from vm_protocol.observations import Event
+from vm_protocol.topology import parse_mailbox
+from vm_protocol.trust import SENDERS, Role, role_of
+from vm_protocol.wire import Record
+
+_MANAGER: Final = frozenset({Role.MANAGER})
+_WORKER: Final = frozenset({Role.WORKER})
+_MONITOR: Final = frozenset({Role.MONITOR})
+_CLIENT: Final = frozenset({Role.CLIENT})
+_EVERYBODY: Final = frozenset(Role)
+
+WITNESSES: Final[Mapping[Event, frozenset[Role]]] = {
+    **dict.fromkeys(
+        (
+            Event.MESSAGE_SENT,
+            Event.MESSAGE_RECEIVED,
+            Event.MESSAGE_ACKED,
+            Event.MESSAGE_REJECTED,
+            Event.MESSAGE_RETURNED,
+            Event.MESSAGE_SKIPPED,
+        ),
+        _EVERYBODY,
+    ),
+    **dict.fromkeys((Event.STEP_STARTED, Event.STEP_FINISHED), _MANAGER | _WORKER),
+    **dict.fromkeys(
+        (
+            Event.VM_CREATED,
+            Event.VM_FREED,
+            Event.VM_REMOVED,
+            Event.TEARDOWN_STARTED,
+            Event.TEARDOWN_STUCK,
+            Event.BACKGROUND_STOPPED,
+            Event.VM_STATE_FREED,
+            Event.VM_STATE_READ,
+            Event.ROOT_ALLOCATED,
+            Event.ROOT_PINNED,
+            Event.ROOT_UNPINNED,
+            Event.ROOT_INVALIDATED,
+            Event.ROOT_FREED,
+            Event.PAGE_FREED,
+            Event.REQUEST_POSTED,
+            Event.FLUSH_WAITED,
+            Event.VCPU_VISIBLE,
+            Event.VCPU_HIDDEN,
+            Event.VCPU_ERASED,
+        ),
+        _MANAGER,
+    ),
+    **dict.fromkeys(
+        (
+            Event.REQUEST_DELIVERED,
+            Event.REQUEST_DUPLICATED,
+            Event.GUEST_ENTERED,
+            Event.GUEST_LEFT,
+            Event.TLB_FLUSHED,
+            Event.VCPU_CREATED,
+            Event.VCPU_FREED,
+            Event.VCPU_FORGOTTEN,
+            Event.ASYNC_PF_COMPLETED,
+            Event.FENCE_WAITED,
+        ),
+        _WORKER,
+    ),
+    **dict.fromkeys(
+        (
+            Event.REQUEST_COMPLETED,
+            Event.DEAD_LETTER_ARRIVED,
+            Event.DEAD_LETTER_CLASSIFIED,
+            Event.DEAD_LETTER_REPUBLISHED,
+        ),
+        _MONITOR,
+    ),
+    **dict.fromkeys((Event.RUN_STARTED, Event.RUN_FINISHED), _CLIENT),
+}
+"""Event -> the roles that see it happen."""
+
+_SETTLED: Final = frozenset({Event.MESSAGE_ACKED, Event.MESSAGE_REJECTED})
+
+
+def check(record: Record) -> None:
+    """Pass a record that its actor can know of.
+
+    Raises:
+        RemoteProtocolError: FORGED: it is another's to say.
+    """
+    role = role_of(record.actor)
+    if role is None or not _may_say(role, record):
+        place = f"{record.event} is not {record.actor}'s to say"
+        raise RemoteProtocolError(RejectReason.FORGED, place[:200])
+
+
+def _may_say(role: Role, record: Record) -> bool:
+    if role not in WITNESSES[record.event]:
+        return False
+    if record.event == Event.MESSAGE_SENT:
+        return role in SENDERS.get(str(record.details.get("type")), frozenset())
+    if record.event in _SETTLED:
+        return _consumes(role, record)
+    return True
+
+
+def _consumes(role: Role, record: Record) -> bool:
+    """Tell whether a queue is one that an actor takes messages from."""
+    queue = str(record.details.get("queue"))
+    match role:
+        case Role.MANAGER:
+            return queue == topology.MANAGER_COMMANDS_QUEUE.name or queue.startswith("manager.")
+        case Role.WORKER:
+            own = record.actor.partition(".")[2]
+            queues = (topology.worker_commands(own), topology.worker_replies(own))
+            shared = queue == topology.PLACEMENT_QUEUE.name or parse_mailbox(queue) is not None
+            return shared or queue in (each.name for each in queues)
+        case Role.CLIENT:
+            return queue.startswith("client.")
+        case Role.MONITOR:
+            return False

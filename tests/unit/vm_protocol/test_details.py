@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from support.randomness import seeded
 from support.samples import SAMPLES
 from support.simulated import run
@@ -158,7 +159,7 @@ def test_numbers_and_texts_of_a_record_are_bounded() -> None:
     digits = "9" * random.randrange(30, 5000)
 
     for name in ("seq", "lamport", "at_ns"):
-        with pytest.raises(ValueError, match=name):
+        with pytest.raises(ValidationError):
             Record.model_validate_json(line.replace(f'"{name}":0', f'"{name}":{digits}'))
-    with pytest.raises(ValueError, match="vm"):
+    with pytest.raises(ValidationError):
         Record.model_validate_json(line.replace("vm-7", "v" * random.randrange(300, 5000)))

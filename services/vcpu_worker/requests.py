@@ -39,11 +39,23 @@ def take(vcpu: Vcpu, event: Received, request: messages.Request, queues: Queues)
         outcome=outcome,
     )
     if vcpu.freed:
-        reject = Reject(event.queue, event.message_id, RejectReason.FREED)
-        return Stepped(vcpu, (delivered, reject))
+        return _refuse(vcpu, event, request, delivered)
     posted, left = _leave_guest(vcpu.consume(generation, kind), request)
     stepped = commands.after_consuming(vcpu, posted, queues)
     return Stepped(stepped.vcpu, (delivered, *left, *settled, *stepped.effects))
+
+
+def _refuse(vcpu: Vcpu, event: Received, request: messages.Request, delivered: Effect) -> Stepped:
+    """Refuse a request to a freed vCPU: the write is the bug, and is not made good.
+
+    The IPI finds the processor all the same, which leaves the guest if it still runs it, and
+    acknowledges; an answer of the vCPU itself (`flush_wait: all`) never comes.
+    """
+    after, left = _leave_guest(vcpu, request)
+    is_ipi = getattr(request, "flush_wait", "in_guest") == "in_guest"
+    acked = _acked(vcpu, event, request) if is_ipi else ()
+    reject = Reject(event.queue, event.message_id, RejectReason.FREED)
+    return Stepped(after, (delivered, *left, *acked, reject))
 
 
 def _leave_guest(vcpu: Vcpu, request: messages.Request) -> tuple[Vcpu, tuple[Effect, ...]]:
@@ -60,7 +72,7 @@ def _leave_guest(vcpu: Vcpu, request: messages.Request) -> tuple[Vcpu, tuple[Eff
 
 
 def _acked(vcpu: Vcpu, event: Received, request: messages.Request) -> tuple[Effect, ...]:
-    """Return the acknowledgement of a flush that the manager waits for."""
+    """Return the acknowledgement of a request that the manager waits for."""
     waited_for = getattr(request, "wait_for", ())
     if event.reply_to is None or vcpu.mailbox.vcpu not in waited_for:
         return ()

@@ -119,7 +119,8 @@ def zap_all_until_empty(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped
 def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
     """Free the vCPU once its mailbox is consumed up to the fence (kvm_vcpu_destroy).
 
-    Leaves a nested guest first; pending async faults complete right after, into freed memory.
+    Leaves a nested guest first; pending async faults complete right after, into freed memory. A
+    vCPU in its guest is freed as it runs: its processor goes on there, and nobody has stopped it.
     """
     left = leave_nested(vcpu, running, queues)
     fence = max(running.command.generation, running.fence)
@@ -131,11 +132,10 @@ def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
             generation=fence,
             consumed=vcpu.consumed,
         )
-        timer = SetTimer(fence_timer(vcpu), vcpu.fence_ms, quiet=True)
+        timer = SetTimer(fence_timer(vcpu), vcpu.fence_ms)
         return Stepped(_wait(left.vcpu, running, "fence"), (*left.effects, waited, timer))
     mailbox = vcpu.mailbox
-    freed = replace(left.vcpu, freed=True, contexts=NO_ROOTS, faults=(), in_guest=False, tlb=())
-    out = (observed(Event.GUEST_LEFT, mailbox.vm, mailbox.vcpu),) if vcpu.in_guest else ()
+    freed = replace(left.vcpu, freed=True, contexts=NO_ROOTS, faults=())
     said = Observed(
         Event.VCPU_FREED,
         mailbox.vm,
@@ -155,7 +155,7 @@ def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
         )
         for fault in vcpu.faults
     )
-    return Stepped(freed, (*left.effects, *out, said, *completions))
+    return Stepped(freed, (*left.effects, said, *completions))
 
 
 STEPS: dict[str, Step] = {

@@ -42,9 +42,10 @@ class Vcpu:
 
     `accepted` once the manager has said that it is this worker's. `consumed` is the newest
     generation up to which every request of the mailbox was taken, `ahead` those taken beyond it.
-    `faults` are pending async page faults. `requests` are the bits that were posted and never
-    served, as no vCPU enters its guest again during teardown. `tlb` holds the pages of the roots
-    of a vCPU in guest until a flush arrives. `finished` maps commands to their outcomes.
+    `faults` are pending async page faults, `completed` those that a message has completed.
+    `requests` are the bits that were posted and never served, as no vCPU enters its guest again
+    during teardown. `tlb` holds the pages of the roots of a vCPU in guest until a flush arrives;
+    one that is freed in its guest keeps both. `finished` maps commands to their outcomes.
     """
 
     mailbox: Mailbox
@@ -55,6 +56,7 @@ class Vcpu:
     fence_ms: int
     accepted: bool = False
     freed: bool = False
+    completed: frozenset[int] = frozenset()
     consumed: int = 0
     ahead: frozenset[int] = frozenset()
     requests: frozenset[str] = frozenset()

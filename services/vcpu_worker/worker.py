@@ -265,14 +265,17 @@ class VcpuWorker:
         vcpu = state.vcpus.get(Mailbox(message.vm, message.vcpu, message.incarnation))
         if vcpu is None:
             return self._reject(state, event, RejectReason.NOT_OWNED)
+        ack = Ack(event.queue, event.message_id)
+        if message.fault in vcpu.completed:
+            return state, (ack,)  # delivered again: it wrote while the vCPU lived
         if vcpu.freed:
             return self._reject(state, event, RejectReason.FREED)
         late = observed(
             Event.ASYNC_PF_COMPLETED, message.vm, message.vcpu, fault=message.fault, how="late"
         )
         pending = tuple(fault for fault in vcpu.faults if fault != message.fault)
-        stepped = Stepped(replace(vcpu, faults=pending), (late, Ack(event.queue, event.message_id)))
-        return self._with(state, stepped)
+        after = replace(vcpu, faults=pending, completed=vcpu.completed | {message.fault})
+        return self._with(state, Stepped(after, (late, ack)))
 
     # --- requests ----------------------------------------------------------------------
 

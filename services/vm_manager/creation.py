@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from vm_manager import roots
+from vm_manager.memory import Page
 from vm_manager.vm import Slot, Vm
 from vm_manager.vm_steps import Stepped, tick_timer
 from vm_protocol import messages, topology
@@ -32,7 +33,8 @@ def create(command: messages.CreateVm, reply_to: str, replies_queue: str) -> Ste
         in_guest=frozenset(command.scenario.in_guest),
     )
     listed, effects = roots.allocate(vm.name, command.scenario)
-    vm = replace(vm, roots=listed)
+    pages = tuple(Page(root.name) for root in listed)
+    vm = replace(vm, roots=listed, pages=pages)
     shown: list[Effect] = []
     for mailbox in vm.mailboxes():
         shown += [DeclareMailbox(mailbox), Bind(mailbox)]

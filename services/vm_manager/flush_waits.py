@@ -1,8 +1,7 @@
-"""Waiting for a flush: by whom, and what goes on afterwards; pure.
+"""Waiting for a flush or a scan: by whom, and what goes on afterwards; pure.
 
-KVM: the IPI wait in `kvm_make_all_cpus_request()`. A vCPU that is freed never acknowledges: once
-nothing has reached the manager for `request_ms`, the teardown that waits for it is given up. A vCPU
-that lives is waited for as long as it takes: a slow worker is no bug of the ordering.
+KVM: the IPI wait in `kvm_make_all_cpus_request()`. A vCPU that never acknowledges is a step that
+cannot end: after `request_ms` the teardown is stuck.
 """
 
 from collections.abc import Iterable
@@ -22,26 +21,12 @@ def flush_timer(vm: Vm) -> str:
     return f"flush/{vm.name}"
 
 
-def timer(vm: Vm) -> Effect:
-    """Return the start of that timer: it runs while nothing reaches the manager."""
-    return SetTimer(flush_timer(vm), vm.scenario.request_ms, quiet=True)
-
-
-def are_hopeless(vm: Vm, freed: frozenset[int]) -> bool:
-    """Tell whether a wait is for a vCPU that was freed, and so can never end.
-
-    A worker acknowledges a flush before it answers the command that frees the vCPU, or never: its
-    replies come in order.
-    """
-    return any(vcpu in freed for each in vm.waits for _, vcpu in each.missing)
-
-
 def missing_of(effects: Iterable[Effect]) -> Missing:
-    """Return whose acknowledgements of the flushes among these effects are waited for."""
+    """Return whose acknowledgements of the requests among these effects are waited for."""
     return frozenset(
         (effect.message.generation, vcpu)
         for effect in effects
-        if isinstance(effect, Publish) and isinstance(effect.message, messages.TlbFlush)
+        if isinstance(effect, Publish) and isinstance(effect.message, messages.WAITED_FOR)
         for vcpu in effect.message.wait_for
     )
 
@@ -59,7 +44,8 @@ def wait(vm: Vm, wanted: FlushWait) -> Stepped:
         )
         for generation in sorted({generation for generation, _ in wanted.missing})
     )
-    return replace(vm, waits=(*vm.waits, wanted)), (*said, timer(vm))
+    timer = SetTimer(flush_timer(vm), vm.scenario.request_ms)
+    return replace(vm, waits=(*vm.waits, wanted)), (*said, timer)
 
 
 def acked(vm: Vm, message: messages.RequestAcked) -> Stepped:

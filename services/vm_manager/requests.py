@@ -56,7 +56,8 @@ def post(vm: Vm, make: MakeRequest, kind: str, by: str, vcpu: int | None = None)
 
 def flush_tlb(vm: Vm, by: str, vcpu: int | None = None) -> Posted:
     """Post a TLB flush (kvm_flush_remote_tlbs)."""
-    make = partial(messages.TlbFlush, wait_for=waited_for(vm))
+    flush_wait = vm.teardown.ordering.flush_wait if vm.teardown else "in_guest"
+    make = partial(messages.TlbFlush, wait_for=waited_for(vm), flush_wait=flush_wait)
     return post(vm, make, "tlb-flush", by, vcpu)
 
 
@@ -68,6 +69,11 @@ def waited_for(vm: Vm) -> tuple[int, ...]:
     ordering = vm.teardown.ordering if vm.teardown else None
     if ordering is not None and ordering.flush_wait == "all":
         return vm.visible()
+    return in_guest(vm)
+
+
+def in_guest(vm: Vm) -> tuple[int, ...]:
+    """Return the visible vCPUs that are in their guest, as far as the manager knows."""
     return tuple(vcpu for vcpu in vm.visible() if vcpu in vm.in_guest)
 
 
@@ -78,8 +84,9 @@ def drop_obsolete_roots(vm: Vm, root: str) -> Posted:
 
 
 def scan_ioapic(vm: Vm) -> Posted:
-    """Post an IOAPIC scan, as kvm_free_pit does."""
-    return post(vm, messages.ScanIoapic, "scan-ioapic", "pit")
+    """Post an IOAPIC scan, as kvm_free_pit does; it waits for vCPUs in guest mode only."""
+    make = partial(messages.ScanIoapic, wait_for=in_guest(vm))
+    return post(vm, make, "scan-ioapic", "pit")
 
 
 def clock_update(vm: Vm) -> Posted:

@@ -25,16 +25,12 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """A root page; an invalid one is freed, and flushed for, as its last pin goes.
-
-    `mapped`: the one page that it maps is not freed yet; zap-all frees it after its flush.
-    """
+    """A root page; an invalid one is freed, and flushed for, as its last pin goes."""
 
     name: str
     mmu: Mmu
     pins: tuple[Pin, ...]
     invalid: bool = False
-    mapped: bool = True
 
 
 Roots = tuple[Root, ...]

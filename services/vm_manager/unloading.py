@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from vm_manager import flush_waits, requests, roots
+from vm_manager import flush_waits, memory, requests, roots
 from vm_manager.vm import FlushWait, Vm
 from vm_manager.vm_steps import Stepped
 from vm_protocol import messages, topology
@@ -54,8 +54,14 @@ def _is_for(wait: FlushWait, message: messages.RootsReleased) -> bool:
 def zap_until_empty(vm: Vm, message: messages.ZapRequested, reply_to: str) -> Stepped:
     """Drop a vCPU's pins, free every root without pins, count the rest (2007: free_mmu_pages).
 
-    Posts no request, marks nothing invalid and treats TDP roots alike.
+    Posts no request, marks nothing invalid and treats TDP roots alike. A repeated message frees
+    nothing more: the newest attempt of its place is answered again, an older one is not awaited.
     """
+    place = f"{message.vcpu}/{message.step}/{message.position}"
+    attempt, roots_left = vm.zaps.get(place, (0, 0))
+    if message.attempt <= attempt:
+        is_newest = message.attempt == attempt
+        return vm, (_zap_done(message, roots_left, reply_to),) if is_newest else ()
     effects: list[Effect] = []
     listed = vm.roots
     for context, names in enumerate(message.contexts):
@@ -63,27 +69,40 @@ def zap_until_empty(vm: Vm, message: messages.ZapRequested, reply_to: str) -> St
         listed = (*released.roots, *released.doomed)
         effects += released.effects
     left, zapped = roots.zap_unpinned(vm.name, listed, "zap-until-empty")
+    pages = memory.unmap(vm.pages, [root.name for root in listed if not root.pins])
+    zaps = vm.zaps.set(place, (message.attempt, len(left)))
+    done = _zap_done(message, len(left), reply_to)
+    return replace(vm, roots=left, pages=pages, zaps=zaps), (*effects, *zapped, done)
+
+
+def _zap_done(message: messages.ZapRequested, roots_left: int, reply_to: str) -> Effect:
     done = messages.ZapDone(
-        vm=vm.name,
-        incarnation=vm.incarnation,
+        vm=message.vm,
+        incarnation=message.incarnation,
         vcpu=message.vcpu,
         step=message.step,
         position=message.position,
         attempt=message.attempt,
-        roots_left=len(left),
+        roots_left=roots_left,
     )
-    return replace(vm, roots=left), (*effects, *zapped, _answer(reply_to, done, message))
+    return _answer(reply_to, done, message)
 
 
-def read_vm_state(vm: Vm, message: messages.VmStateRead, queue: str) -> tuple[Effect, ...]:
-    """Take a vCPU's touch of VM-level state; reject it when that state is freed."""
+def read_vm_state(vm: Vm, message: messages.VmStateRead, queue: str) -> Stepped:
+    """Take a vCPU's touch of VM-level state; reject it when that state is freed.
+
+    A touch that was granted is over: when its message comes again, later, nothing is touched.
+    """
+    if message.identity() in vm.reads:
+        return vm, (Ack(queue, message.identity()),)
     gone = message.state in vm.freed_state
     read = observed(
         Event.VM_STATE_READ, vm.name, message.vcpu, message.step, state=message.state, freed=gone
     )
     if gone:
-        return read, Reject(queue, message.identity(), RejectReason.VM_STATE_FREED)
-    return read, Ack(queue, message.identity())
+        return vm, (read, Reject(queue, message.identity(), RejectReason.VM_STATE_FREED))
+    granted = replace(vm, reads=vm.reads | {message.identity()})
+    return granted, (read, Ack(queue, message.identity()))
 
 
 def _answer(reply_to: str, message: messages.Message, to: messages.Message) -> Effect:

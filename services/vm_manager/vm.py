@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from immutables import Map
+
+from vm_manager.memory import Pages
 from vm_manager.roots import Root
 from vm_protocol.messages import UnloadDone
 from vm_protocol.ordering import Ordering
@@ -48,7 +51,7 @@ class Teardown:
 
 @dataclass(frozen=True, slots=True)
 class FlushWait:
-    """What goes on once flushes are acknowledged: `missing` are (generation, vCPU).
+    """What goes on once requests are acknowledged: `missing` are (generation, vCPU).
 
     `pages` are freed then; `answer` is the UnloadDone that a worker waits for, to `reply_to`; a
     wait without one is that of the VM step that the teardown stands at.
@@ -64,9 +67,13 @@ class FlushWait:
 class Vm:
     """A VM; workers answer on `replies_queue`.
 
-    `generation` is that of the newest request, `freed_state` what VM-level state is gone.
-    `background` tells whether the kvmclock ticker and the PIT are alive; `in_guest` are vCPUs that
-    have not acknowledged any flush since they entered their guest.
+    `generation` is that of the newest request, `freed_state` what VM-level state is gone, `pages`
+    the guest's memory that its owner has not got back. `background` tells whether the kvmclock
+    ticker and the PIT are alive; `in_guest` are vCPUs that have not acknowledged any request that
+    was waited for since they entered their guest.
+
+    What may come twice and would do more the second time is remembered: `reads` are the touches of
+    VM-level state that were granted, `zaps` the newest (attempt, roots left) of each place.
     """
 
     name: str
@@ -78,11 +85,14 @@ class Vm:
     phase: Phase = "creating"
     slots: tuple[Slot, ...] = ()
     roots: tuple[Root, ...] = ()
+    pages: Pages = ()
     generation: int = 0
     background: bool = True
     freed_state: frozenset[str] = field(default_factory=frozenset)
     in_guest: frozenset[int] = field(default_factory=frozenset)
     waits: tuple[FlushWait, ...] = ()
+    reads: frozenset[str] = field(default_factory=frozenset)
+    zaps: Map[str, tuple[int, int]] = field(default_factory=Map)
     teardown: Teardown | None = None
 
     def visible(self) -> tuple[int, ...]:

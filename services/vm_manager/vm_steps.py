@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from vm_manager import flush_waits, requests, roots
+from vm_manager import flush_waits, memory, requests, roots
 from vm_manager.vm import FlushWait, Slot, Vm
 from vm_protocol.effects import CancelTimer, Effect, Unbind, observed
 from vm_protocol.observations import Event
@@ -19,22 +19,36 @@ def tick_timer(vm: Vm) -> str:
 
 
 def stop_background_workers(vm: Vm) -> Stepped:
-    """Stop the ticker and free the PIT, which posts scan-IOAPIC (kvm_arch_pre_destroy_vm)."""
+    """Stop the ticker and free the PIT, which posts scan-IOAPIC (kvm_arch_pre_destroy_vm).
+
+    KVM_REQ_SCAN_IOAPIC has KVM_REQUEST_WAIT: whoever is in its guest has left it afterwards.
+    """
     if not vm.background:
         return vm, ()
     stopped = replace(vm, background=False)
     posted, effects = requests.scan_ioapic(stopped)
     said = observed(Event.BACKGROUND_STOPPED, vm.name)
-    return posted, (CancelTimer(tick_timer(vm)), said, *effects)
+    vm, waited = flush_waits.wait(posted, FlushWait(flush_waits.missing_of(effects)))
+    return vm, (CancelTimer(tick_timer(vm)), said, *effects, *waited)
 
 
 def zap_all_roots(vm: Vm) -> Stepped:
-    """Make pinned shadow roots invalid, free the others, flush once (kvm_mmu_zap_all).
+    """Unmap the guest's memory; shadow roots become invalid or are freed (kvm_mmu_zap_all).
 
-    One drop-obsolete-roots request for each pinned root, then one flush; nothing at all when no
-    shadow root is listed. The requests are posted, not served: no pin goes. The page that each
-    root maps is freed once the flush is over.
+    Shadow roots first: one drop-obsolete-roots request for each pinned root, then one flush; none
+    of it when no shadow root is listed. The requests are posted, not served: no pin goes. Then
+    TDP roots, without request or flush (kvm_tdp_mmu_zap_all). Each page that was mapped goes back
+    to its owner once the flush is over.
     """
+    listed = [root.name for root in vm.roots]
+    vm, effects = _zap_shadow(vm)
+    left, pages = memory.give_back(vm.pages, listed)
+    missing = flush_waits.missing_of(effects)
+    vm, waited = flush_waits.wait(replace(vm, pages=left), FlushWait(missing, pages))
+    return vm, (*effects, *waited)
+
+
+def _zap_shadow(vm: Vm) -> Stepped:
     listed = [root for root in vm.roots if root.mmu == SHADOW]
     if not listed:
         return vm, ()
@@ -50,14 +64,11 @@ def zap_all_roots(vm: Vm) -> Stepped:
     effects += flushed
     effects += [roots.freed(vm.name, root, "zap-all") for root in listed if not root.pins]
     left = tuple(
-        replace(root, invalid=True, mapped=False) if root.mmu == SHADOW else root
+        replace(root, invalid=True) if root.mmu == SHADOW else root
         for root in vm.roots
         if root.pins or root.mmu != SHADOW
     )
-    pages = tuple(root.name for root in listed if root.mapped)
-    missing = flush_waits.missing_of(flushed)
-    vm, waited = flush_waits.wait(replace(vm, roots=left), FlushWait(missing, pages))
-    return vm, (*effects, *waited)
+    return replace(vm, roots=left), tuple(effects)
 
 
 def flush_tlbs(vm: Vm) -> Stepped:

@@ -124,11 +124,7 @@ _FIELDS: Final[Mapping[Event, Mapping[str, Any]]] = {
         "scenario": Scenario,
         "whole": bool,
     },
-    Event.RUN_FINISHED: {
-        "outcome": _Name,
-        "timeout_ms": _Optional(_Nanoseconds),
-        "missing": _Optional(_Chain),
-    },
+    Event.RUN_FINISHED: {"outcome": _Name},
 }
 """Event -> its details; an event that is not here has none."""
 

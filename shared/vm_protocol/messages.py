@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from vm_protocol import limits
-from vm_protocol.ordering import Ordering, WorkerStep
+from vm_protocol.ordering import FlushWait, Ordering, WorkerStep
 from vm_protocol.scenario import Milliseconds, Scenario
 
 VmName = Annotated[
@@ -21,6 +21,7 @@ Ordinal = Annotated[int, Field(ge=1, le=limits.COUNT_MAX)]
 RootId = Annotated[str, Field(max_length=limits.NAME_CHARACTERS_MAX)]
 Roots = Annotated[tuple[RootId, ...], Field(max_length=limits.ROOTS_OF_CONTEXT_MAX)]
 WorkerId = Annotated[str, Field(max_length=limits.NAME_CHARACTERS_MAX)]
+WaitFor = Annotated[tuple[Index, ...], Field(max_length=limits.VCPUS_MAX)]
 StepPath = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?$", max_length=12)]
 """Place of a step in its ordering: "3" is the fourth step, "3.0" the first part of its loop."""
 
@@ -295,11 +296,13 @@ class TlbFlush(_Request):
     """Flush the TLB. KVM: `KVM_REQ_TLB_FLUSH`, `kvm_flush_remote_tlbs()`.
 
     The manager waits for `RequestAcked` of those in `wait_for`: KVM waits for the IPI of vCPUs in
-    guest mode, and `flush_wait: all` for everybody.
+    guest mode, which the processor acknowledges whatever became of the vCPU; with `flush_wait: all`
+    each visible vCPU has to answer itself.
     """
 
     type: Literal["TlbFlush"] = "TlbFlush"
-    wait_for: Annotated[tuple[Index, ...], Field(max_length=limits.VCPUS_MAX)] = ()
+    wait_for: WaitFor = ()
+    flush_wait: FlushWait = "in_guest"
 
 
 class DropObsoleteRoots(_Request):
@@ -310,9 +313,13 @@ class DropObsoleteRoots(_Request):
 
 
 class ScanIoapic(_Request):
-    """Scan the IOAPIC, posted as the PIT is freed. KVM: `KVM_REQ_SCAN_IOAPIC`."""
+    """Scan the IOAPIC, posted as the PIT is freed. KVM: `KVM_REQ_SCAN_IOAPIC`.
+
+    It has KVM_REQUEST_WAIT: the manager waits for `RequestAcked` of the vCPUs in guest mode.
+    """
 
     type: Literal["ScanIoapic"] = "ScanIoapic"
+    wait_for: WaitFor = ()
 
 
 class ClockUpdate(_Request):
@@ -320,6 +327,9 @@ class ClockUpdate(_Request):
 
     type: Literal["ClockUpdate"] = "ClockUpdate"
 
+
+WAITED_FOR = (TlbFlush, ScanIoapic)
+"""Requests whose sender waits for vCPUs that are in their guest."""
 
 Request = TlbFlush | DropObsoleteRoots | ScanIoapic | ClockUpdate
 

@@ -156,8 +156,7 @@ EVENTS: Final[dict[Event, Meaning]] = {
         ("broker", "source", "ordering", "scenario", "whole"),
     ),
     Event.RUN_FINISHED: Meaning(
-        "a run ends; `outcome` is settled, timed-out-alive, timed-out, lost or interrupted, "
-        "`missing` are who or what was gone, as sentences",
-        ("outcome", "timeout_ms", "missing"),
+        "a run ends; `outcome` is settled, timed-out-alive, timed-out or interrupted",
+        ("outcome",),
     ),
 }

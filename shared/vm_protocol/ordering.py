@@ -27,6 +27,9 @@ WorkerStep = Literal[
     "zap_all_until_empty",
     "free_vcpu",
 ]
+FlushWait = Literal["in_guest", "all"]
+"""For whom a flush waits: vCPUs in their guest, as KVM does, or every visible vCPU."""
+
 VcpuStep = Literal[WorkerStep, "erase_vcpu"]
 
 VM_STEPS: tuple[str, ...] = get_args(VmStep)
@@ -71,7 +74,7 @@ class Ordering(_Frozen):
     name: Name
     title: Annotated[str, Field(max_length=200)] = ""
     kernel: Kernel | None = None
-    flush_wait: Literal["in_guest", "all"] = "in_guest"
+    flush_wait: FlushWait = "in_guest"
     fence: bool = True
     array: Literal["skip-holes", "stop-at-hole"] = "skip-holes"
     steps: Annotated[

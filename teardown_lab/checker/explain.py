@@ -7,6 +7,7 @@ from teardown_lab.checker.kernel_names import (
     MESSAGE_FUNCTIONS,
     RAISERS,
     REQUEST_CALLS,
+    ROOT_FREERS,
     STATE_FREERS,
     STATE_READERS,
     STEP_FUNCTIONS,
@@ -147,12 +148,7 @@ def lost_letter(facts: Facts, message_id: str, vcpu: int, letter: Moment) -> str
 def pinned_root_freed(root: str, by: str, pins: tuple[str, ...]) -> str:
     """Explain a root that was freed under its holders."""
     held = ", ".join(pins[:4]) + (", ..." if len(pins) > 4 else "")
-    function = {
-        "zap-all": "kvm_mmu_zap_all",
-        "unload": "kvm_mmu_free_roots",
-        "uninit": "kvm_mmu_uninit_vm",
-        "zap-until-empty": "free_mmu_pages",
-    }.get(by, by or "a step")
+    function = ROOT_FREERS.get(by, by or "a step")
     return (
         f"{function}() freed {root} while it was still a root of a vCPU: the manager freed it "
         f"with pins {held} (vCPU.context.slot) that no unload had released."
@@ -207,10 +203,55 @@ def vm_state(state: str, message_id: str | None, vcpu: int | None) -> str:
     )
 
 
-def stale_tlb(root: str, vcpu: int) -> str:
-    """Explain a page that was freed under a TLB."""
+def leaked_state(state: str) -> str:
+    """Explain VM-level state that outlived its VM."""
+    freer = STATE_FREERS.get(state, "its free")
     return (
-        f"kvm_mmu_zap_all() freed the page of {root} while vCPU {vcpu}, IN_GUEST_MODE, could still "
+        f"{freer}() never ran: kvm_destroy_vm() freed the VM while its {state} state was still "
+        f"allocated."
+    )
+
+
+def state_freed_twice(state: str) -> str:
+    """Explain a second free of VM-level state."""
+    freer = STATE_FREERS.get(state, "its free")
+    return (
+        f"{freer}() ran a second time: the manager freed the VM's {state} state again, which was "
+        f"gone."
+    )
+
+
+def workers_outlived() -> str:
+    """Explain background workers that nobody had stopped as the VM was freed."""
+    return (
+        "kvmclock_sync_fn() and the PIT could still run when kvm_destroy_vm() freed the VM, and "
+        "both use it: no kvm_arch_pre_destroy_vm() had stopped the background workers before."
+    )
+
+
+def freed_while_running(vcpu: int, free: Freeing) -> str:
+    """Explain a vCPU that was freed in its guest."""
+    return (
+        f"kvm_vcpu_destroy() freed vCPU {vcpu} while it was IN_GUEST_MODE, and its processor runs "
+        f"on in what is freed: no request had made it leave the guest before "
+        f"{free.command or 'the free'}."
+    )
+
+
+def memory_mapped(root: str, by: str) -> str:
+    """Explain guest memory that went back to its owner while a root mapped it."""
+    freed = f"; {ROOT_FREERS.get(by, by)}() had freed the root without that" if by else ""
+    return (
+        f"exit_mmap() took the guest's memory back while {root} still mapped a page of it: no "
+        f"kvm_mmu_zap_all() had unmapped it when kvm_destroy_vm() freed the VM{freed}."
+    )
+
+
+def stale_tlb(root: str, vcpu: int, *, with_vm: bool = False) -> str:
+    """Explain a page that was given back under a TLB; `with_vm`: as the VM was freed."""
+    who = "exit_mmap()" if with_vm else "kvm_mmu_zap_all()"
+    return (
+        f"{who} freed the page of {root} while vCPU {vcpu}, IN_GUEST_MODE, could still "
         f"translate to it: no request reached the vCPU's mailbox before."
     )
 

@@ -87,6 +87,8 @@ class Facts:
     worker_steps: list[WorkerStep] = field(default_factory=list)
     faults_done: set[tuple[int | None, int | None]] = field(default_factory=set)
     state_freed: dict[str, Moment] = field(default_factory=dict)
+    state_freed_again: list[Moment] = field(default_factory=list)
+    background_stopped: Moment | None = None
     state_reads: list[Moment] = field(default_factory=list)
     roots: list[Moment] = field(default_factory=list)
     pages_freed: list[Moment] = field(default_factory=list)
@@ -112,6 +114,14 @@ class Facts:
         if self.run_started is not None and shapes.mapping(self.run_started, "scenario"):
             return shapes.mapping(self.run_started, "scenario")
         return shapes.mapping(self.created_vm[0].record, "scenario") if self.created_vm else {}
+
+    def has_run(self, name: str) -> bool:
+        """Return whether a step of this name began."""
+        return any(
+            shapes.text(step.record, "name") == name
+            for steps in self.steps.values()
+            for step in steps
+        )
 
     def outcome(self) -> str:
         """Return how the run says it ended, "" when it does not."""
@@ -253,7 +263,12 @@ class Facts:
         self.faults_done.add((moment.record.vcpu, shapes.number(moment.record, "fault")))
 
     def _state_freed(self, moment: Moment) -> None:
-        self.state_freed.setdefault(shapes.text(moment.record, "state"), moment)
+        first = self.state_freed.setdefault(shapes.text(moment.record, "state"), moment)
+        if first is not moment:
+            self.state_freed_again.append(moment)
+
+    def _background_stopped(self, moment: Moment) -> None:
+        self.background_stopped = self.background_stopped or moment
 
     def _state_read(self, moment: Moment) -> None:
         self.state_reads.append(moment)
@@ -313,6 +328,7 @@ _HANDLERS: Final[dict[Event, Callable[[Facts, Moment], None]]] = {
     Event.STEP_FINISHED: Facts._step_finished,
     Event.ASYNC_PF_COMPLETED: Facts._fault_done,
     Event.VM_STATE_FREED: Facts._state_freed,
+    Event.BACKGROUND_STOPPED: Facts._background_stopped,
     Event.VM_STATE_READ: Facts._state_read,
     Event.ROOT_ALLOCATED: Facts._root,
     Event.ROOT_PINNED: Facts._root,

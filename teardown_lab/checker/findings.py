@@ -26,6 +26,8 @@ class Invariant(StrEnum):
     LEAK = "leak"
     VM_STATE_USED_AFTER_FREE = "vm-state-used-after-free"
     STALE_TLB = "stale-tlb"
+    MEMORY_MAPPED = "memory-mapped"
+    FREED_WHILE_RUNNING = "freed-while-running"
     LOST_REQUEST = "lost-request"
     STUCK = "stuck"
 

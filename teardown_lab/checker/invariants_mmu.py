@@ -1,7 +1,8 @@
-"""What may not happen to MMU roots: pinned-root-freed, root-freed-twice, stale-tlb.
+"""What may not happen to MMU roots: pinned-root-freed, root-freed-twice.
 
 Pins are counted here from `root.pinned` and `root.unpinned`; what the service says of them at a
-free is only compared. Leaked roots are judged with the VM (invariants_vm.py).
+free is only compared. Leaked roots are judged with the VM (invariants_vm.py), the memory that roots
+map in invariants_memory.py.
 """
 
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Final
 from teardown_lab.checker import explain, shapes
 from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.findings import Found, Invariant, Violation
-from teardown_lab.checker.happens_before import Moment, before
+from teardown_lab.checker.happens_before import Moment
 from vm_protocol.observations import Event
 
 _GIVE_UP: Final = ("RootsReleased", "ZapRequested")
@@ -104,23 +105,6 @@ def root_frees(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
             again = life.frees[1].moment
             text = explain.root_freed_twice(life.root, shapes.text(again.record, "by"))
             yield _found(again, Invariant.ROOT_FREED_TWICE, life.holder, text)
-
-
-def stale_translations(facts: Facts) -> Iterator[Found]:
-    """Yield pages that were freed while a vCPU in guest might still translate to them.
-
-    Only an order that is certain makes a free safe: the vCPU has left its guest, or flushed its
-    TLB, before the page is freed. What is concurrent may come either way.
-    """
-    for freed in facts.pages_freed:
-        page = shapes.text(freed.record, "root")
-        for vcpu, entered in sorted(facts.guest_entered.items()):
-            pages = entered.record.details.get("pages")
-            if not isinstance(pages, list | tuple) or page not in pages:
-                continue
-            ends = (facts.guest_left.get(vcpu), facts.tlb_flushed.get(vcpu))
-            if not any(end is not None and before(end, freed) for end in ends):
-                yield _found(freed, Invariant.STALE_TLB, vcpu, explain.stale_tlb(page, vcpu))
 
 
 def _found(moment: Moment, invariant: Invariant, vcpu: int | None, text: str) -> Found:

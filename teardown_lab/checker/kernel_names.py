@@ -73,3 +73,11 @@ STATE_READERS: Final[dict[str, str]] = {"irqchip": "svm_leave_nested", "vendor":
 
 STATE_FREERS: Final[dict[str, str]] = {"irqchip": "kvm_ioapic_destroy", "vendor": "svm_vm_destroy"}
 """VM-level state -> the function that frees it."""
+
+ROOT_FREERS: Final[dict[str, str]] = {
+    "zap-all": "kvm_mmu_zap_all",
+    "unload": "kvm_mmu_free_roots",
+    "uninit": "kvm_mmu_uninit_vm",
+    "zap-until-empty": "free_mmu_pages",
+}
+"""`by` of a root's free -> the function that frees it."""

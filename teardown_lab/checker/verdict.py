@@ -17,13 +17,14 @@ from teardown_lab.checker.findings import (
 )
 from teardown_lab.checker.hazards import flushes_to_nobody, visible_while_freed
 from teardown_lab.checker.history import History
+from teardown_lab.checker.invariants_memory import guest_memory, unmaps_without_record
 from teardown_lab.checker.invariants_mmu import (
     RootLife,
     root_frees,
     root_lives,
-    stale_translations,
 )
 from teardown_lab.checker.invariants_requests import lost_posts, unread_letter
+from teardown_lab.checker.invariants_state import steps_without_record, vm_state_lives
 from teardown_lab.checker.invariants_stuck import stuck_steps
 from teardown_lab.checker.invariants_vcpu import vcpu_accesses
 from teardown_lab.checker.invariants_vm import leaks, state_uses
@@ -35,6 +36,8 @@ _BY_ABSENCE: Final = (
     Invariant.LOST_REQUEST,
     Invariant.PINNED_ROOT_FREED,
     Invariant.STALE_TLB,
+    Invariant.MEMORY_MAPPED,
+    Invariant.FREED_WHILE_RUNNING,
 )
 """Broken where a free, an erase, an unpin or a flush is not recorded: a missing record looks so."""
 
@@ -65,7 +68,13 @@ def judge(history: History, vm: str | None = None) -> Judgement:
         *flushes_to_nobody(facts, {post for post, _ in lost}),
     )
     letters, disagreements = classify(facts, violations)
-    reasons = (*notes(facts, lives, violations), *_not_judged(doubtful), *disagreements)
+    reasons = (
+        *notes(facts, lives, violations),
+        *unmaps_without_record(facts, lives),
+        *steps_without_record(facts),
+        *_not_judged(doubtful),
+        *disagreements,
+    )
     return Judgement(
         vm=facts.vm,
         verdict=_verdict(violations, reasons),
@@ -110,7 +119,16 @@ def _doubtful(facts: Facts, violations: tuple[Violation, ...]) -> tuple[Violatio
     """Return the violations that a missing record may have made, where any is missing."""
     if next(missing_records(facts), None) is None:
         return ()
-    return tuple(each for each in violations if each.invariant in _BY_ABSENCE)
+    return tuple(each for each in violations if _rests_on_absence(each))
+
+
+def _rests_on_absence(violation: Violation) -> bool:
+    """Tell whether a violation is one of something that was not done.
+
+    A use of the VM's state by no vCPU is one: nothing says that the background workers stopped.
+    """
+    used = violation.invariant is Invariant.VM_STATE_USED_AFTER_FREE
+    return violation.invariant in _BY_ABSENCE or (used and violation.vcpu is None)
 
 
 def _not_judged(doubtful: tuple[Violation, ...]) -> Iterator[str]:
@@ -121,8 +139,9 @@ def _not_judged(doubtful: tuple[Violation, ...]) -> Iterator[str]:
 def _found(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
     yield from vcpu_accesses(facts)
     yield from root_frees(facts, lives)
-    yield from stale_translations(facts)
+    yield from guest_memory(facts, lives)
     yield from leaks(facts, lives)
+    yield from vm_state_lives(facts)
     yield from state_uses(facts)
     yield from stuck_steps(facts, lives)
 

@@ -41,3 +41,8 @@ def open_windows(model: "Model", state: Sequence[int], operation: Operation) -> 
             continue
         if owner_is_freed if vcpu == owner else model.is_freed(state, vcpu):
             yield Finding(OPEN_WINDOW, vcpu)
+
+
+def alive(model: "Model", state: list[int]) -> list[Finding]:
+    """Return the vCPUs that are alive as the VM is freed: each is a leak."""
+    return [Finding("leak", v) for v in range(model.vcpus) if not model.is_freed(state, v)]

@@ -128,6 +128,11 @@ class Model:
             known = self._freed[vcpu, number] = owned is not None and owned.freed
         return known
 
+    def is_buried(self, state: Sequence[int], vcpu: int) -> bool:
+        """Tell whether a vCPU's memory is gone, and its processor runs no guest of it."""
+        worker = self.steps.states[vcpu + 1].value(state[vcpu + 1])
+        return self.is_freed(state, vcpu) and not worker.vcpus[Mailbox(VM, vcpu)].in_guest
+
     def is_ended(self, state: State) -> bool:
         """Tell whether the teardown has ended: the VM is freed, or a step is stuck."""
         phase: str = self.steps.states[MANAGER].value(state[MANAGER]).vms[VM].phase
@@ -337,8 +342,7 @@ class Model:
         if kind == REQUEUE:
             self._requeue(after, operation[1], operation[2])
         elif kind == VM_FREED:
-            alive = [v for v in range(self.vcpus) if not self.is_freed(after, v)]
-            findings += [Finding("leak", vcpu) for vcpu in alive]
+            findings += judging.alive(self, after)
         elif kind == WITNESS:
             self.witnessed.add(operation[1])
         elif kind == REACHED:

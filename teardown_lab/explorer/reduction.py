@@ -8,8 +8,9 @@ has an explored one that takes the same transitions in an equivalent order. What
 depends on what it reads: its actor's state, its queue's head and, of other actors, only whether a
 vCPU is freed, in guest or visible; so equivalent orders find the same. The queues are:
 
-1. The mailbox of a *freed* vCPU. It stays freed and its tombstone as it is: the request is rejected
-   whenever it comes, and nobody reads what that changes.
+1. The mailbox of a *freed* vCPU outside its guest. It stays freed and its tombstone as it is: the
+   request is rejected whenever it comes, and nobody reads what that changes. One that was freed in
+   its guest leaves that at a request, which whoever gives memory back looks at.
 2. The mailbox of a live vCPU, if its head only sets a bit (nobody waits for it, no guest is left)
    and every free of this vCPU that can come waits for this generation or a newer one. A copy that
    comes before it leaves the original a duplicate, and one that completes the fence in its place
@@ -75,7 +76,7 @@ class Reduction:
                 continue
             if not self._settles_only(vcpu, state[vcpu + 1], mailbox):
                 continue
-            if model.is_freed(state, vcpu) or (
+            if model.is_buried(state, vcpu) or (
                 self._is_fenced
                 and not floating & self._own_queues(vcpu)
                 and self._may_take(state, vcpu, mailbox)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from teardown_lab.checker.invariants_state import FREED_BY, STOPPED_BY
 from teardown_lab.explorer.cast import VM, Cast
 from teardown_lab.explorer.findings import BY_REJECT, TO_NOBODY, Finding
 from teardown_lab.explorer.interning import Interned
@@ -165,7 +166,8 @@ class Steps:
             return _Scene(after, _erased(before), self._holders, set(gone), asker=asker)
         owned = before.vcpus.get(Mailbox(VM, actor - 1))
         is_freed = owned is not None and owned.freed
-        return _Scene(after, set(), self._holders, set(), is_freed, owner=actor - 1)
+        is_inside = owned is not None and owned.in_guest
+        return _Scene(after, set(), self._holders, set(), is_freed, is_inside, owner=actor - 1)
 
     def _compile(self, actor: int, scene: "_Scene", effect: Effect) -> list[Operation]:
         match effect:
@@ -219,10 +221,10 @@ def _vcpu_named(message_id: str) -> int:
 class _Scene:
     """A core's state after the step, and what is gone in the middle of it.
 
-    `erased` are vCPUs, `gone` is VM-level state, `freed` tells of the worker's vCPU. `holders` are
-    those who pinned each root when the VM was created; `robbed` are vCPUs whose pins on a root went
-    although the message came from another, the `asker`. `owner` is the vCPU of the worker, if it is
-    one's step.
+    `erased` are vCPUs, `gone` is VM-level state, `freed` and `inside` (its guest) tell of the
+    worker's vCPU, its `owner` if it is a worker's step. `holders` are those who pinned each root
+    when the VM was created; `robbed` are vCPUs whose pins on a root went although the message came
+    from another, the `asker`.
     """
 
     after: Any
@@ -230,6 +232,7 @@ class _Scene:
     holders: dict[str, set[int]]
     gone: set[str]
     freed: bool = False
+    inside: bool = False
     asker: int | None = None
     owner: int | None = None
     robbed: dict[str, set[int]] = field(default_factory=dict)
@@ -266,7 +269,14 @@ def _vcpu_erased(effect: Observed, scene: _Scene) -> list[Operation]:
 def _vcpu_freed(effect: Observed, scene: _Scene) -> list[Operation]:
     """Note a free; the core's own refusal of a second one is not relied upon."""
     again, scene.freed = scene.freed, True
-    return [(FIND, _on_vcpu("double-free", effect))] if again else []
+    if again:
+        return [(FIND, _on_vcpu("double-free", effect))]
+    return [(FIND, _on_vcpu("freed-while-running", effect))] if scene.inside else []
+
+
+def _guest_left(_effect: Observed, scene: _Scene) -> list[Operation]:
+    scene.inside = False
+    return []
 
 
 def _step_started(effect: Observed, scene: _Scene) -> list[Operation]:
@@ -290,8 +300,10 @@ def _on_vcpu(invariant: str, effect: Observed) -> Finding:
 
 
 def _state_freed(effect: Observed, scene: _Scene) -> list[Operation]:
-    scene.gone.add(str(dict(effect.details)["state"]))
-    return []
+    state = str(dict(effect.details)["state"])
+    again = state in scene.gone
+    scene.gone.add(state)
+    return [(FIND, Finding("double-free", -1, message=state))] if again else []
 
 
 def _state_read(effect: Observed, scene: _Scene) -> list[Operation]:
@@ -333,9 +345,19 @@ def _root_freed(effect: Observed, scene: _Scene) -> list[Operation]:
 
 
 def _vm_freed(_effect: Observed, scene: _Scene) -> list[Operation]:
-    left = [root.name for root in scene.after.vms[VM].roots]
-    leaked = (Finding("leak", _only(scene.holders[name]), message=name) for name in left)
-    return [*((FIND, each) for each in leaked), (VM_FREED,)]
+    vm = scene.after.vms[VM]
+    found = [_of_root("leak", scene, root.name) for root in vm.roots]
+    found += [_of_root("memory-mapped", scene, page.root) for page in vm.pages if page.mapped]
+    found += [Finding("leak", -1, message=each) for each in FREED_BY if each not in scene.gone]
+    assert vm.teardown is not None, "a VM is freed by its teardown"
+    if STOPPED_BY not in vm.teardown.ordering.steps:  # all of which have run
+        found.append(Finding("vm-state-used-after-free", -1, message="vm"))
+    given_back = [(PAGE, page.root) for page in vm.pages]
+    return [*((FIND, each) for each in found), *given_back, (VM_FREED,)]
+
+
+def _of_root(invariant: str, scene: _Scene, root: str) -> Finding:
+    return Finding(invariant, _only(scene.holders[root]), message=root)
 
 
 def _only(vcpus: set[int]) -> int:
@@ -355,6 +377,7 @@ def _page_freed(effect: Observed, _scene: _Scene) -> list[Operation]:
 _OBSERVED: Final[dict[Event, Callable[[Observed, _Scene], list[Operation]]]] = {
     Event.VCPU_ERASED: _vcpu_erased,
     Event.VCPU_FREED: _vcpu_freed,
+    Event.GUEST_LEFT: _guest_left,
     Event.STEP_STARTED: _step_started,
     Event.ASYNC_PF_COMPLETED: _fault_completed,
     Event.VM_STATE_FREED: _state_freed,

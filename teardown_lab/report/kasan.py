@@ -32,7 +32,9 @@ def kasan_report(history: History, judgement: Judgement, reports_max: int | None
 
     With `reports_max`, a last line tells how many were left out.
     """
-    accesses = [each for each in judgement.violations if each.invariant in _KINDS]
+    accesses = [
+        each for each in judgement.violations if each.invariant in _KINDS and each.vcpu is not None
+    ]
     if not accesses:
         return ""
     facts = gather(history, judgement.vm)

@@ -103,9 +103,9 @@ SAMPLES: dict[str, Message] = dict(
         _sample(messages.AsyncPfCompleted, {**_VCPU, "fault": 1}),
         _sample(messages.RequestAcked, {**_VCPU, "generation": 5}),
         _sample(messages.CommandStuck, {**_VCPU, "step": "2.1", "why": "connections-lost"}),
-        _sample(messages.TlbFlush, {**_REQUEST, "wait_for": (1,)}),
+        _sample(messages.TlbFlush, {**_REQUEST, "wait_for": (1,), "flush_wait": "all"}),
         _sample(messages.DropObsoleteRoots, {**_REQUEST, "root": "root-3"}),
-        _sample(messages.ScanIoapic, {**_REQUEST}),
+        _sample(messages.ScanIoapic, {**_REQUEST, "wait_for": (1,)}),
         _sample(messages.ClockUpdate, {**_REQUEST}),
     )
 )

@@ -35,6 +35,7 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "position": _index,
     "generation": _ordinal,
     "recipients": st.lists(_index, min_size=1, max_size=8).map(tuple),
+    "flush_wait": st.sampled_from(["in_guest", "all"]),
     "wait_for": st.lists(_index, max_size=8).map(tuple),
     "contexts": _contexts,
     "attempt": _ordinal,

@@ -121,8 +121,31 @@ class Story:
         self.say("manager", "teardown.started", ordering={"name": ordering})
         return self
 
-    def end(self, outcome: str = "settled", free_roots: bool = True) -> "Story":
-        """Free the VM, by default with its roots, and end the run."""
+    def clean(self) -> "Story":
+        """Do what no teardown may leave out, where the story has not told it yet."""
+        told = {(each.event, each.details.get("root")) for each in self.records}
+        if (Event.BACKGROUND_STOPPED, None) not in told:
+            self.say("manager", "background.stopped")
+        roots = [each.details["root"] for each in self.records
+                 if each.event == Event.ROOT_ALLOCATED]  # fmt: skip
+        for root in roots:
+            if (Event.PAGE_FREED, root) not in told:
+                self.say("manager", "page.freed", root=root)
+        self.free_state()
+        return self
+
+    def free_state(self) -> None:
+        """Free the VM-level state that is not freed yet."""
+        told = {each.details["state"] for each in self.records
+                if each.event == Event.VM_STATE_FREED}  # fmt: skip
+        for state in ("irqchip", "vendor"):
+            if state not in told:
+                self.say("manager", "vm_state.freed", state=state)
+
+    def end(self, outcome: str = "settled", free_roots: bool = True, clean: bool = True) -> "Story":
+        """Free the VM, by default with its roots and all else, and end the run."""
+        if clean:
+            self.clean()
         if free_roots:
             for vcpu in range(self.scenario["vcpus"]):
                 self.unpin(f"root-{vcpu}", vcpu)

@@ -76,10 +76,10 @@ def test_a_flush_that_comes_twice_is_acknowledged_twice() -> None:
     assert acts(effects)[-1] == Ack(MAILBOX.name, message.identity())
 
 
-def test_the_dead_acknowledge_no_flush() -> None:
+def test_the_dead_answer_no_flush_that_waits_for_all() -> None:
     bench = WorkerBench()
     bench.freed()
-    message = waited(1, 0)
+    message = waited(1, 0).model_copy(update={"flush_wait": "all"})
 
     effects = bench.take(message, MAILBOX.name, MANAGER)
 
@@ -87,13 +87,40 @@ def test_the_dead_acknowledge_no_flush() -> None:
     assert acts(effects) == [Reject(MAILBOX.name, message.identity(), RejectReason.FREED)]
 
 
-def test_a_vcpu_that_is_freed_in_its_guest_leaves_it() -> None:
+@pytest.mark.parametrize("message", [waited(1, 0), SCAN.model_copy(update={"wait_for": (0,)})])
+def test_the_processor_of_the_dead_acknowledges_an_ipi_all_the_same(message: Message) -> None:
+    bench = WorkerBench()
+    bench.freed()
+
+    effects = bench.take(message, MAILBOX.name, MANAGER)
+
+    assert acts(effects) == [
+        acknowledgement(message, 1),
+        Reject(MAILBOX.name, message.identity(), RejectReason.FREED),
+    ]
+
+
+def test_a_vcpu_that_is_freed_in_its_guest_runs_on_there() -> None:
+    """Nobody has stopped its processor; that it left would be a lie."""
     bench = WorkerBench(in_guest=True)
 
     effects = bench.command(command("free_vcpu"))
 
     assert [each["event"] for each in said(effects, Event.GUEST_LEFT, Event.VCPU_FREED)] == [
-        "guest.left",
         "vcpu.freed",
     ]
+    assert (bench.vcpu.in_guest, bench.vcpu.tlb) == (True, PAGES)
+
+
+def test_a_vcpu_that_was_freed_in_its_guest_leaves_it_at_the_next_request() -> None:
+    bench = WorkerBench(in_guest=True)
+    bench.command(command("free_vcpu"))
+
+    effects = bench.request(flush(1))
+
+    assert [each["event"] for each in said(effects, Event.TLB_FLUSHED, Event.GUEST_LEFT)] == [
+        "tlb.flushed",
+        "guest.left",
+    ]
+    assert acts(effects) == [Reject(MAILBOX.name, flush(1).identity(), RejectReason.FREED)]
     assert (bench.vcpu.in_guest, bench.vcpu.tlb) == (False, ())

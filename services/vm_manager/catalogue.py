@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from vm_manager.kernel_words import step_meant
 from vm_manager.yaml_text import Located, OrderingError, Path, load
 from vm_protocol import limits
 from vm_protocol.ordering import LOOP, VCPU_STEPS, VM_STEPS, Loop, Ordering
@@ -191,12 +192,24 @@ def _check_word(
 ) -> None:
     if word in valid:
         return
+    side = "outside" if kind == "vCPU step" else "inside"
     if word in other:
-        side = "outside" if kind == "vCPU step" else "inside"
         raise located.error(path, f"`{word}` belongs {side} {LOOP}; here valid: {_words(valid)}")
-    close = get_close_matches(word, valid, n=1)
-    hint = f"did you mean `{close[0]}`? " if close else ""
+    hint = _meant_by(word, valid, side)
     raise located.error(path, f"unknown {kind} `{word}`: {hint}valid are {_words(valid)}")
+
+
+def _meant_by(word: str, valid: tuple[str, ...], side: str) -> str:
+    """Return what a word may stand for, and where that belongs; empty: nothing that is known."""
+    step = step_meant(word)
+    said, end = f"KVM's function for the step `{step}`", "; "
+    if step is None:
+        close = get_close_matches(word, (*valid, *VM_STEPS, *VCPU_STEPS), n=1)
+        if not close:
+            return ""
+        step, said, end = close[0], f"did you mean `{close[0]}`", "? "
+    place = "" if step in valid else f", which belongs {side} {LOOP}"
+    return f"{said}{place}{end}"
 
 
 def _words(words: tuple[str, ...]) -> str:
@@ -225,8 +238,10 @@ def _explained(model: type[BaseModel], first: Any, located: Located, prefix: Pat
     """Return pydantic's first error as one that names place, key and the valid words."""
     path: Path = (*prefix, *first["loc"])
     if first["type"] == "extra_forbidden":
-        valid = _words(_keys_of(model, first["loc"][:-1]))
-        return located.key_error(path, f"unknown key `{path[-1]}`: valid are {valid}")
+        keys = _keys_of(model, first["loc"][:-1])
+        close = get_close_matches(str(path[-1]), keys, n=1)
+        hint = f"; did you mean `{close[0]}`?" if close else ""
+        return located.key_error(path, f"unknown key `{path[-1]}`: valid are {_words(keys)}{hint}")
     if first["type"] == "missing":
         return located.error(path, f"`{path[-1]}` is missing")
     while path and path not in located.places:
@@ -237,6 +252,9 @@ def _explained(model: type[BaseModel], first: Any, located: Located, prefix: Pat
         return located.error(
             path, f"`name` is kebab-case, such as unload-in-destroy (it is {text})"
         )
+    if first["type"] == "string_pattern_mismatch" and name == "commit":
+        form = "12 to 40 hexadecimal digits, such as e447212593a0"
+        return located.error(path, f"`commit` is a commit's id, {form} (it is {text})")
     if name == "parallel":
         return located.error(path, f"`parallel` is 1..{limits.VCPUS_MAX} or all (it is {text})")
     if first["type"] == "value_error":

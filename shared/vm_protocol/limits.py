@@ -188,6 +188,9 @@ HTTP_CONNECTIONS_MAX: Final = 16
 HTTP_REQUEST_MS: Final = 10_000
 """How long such a connection may last; a scrape of a busy service takes far less."""
 
+RESULTS_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Histories kept in results/: compressed, one of 256 vCPUs takes some 10 MiB, of 4 a few KiB."""
+
 assert REQUEST_MS < MAILBOX_TTL_MS, "a worker answers before its mailbox expires a request"
 assert MAILBOX_LENGTH_MAX >= VCPUS_MAX * 4, "zap-all of the largest VM fits a mailbox"
 assert DEAD_LETTER_DELIVERY_LIMIT > 10 * DELIVERY_LIMIT, "a letter arrives with its count used up"

@@ -13,6 +13,7 @@ from typing import Final
 from pydantic import ValidationError
 
 from teardown_lab.checker import shapes
+from teardown_lab.checker.history_file import DamagedFile, Lines
 from vm_protocol import limits
 from vm_protocol.observations import Event
 from vm_protocol.wire import Record
@@ -84,7 +85,7 @@ class History:
 
 
 def load_history(path: str | Path) -> History:
-    """Return the history in a file of JSON Lines.
+    """Return the history in a file of JSON Lines, plain or compressed by gzip.
 
     A last line without its newline that is no JSON was cut off by a crash: it is left out and
     remembered.
@@ -93,16 +94,18 @@ def load_history(path: str | Path) -> History:
         HistoryError: With file and line, for everything else that is no record.
         OSError: The file cannot be read.
     """
-    lines = Path(path).read_bytes().split(b"\n")
+    lines = Lines(path)
     records: list[Record] = []
-    cut_off = False
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        if number == len(lines) and not _is_json(line):
-            cut_off = True
-            continue
-        records.append(_parse(line, f"{path}:{number}"))
+    unfinished = b""
+    try:
+        for number, line in enumerate(lines, start=1):
+            if lines.cut_off and not _is_json(line):
+                unfinished = line
+            elif line.strip():
+                records.append(_parse(line, f"{path}:{number}"))
+    except DamagedFile as error:
+        raise HistoryError(f"{path}: {error}") from None
+    cut_off = lines.is_short or bool(unfinished.strip())
     if not records:
         raise HistoryError(f"{path}:1: the history is empty")
     return History(tuple(records), cut_off, str(path))

@@ -1,5 +1,7 @@
 """What several commands take: an ordering by name or file, a scenario by file and flags."""
 
+import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,13 @@ from vm_manager.catalogue import (
     read_ordering,
     read_scenario,
 )
+from vm_manager.kernel_words import step_meant
 from vm_manager.yaml_text import load
 from vm_protocol import limits
 from vm_protocol.scenario import Scenario
 from vm_protocol.work import too_much
+
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
 def find_ordering(name: str) -> Entry:
@@ -33,9 +38,48 @@ def find_ordering(name: str) -> Entry:
     if path.is_file():
         return read_ordering(_read(path), name)
     if path.suffix in (".yaml", ".yml") or "/" in name:
-        raise click.BadParameter(f"there is no file {name}")
+        raise click.BadParameter(f"there is no file {name}{_file_meant(path)}")
     known = ", ".join(catalogue_names())
-    raise click.BadParameter(f"there is no ordering {name!r}; shipped are {known}, or give a FILE")
+    raise click.BadParameter(
+        f"there is no ordering {name!r}{_meant(name)}; shipped are {known}, or give a FILE"
+    )
+
+
+def _file_meant(path: Path) -> str:
+    """Return the shipped ordering, or the file beside, that a path may stand for."""
+    if path.stem in catalogue_names():
+        return f"; the shipped ordering is called {path.stem}, without a path"
+    try:
+        beside = [each.name for each in path.parent.iterdir() if each.suffix == path.suffix]
+    except OSError:
+        return ""
+    close = get_close_matches(path.name, beside, n=1)
+    return f"; did you mean {path.with_name(close[0])}?" if close else ""
+
+
+def _meant(name: str) -> str:
+    """Return what a name that is no ordering's may stand for, as the end of a clause."""
+    step = step_meant(name)
+    if step is not None:
+        return f" (it is KVM's function for the step `{step}`, which stands in orderings)"
+    if _COMMIT.fullmatch(name):
+        return _meant_by_commit(name)
+    close = get_close_matches(name, catalogue_names(), n=2, cutoff=0.5)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def _meant_by_commit(commit: str) -> str:
+    """Return the orderings that a commit of the kernel's, or the beginning of one, has made."""
+    made = []
+    for name in catalogue_names():
+        entry = catalogue_entry(name)
+        commits = [change.commit for change in entry.changes]
+        commits += [entry.ordering.kernel.commit] if entry.ordering.kernel else []
+        if any(each and (each.startswith(commit) or commit.startswith(each)) for each in commits):
+            made.append(name)
+    if made:
+        return f" (that commit belongs to {', '.join(made)})"
+    return " (of that commit none is known)"
 
 
 def make_scenario(file: str | None, flags: dict[str, Any]) -> Scenario:

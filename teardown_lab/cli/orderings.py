@@ -6,6 +6,7 @@ import click
 
 from teardown_lab.cli.choices import find_ordering
 from teardown_lab.cli.exits import USAGE, exit_codes
+from teardown_lab.cli.output import width
 from teardown_lab.report import ordering_diff
 from vm_manager.catalogue import OrderingError, catalogue_entry, catalogue_names
 from vm_protocol.ordering import Ordering
@@ -23,7 +24,13 @@ def list_orderings() -> None:
     rows = [
         (each.name, each.kernel.versions if each.kernel else "", each.title) for each in entries
     ]
-    names, kernels = (max(len(row[column]) for row in rows) for column in (0, 1))
+    names, kernels, titles = (max(len(row[column]) for row in rows) for column in range(3))
+    columns = width()
+    if columns is not None and names + kernels + titles + 4 > columns:
+        for name, kernel, title in rows:
+            click.echo(f"{name:{names}}  {kernel}")
+            click.echo(click.wrap_text(title, columns - 1, "    ", "    "))
+        return
     for name, kernel, title in rows:
         click.echo(f"{name:{names}}  {kernel:{kernels}}  {title}")
 

@@ -23,6 +23,11 @@ def _finite(data: Any) -> Any:
     return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
+def width() -> int | None:
+    """Return how many columns stdout's terminal has, or COLUMNS says; None: nobody counts them."""
+    return shutil.get_terminal_size(fallback=(0, 0)).columns or None
+
+
 def is_rich(stream: Any = None) -> bool:
     """Tell whether escapes may be written: to a terminal, and not one that knows none."""
     stream = sys.stderr if stream is None else stream

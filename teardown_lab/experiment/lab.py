@@ -8,10 +8,10 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from service_runtime import logs
+from teardown_lab import results
 from teardown_lab.broker.address import knock
 from teardown_lab.broker.choice import ProvidedBroker, provide_broker, running_broker
 from teardown_lab.checker.history import load_history
@@ -27,9 +27,6 @@ from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
 from vm_protocol.topology import Mailbox
 from vm_protocol.wire import Record
-
-RESULTS = Path("results")
-"""Where histories go unless told otherwise; nothing in it is ever overwritten."""
 
 Say = Callable[[str], None]
 
@@ -60,7 +57,10 @@ class LabOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """One run: its bound in seconds, where its history goes, whether what it made stays."""
+    """One run: its bound in seconds, where its history goes, whether what it made stays.
+
+    Without a path of its own the history goes to results/, where the oldest give way to it.
+    """
 
     timeout_s: float = 60.0
     history: Path | None = None
@@ -78,7 +78,10 @@ class Finished:
 class Lab:
     """See the module; made by `open_lab`."""
 
-    def __init__(self, provided: ProvidedBroker, stack: Stack | None, run: RunFolder) -> None:
+    def __init__(
+        self, provided: ProvidedBroker, stack: Stack | None, run: RunFolder, say: Say
+    ) -> None:
+        self._say = say
         self.provided = provided
         self.stack = stack
         self._run = run
@@ -105,8 +108,7 @@ class Lab:
             OSError: The history cannot be written.
         """
         vm = f"vm-{scenario.seed}" if self.is_simulated else f"vm-{secrets.token_hex(4)}"
-        path = options.history or _new_history(ordering.name, vm)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = options.history or results.new_history(ordering.name, vm)
         experiment = Experiment(
             vm=vm,
             ordering=ordering,
@@ -118,13 +120,15 @@ class Lab:
             whole=self.is_simulated or (self._has_own_broker() and self._run_count == 0),
         )
         self._run_count += 1
-        with path.open("w", encoding="utf-8") as file:
+        with results.written(path) as file:
 
             def write(record: Record) -> None:
                 file.write(record.to_line() + "\n")
                 on_record(record)
 
             state = self._conduct(experiment, workers, write)
+        if options.history is None and (removed := results.remove_oldest()):
+            self._say(removed)
         if state.refusal == _VM_LOST:
             raise StackFailed(
                 f"the manager answers {_VM_LOST}: the one that knew this VM is gone, and its "
@@ -198,14 +202,7 @@ def open_lab(options: LabOptions, say: Say, forward: Say = lambda _: None) -> It
                 options.gate,
             )
             services = stack.enter_context(started(wanted, run, forward))
-        yield Lab(provided, services, run)
-
-
-def _new_history(ordering: str, vm: str) -> Path:
-    """Return a path in RESULTS that no earlier run has taken."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
-    folder = RESULTS / f"{stamp}-{ordering}-{vm}"
-    return folder / "history.jsonl"
+        yield Lab(provided, services, run, say)
 
 
 def _queues_to_remove(experiment: Experiment) -> tuple[str, ...]:

@@ -161,6 +161,12 @@ class Schedule:
         }
 
 
+_DAMAGED = (
+    "the token was cut short or changed on its way: copy all of it, or replay the file that "
+    "`explore --save` writes"
+)
+
+
 def read_schedule(text: str) -> Schedule:
     """Return the schedule of a saved file's text, or of a token.
 
@@ -189,13 +195,17 @@ def _parts(text: str) -> dict[str, Any]:
     if not text.startswith(TOKEN_PREFIX):
         data = json.loads(text)
         return {key: data[key] for key in _PARTS.values()}
-    packed = text.removeprefix(TOKEN_PREFIX)
+    # A terminal may have broken the line that was copied.
+    packed = "".join(text.removeprefix(TOKEN_PREFIX).split())
     unpacker = decompressobj()
-    raw = unpacker.decompress(
-        urlsafe_b64decode(packed + "=" * (-len(packed) % 4)), TEXT_CHARACTERS_MAX
-    )
+    try:
+        raw = unpacker.decompress(
+            urlsafe_b64decode(packed + "=" * (-len(packed) % 4)), TEXT_CHARACTERS_MAX
+        )
+    except (ValueError, error):
+        raise ValueError(_DAMAGED) from None
     if not unpacker.eof:
-        raise ValueError("the token is cut short, or unpacks to too much")
+        raise ValueError(_DAMAGED if not unpacker.unconsumed_tail else "it unpacks to too much")
     data = json.loads(raw)
     return {key: data[short] for short, key in _PARTS.items()}
 

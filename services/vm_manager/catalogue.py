@@ -23,6 +23,9 @@ _OUTER_WORDS = (*VM_STEPS, LOOP)
 _SHOWN_CHARACTERS: Final = 80
 """How much of a wrong value an error repeats."""
 
+_LINES: Final = "lines"
+"""What an ordering knows of its file; nobody writes it."""
+
 _ENTRY_KEYS = ("expect", "show", "explain", "racy", "after", "changes")
 
 
@@ -98,8 +101,11 @@ def read_ordering(text: str, source: str) -> Entry:
         raise located.error((), "an ordering is a mapping with `name` and `steps`")
     data = dict(located.data)
     extras = _validate(_Extras, {k: data.pop(k) for k in _ENTRY_KEYS if k in data}, located)
+    if _LINES in data:
+        raise located.key_error((_LINES,), _unknown_key(_LINES, Ordering, ()))
     steps = _steps(located, data.get("steps"))
-    ordering = _validate(Ordering, {**data, "steps": steps}, located)
+    lines = _lines(located, data["steps"])
+    ordering = _validate(Ordering, {**data, "steps": steps, _LINES: lines}, located)
     show = _validate(Scenario, extras.show, located, ("show",))
     _check_expectations(located, extras.expect)
     return Entry(
@@ -165,6 +171,21 @@ def _steps(located: Located, steps: Any) -> list[Any]:
         else:
             raise located.error(path, f"a step is one of {_words(_OUTER_WORDS)}")
     return spelled
+
+
+def _lines(located: Located, steps: list[Any]) -> list[int]:
+    """Return the line of each step, those of a loop one by one."""
+    paths: list[Path] = []
+    for index, step in enumerate(steps):
+        path: Path = ("steps", index)
+        if isinstance(step, dict):
+            loop = step[LOOP]
+            inner: Path = (*path, LOOP) if isinstance(loop, list) else (*path, LOOP, "steps")
+            names = loop if isinstance(loop, list) else loop["steps"]
+            paths += [(*inner, number) for number in range(len(names))]
+        else:
+            paths.append(path)
+    return [located.place(path)[0] for path in paths]
 
 
 def _loop(located: Located, path: Path, loop: Any) -> dict[str, Any]:
@@ -238,10 +259,7 @@ def _explained(model: type[BaseModel], first: Any, located: Located, prefix: Pat
     """Return pydantic's first error as one that names place, key and the valid words."""
     path: Path = (*prefix, *first["loc"])
     if first["type"] == "extra_forbidden":
-        keys = _keys_of(model, first["loc"][:-1])
-        close = get_close_matches(str(path[-1]), keys, n=1)
-        hint = f"; did you mean `{close[0]}`?" if close else ""
-        return located.key_error(path, f"unknown key `{path[-1]}`: valid are {_words(keys)}{hint}")
+        return located.key_error(path, _unknown_key(path[-1], model, first["loc"][:-1]))
     if first["type"] == "missing":
         return located.error(path, f"`{path[-1]}` is missing")
     while path and path not in located.places:
@@ -263,12 +281,20 @@ def _explained(model: type[BaseModel], first: Any, located: Located, prefix: Pat
     return located.error(path, f"`{name}`: {first['msg']} (it is {text})")
 
 
+def _unknown_key(key: str | int, model: type[BaseModel], path: Path) -> str:
+    keys = _keys_of(model, path)
+    close = get_close_matches(str(key), keys, n=1)
+    hint = f"; did you mean `{close[0]}`?" if close else ""
+    return f"unknown key `{key}`: valid are {_words(keys)}{hint}"
+
+
 def _keys_of(model: type[BaseModel], path: Path) -> tuple[str, ...]:
     """Return the keys of the part of a model that a path leads to."""
     for part in path:
         if isinstance(part, str) and part in model.model_fields:
             model = _model_in(model.model_fields[part].annotation) or model
-    return (*model.model_fields, *(_ENTRY_KEYS if model is Ordering else ()))
+    known = tuple(name for name in model.model_fields if name != _LINES)
+    return (*known, *(_ENTRY_KEYS if model is Ordering else ()))
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

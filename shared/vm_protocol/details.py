@@ -25,6 +25,8 @@ _Names = Annotated[tuple[_Name, ...], Field(max_length=limits.VCPUS_MAX)]
 _Indices = Annotated[tuple[Index, ...], Field(max_length=limits.VCPUS_MAX)]
 _Pins = Annotated[tuple[_Text, ...], Field(max_length=limits.PINS_MAX)]
 _Chain = Annotated[tuple[_Text, ...], Field(max_length=limits.CHAIN_LINKS_MAX)]
+_Line = Annotated[int, Field(ge=1, le=limits.ORDERING_FILE_CHARACTERS_MAX)]
+_Lines = Annotated[tuple[_Line, ...], Field(max_length=limits.STEPS_MAX)]
 _Nanoseconds = Annotated[int, Field(ge=0, le=limits.NANOSECONDS_MAX)]
 _Small = Annotated[int, Field(ge=0, le=limits.ROOTS_OF_CONTEXT_MAX)]
 _Kind: Any = Literal[tuple(REQUEST_KINDS.values())]
@@ -123,6 +125,7 @@ _FIELDS: Final[Mapping[Event, Mapping[str, Any]]] = {
         "ordering": _Name,
         "scenario": Scenario,
         "whole": bool,
+        "lines": _Optional(_Lines),
     },
     Event.RUN_FINISHED: {"outcome": _Name},
 }

@@ -152,8 +152,9 @@ EVENTS: Final[dict[Event, Meaning]] = {
         "lost connections reached the delivery limit: sent once more", ("queue",)
     ),
     Event.RUN_STARTED: Meaning(
-        "a run begins; `whole`: the file has every record of its actors, so a gap is a loss",
-        ("broker", "source", "ordering", "scenario", "whole"),
+        "a run begins; `whole`: the file has every record of its actors, so a gap is a loss; "
+        "`lines`: of the ordering's steps in its YAML, loops' steps one by one",
+        ("broker", "source", "ordering", "scenario", "whole", "lines"),
     ),
     Event.RUN_FINISHED: Meaning(
         "a run ends; `outcome` is settled, timed-out-alive, timed-out or interrupted",

@@ -69,7 +69,13 @@ class Kernel(_Frozen):
 
 
 class Ordering(_Frozen):
-    """One ordering of a VM's teardown."""
+    """One ordering of a VM's teardown.
+
+    `lines` is where its steps stood in the YAML that it was read from, from 1: one line for each
+    step in the order of the file, those of a loop one by one; () where it was not read from any. It
+    is no part of what an ordering means: two that differ in it alone are equal, and it does not
+    travel in messages. A run writes it down in `run.started`.
+    """
 
     name: Name
     title: Annotated[str, Field(max_length=200)] = ""
@@ -80,6 +86,21 @@ class Ordering(_Frozen):
     steps: Annotated[
         tuple[VmStep | ForEachVcpu, ...], Field(min_length=1, max_length=limits.STEPS_MAX)
     ]
+
+    lines: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=limits.ORDERING_FILE_CHARACTERS_MAX)], ...],
+        Field(exclude=True, max_length=limits.STEPS_MAX),
+    ] = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ordering) and self._meaning() == other._meaning()
+
+    def __hash__(self) -> int:
+        return self._meaning().__hash__()
+
+    def _meaning(self) -> tuple[object, ...]:
+        kernel, waits = self.kernel, (self.flush_wait, self.fence, self.array)
+        return self.name, self.title, kernel, waits, self.steps
 
     @model_validator(mode="after")
     def _steps_are_bounded(self) -> Self:

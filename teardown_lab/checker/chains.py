@@ -1,9 +1,26 @@
 """Chains of messages: which message was caused by which, back to the client's command.
 
-Walked in the history by `caused_by`; what the monitor found is not read.
+Walked in the history by `caused_by`; what the monitor found is not read. A chain ends at a client's
+command: why a client sends it is no reason for what a service does. So what used or freed something
+goes back to DestroyVm, what allocated it to CreateVm.
 """
 
-from teardown_lab.checker.facts import Facts
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from teardown_lab.checker.explain import function_of
+from teardown_lab.checker.facts import FROM_CLIENTS, Facts
+from teardown_lab.checker.findings import Evidence, Invariant, Link, Violation
+
+_OF_A_VCPU = frozenset(
+    {
+        Invariant.USE_AFTER_FREE,
+        Invariant.DOUBLE_FREE,
+        Invariant.VISIBLE_AFTER_ERASE,
+        Invariant.LOST_REQUEST,
+    }
+)
+"""What is about the memory of a vCPU, which was allocated, and may have been freed, by messages."""
 
 
 def chain(facts: Facts, message_id: str | None) -> tuple[str, ...]:
@@ -12,7 +29,8 @@ def chain(facts: Facts, message_id: str | None) -> tuple[str, ...]:
     while message_id is not None and message_id not in found:
         found.append(message_id)
         sent = facts.sent.get(message_id)
-        message_id = sent.record.caused_by if sent else None
+        is_last = facts.types.get(message_id) in FROM_CLIENTS
+        message_id = sent.record.caused_by if sent and not is_last else None
     return tuple(found)
 
 
@@ -24,12 +42,58 @@ def freeing_chain(facts: Facts, vcpu: int) -> tuple[str, ...]:
 
 def allocating_chain(facts: Facts, vcpu: int) -> tuple[str, ...]:
     """Return the chain of the message that created a vCPU."""
+    return chain(facts, _allocation(facts, vcpu))
+
+
+def _allocation(facts: Facts, vcpu: int) -> str | None:
     created = facts.created.get(vcpu)
     if created is not None and created.record.caused_by is not None:
-        return chain(facts, created.record.caused_by)
+        return created.record.caused_by
     placed = (
         message_id
         for message_id, name in facts.types.items()
         if name == "PlaceVcpu" and facts.vcpu_of.get(message_id) == vcpu
     )
-    return chain(facts, next(placed, None))
+    return next(placed, None)
+
+
+def with_evidence(facts: Facts, violations: Iterable[Violation]) -> Iterator[Violation]:
+    """Yield the violations with the newest messages of their chains."""
+    allocations: dict[int, str | None] = {}
+    for violation in violations:
+        vcpu, freed, allocated = violation.vcpu, None, None
+        if violation.invariant in _OF_A_VCPU and vcpu is not None:
+            frees = facts.freed.get(vcpu)
+            freed = frees[0].command if frees else None
+            if vcpu not in allocations:
+                allocations[vcpu] = _allocation(facts, vcpu)
+            allocated = allocations[vcpu]
+        elif violation.invariant is Invariant.VM_STATE_USED_AFTER_FREE:
+            state = facts.body(violation.message_id or "").text("state")
+            moment = facts.state_freed.get(state)
+            freed = moment.record.caused_by if moment else None
+        evidence = Evidence(violation.message_id, freed, allocated)
+        yield replace(violation, evidence=evidence)
+
+
+def links(facts: Facts, violations: Iterable[Violation]) -> dict[str, Link]:
+    """Return every message of every chain of the violations, with what caused it."""
+    found: dict[str, Link] = {}
+    for violation in violations:
+        for head in (
+            violation.evidence.used_by,
+            violation.evidence.freed_by,
+            violation.evidence.allocated_by,
+        ):
+            message_id = head
+            while message_id is not None and message_id not in found:
+                link = _link(facts, message_id)
+                found[message_id] = link
+                message_id = link.caused_by
+    return found
+
+
+def _link(facts: Facts, message_id: str) -> Link:
+    sent, name = facts.sent.get(message_id), facts.types.get(message_id, "")
+    cause = sent.record.caused_by if sent and name not in FROM_CLIENTS else None
+    return Link(name, function_of(facts, message_id), sent.record.actor if sent else "", cause)

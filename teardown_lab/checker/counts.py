@@ -1,4 +1,4 @@
-"""The counts of the contract, and why a teardown may have proved nothing (vacuity).
+"""The counts of the contract.
 
 Counted by distinct (message, vCPU), so redelivery changes nothing.
 """
@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator
 from teardown_lab.checker import shapes
 from teardown_lab.checker.dead_letters import distinct_letters
 from teardown_lab.checker.facts import TLB_FLUSH, Delivery, Facts, is_request
-from teardown_lab.checker.findings import Counts, Vacuity, VacuityReason
+from teardown_lab.checker.findings import Counts
 from teardown_lab.checker.happens_before import Moment
-from teardown_lab.checker.invariants_mmu import RootLife
 
 
 def count(facts: Facts) -> Counts:
@@ -65,18 +64,3 @@ def unaccounted(facts: Facts) -> Iterator[Delivery]:
             delivery = (message_id, vcpu)
             if delivery not in facts.acked and delivery not in lettered:
                 yield delivery
-
-
-def vacuity(facts: Facts, lives: dict[str, RootLife]) -> Vacuity | None:
-    """Return why no unload raised a flush that reached anybody, None when one did."""
-    flushes = list(unload_flushes(facts))
-    if any(shapes.numbers(post.record, "recipients") for post in flushes):
-        return None
-    if flushes:
-        return Vacuity(VacuityReason.NOBODY_VISIBLE)
-    mmus = {life.mmu for life in lives.values()} or {str(facts.scenario().get("mmu", ""))}
-    if mmus == {"tdp"}:
-        return Vacuity(VacuityReason.TDP)
-    if lives and all(life.invalidated is None for life in lives.values()):
-        return Vacuity(VacuityReason.NO_ZAP)
-    return Vacuity(VacuityReason.NO_ROOT)

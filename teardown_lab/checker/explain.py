@@ -259,9 +259,9 @@ def stale_tlb(root: str, vcpu: int, *, with_vm: bool = False) -> str:
 def stuck_step(step: WorkerStep | None, vcpu: int | None, message: str, why: str) -> str:
     """Explain a teardown that cannot end; `message` is what it was about, with its type."""
     name = step.name if step else ""
-    function = f"{STEP_FUNCTIONS[name]}()" if name in STEP_FUNCTIONS else "a step"
-    of_vcpu = f" of vCPU {vcpu}" if vcpu is not None else ""
-    return f"{function}{of_vcpu} cannot end, so kvm_destroy_vm() hangs: {message}: {why}."
+    function = f" in {STEP_FUNCTIONS[name]}()" if name in STEP_FUNCTIONS else ""
+    of_vcpu = f" of vCPU {vcpu}" if vcpu is not None and function else ""
+    return f"kvm_destroy_vm() hangs{function}{of_vcpu}: {message}: {why}."
 
 
 def mailbox_vcpu(queue: str) -> int | None:

@@ -3,7 +3,7 @@
 The names are the labels in JSON, metrics and reports; nothing here decides anything.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -49,25 +49,49 @@ class VacuityReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """The newest message of each chain that led to a violation; None where there is no chain."""
+
+    used_by: str | None = None
+    freed_by: str | None = None
+    allocated_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One message of a chain: its type, the kernel function it stands for, its sender and cause."""
+
+    type: str
+    function: str
+    by: str
+    caused_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Violation:
     """One broken invariant.
 
     `message_id` is the message that broke it, or whose handling did; None where no message had a
-    part in it.
+    part in it. Two violations with different evidence for the same are equal.
     """
 
     invariant: Invariant
     vcpu: int | None
     message_id: str | None
     explain: str
+    evidence: Evidence = field(default=Evidence(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A violation and its place in the causal order, by which results are sorted."""
+    """A violation and its place in the causal order, by which results are sorted.
+
+    `about` names what was left behind, where the violation is about neither a vCPU nor a message.
+    """
 
     position: int
     violation: Violation
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +127,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Vacuity:
-    """The unloads raised no flush that reached anybody, and why."""
+    """The unloads raised no flush that reached anybody, and why; `text` says it of this history."""
 
     why: VacuityReason
     flushes: int = 0
+    text: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,11 @@ def leaks(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
         freed = any(not before(end, free.moment) for free in life.frees)
         if life.allocated is not None and not freed:
             text = explain.leaked_root(life.root, life.invalidated is not None)
-            yield _found(end, Invariant.LEAK, life.holder, text)
+            yield _found(end, Invariant.LEAK, life.holder, text, life.root)
     for vcpu, fault in _pending_faults(facts):
         if (vcpu, fault) not in facts.faults_done:
-            yield _found(end, Invariant.LEAK, vcpu, explain.leaked_fault(vcpu, fault))
+            text = explain.leaked_fault(vcpu, fault)
+            yield _found(end, Invariant.LEAK, vcpu, text, f"async page fault {fault}")
     for vcpu in facts.vcpus():
         frees = facts.freed.get(vcpu)
         if not frees or not before(frees[0].moment, end):
@@ -78,5 +79,8 @@ def _state_use(moment: Moment, state: str, message_id: str | None, vcpu: int | N
     return Found(moment.position, violation)
 
 
-def _found(moment: Moment, invariant: Invariant, vcpu: int | None, text: str) -> Found:
-    return Found(moment.position, Violation(invariant, vcpu, moment.record.caused_by, text))
+def _found(
+    moment: Moment, invariant: Invariant, vcpu: int | None, text: str, about: str = ""
+) -> Found:
+    violation = Violation(invariant, vcpu, moment.record.caused_by, text)
+    return Found(moment.position, violation, about)

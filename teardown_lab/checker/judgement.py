@@ -4,13 +4,14 @@ The typed dictionaries are the contract's keys; the type checker holds this file
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypedDict
 
 from teardown_lab.checker.findings import (
     Counts,
     DeadLetter,
     Hazard,
+    Link,
     Seconds,
     Vacuity,
     Verdict,
@@ -34,12 +35,24 @@ class CountsObject(TypedDict):
 
 
 class ViolationObject(TypedDict):
-    """One of `violations`."""
+    """One of `violations`; the last three are where its chains begin in `messages`."""
 
     invariant: str
     vcpu: int | None
     message_id: str | None
     explain: str
+    used_by: str | None
+    freed_by: str | None
+    allocated_by: str | None
+
+
+class LinkObject(TypedDict):
+    """One of `messages`: of a chain; the next one is `caused_by`, null at its end."""
+
+    type: str
+    function: str
+    by: str
+    caused_by: str | None
 
 
 class HazardObject(TypedDict):
@@ -63,6 +76,7 @@ class VacuityObject(TypedDict):
 
     flushes: int
     why: str
+    text: str
 
 
 class SecondsObject(TypedDict):
@@ -89,6 +103,7 @@ class ResultObject(TypedDict):
     source: str
     seconds: SecondsObject
     history: str
+    messages: Mapping[str, LinkObject]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +112,7 @@ class Judgement:
 
     `notes` are the reasons why the history cannot prove safety; with any of them the verdict is
     `inconclusive`, unless a violation was found. `scenario` is what the run said of itself.
+    `messages` are those of all chains of the violations, by their ids.
     """
 
     vm: str
@@ -112,6 +128,7 @@ class Judgement:
     broker: str
     source: str
     seconds: Seconds
+    messages: Mapping[str, Link] = field(default_factory=dict)
 
     def to_json(self, history: str, source: str | None = None) -> ResultObject:
         """Return the JSON object of this judgement.
@@ -132,6 +149,9 @@ class Judgement:
                     "vcpu": each.vcpu,
                     "message_id": each.message_id,
                     "explain": each.explain,
+                    "used_by": each.evidence.used_by,
+                    "freed_by": each.evidence.freed_by,
+                    "allocated_by": each.evidence.allocated_by,
                 }
                 for each in self.violations
             ],
@@ -154,6 +174,15 @@ class Judgement:
                 "teardown": self.seconds.teardown,
             },
             "history": history,
+            "messages": {
+                message_id: {
+                    "type": link.type,
+                    "function": link.function,
+                    "by": link.by,
+                    "caused_by": link.caused_by,
+                }
+                for message_id, link in self.messages.items()
+            },
         }
 
 
@@ -172,4 +201,4 @@ def _counts(counts: Counts) -> CountsObject:
 def _vacuity(vacuity: Vacuity | None) -> VacuityObject | None:
     if vacuity is None:
         return None
-    return {"flushes": vacuity.flushes, "why": str(vacuity.why)}
+    return {"flushes": vacuity.flushes, "why": str(vacuity.why), "text": vacuity.text}

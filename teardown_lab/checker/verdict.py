@@ -1,11 +1,14 @@
 """The judgement of one VM's history; every other file here finds one part of it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from teardown_lab.checker import shapes
+from teardown_lab.checker.chains import links, with_evidence
 from teardown_lab.checker.completeness import missing_records, notes
-from teardown_lab.checker.counts import count, vacuity
+from teardown_lab.checker.counts import count
+from teardown_lab.checker.culprits import Culprits
 from teardown_lab.checker.dead_letters import classify
 from teardown_lab.checker.facts import Facts, gather
 from teardown_lab.checker.findings import (
@@ -29,6 +32,7 @@ from teardown_lab.checker.invariants_stuck import stuck_steps
 from teardown_lab.checker.invariants_vcpu import vcpu_accesses
 from teardown_lab.checker.invariants_vm import leaks, state_uses
 from teardown_lab.checker.judgement import Judgement
+from teardown_lab.checker.vacuity import vacuity
 
 _USES: Final = (Invariant.USE_AFTER_FREE, Invariant.DOUBLE_FREE)
 _BY_ABSENCE: Final = (
@@ -61,7 +65,7 @@ def judge(history: History, vm: str | None = None) -> Judgement:
     lost = list(lost_posts(facts))
     violations = _violations(facts, lives, [found for _, found in lost])
     doubtful = _doubtful(facts, violations)
-    violations = tuple(each for each in violations if each not in doubtful)
+    violations = tuple(with_evidence(facts, (each for each in violations if each not in doubtful)))
     used = {each.vcpu for each in violations if each.invariant in _USES}
     hazards = (
         *visible_while_freed(facts, used),
@@ -89,6 +93,7 @@ def judge(history: History, vm: str | None = None) -> Judgement:
         broker=shapes.text(facts.run_started, "broker") if facts.run_started else "",
         source=shapes.text(facts.run_started, "source") if facts.run_started else "",
         seconds=_seconds(facts),
+        messages=links(facts, violations),
     )
 
 
@@ -112,7 +117,14 @@ def _violations(
             known.add((each.violation.message_id, each.violation.vcpu))
             found.append(each)
     found.sort(key=_place)
-    return tuple(each.violation for each in found)
+    culprits = Culprits(facts)
+    return tuple(_explained(each, culprits.sentence(each)) for each in found)
+
+
+def _explained(found: Found, culprit: str) -> Violation:
+    """Return the violation with the sentence about its culprit before all others."""
+    violation = found.violation
+    return replace(violation, explain=f"{culprit} {violation.explain}") if culprit else violation
 
 
 def _doubtful(facts: Facts, violations: tuple[Violation, ...]) -> tuple[Violation, ...]:

@@ -19,7 +19,8 @@ from teardown_lab.results import HISTORY_NAMES
 @click.option("--vm", help="which VM, when the history holds several")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
 @click.option("--strict", is_flag=True, help="hazards fail the check")
-def check(history: Path, vm: str | None, as_json: bool, strict: bool) -> None:
+@click.option("--verbose", "-v", is_flag=True, help="every report, with whole chains")
+def check(history: Path, vm: str | None, as_json: bool, strict: bool, verbose: bool) -> None:
     """Judge HISTORY, a JSON Lines file or a run's folder, importing no service code.
 
     The file may be compressed by gzip, as those in results/ are.
@@ -32,7 +33,7 @@ def check(history: Path, vm: str | None, as_json: bool, strict: bool) -> None:
         if as_json:
             print_json(judgement.to_json(str(history), source="history"))
         else:
-            click.echo(describe(judgement, loaded, history))
+            click.echo(describe(judgement, loaded, history, verbose=verbose))
     sys.exit(exit_code(judgement, strict=strict))
 
 

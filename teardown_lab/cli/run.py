@@ -33,7 +33,7 @@ from teardown_lab.report.text import describe
 @click.option("--timeout", type=Duration(0.1), default=60.0, show_default=True)
 @click.option("--keep", is_flag=True, help="leave the VM's queues on the broker")
 @click.option("--junit", type=click.Path(dir_okay=False), help="write a JUnit file")
-@click.option("--verbose", "-v", is_flag=True, help="the services' logs on stderr")
+@click.option("--verbose", "-v", is_flag=True, help="all reports and chains; logs on stderr")
 def run(ordering: str, **flags: Any) -> None:
     """Destroy one VM in ORDERING (a name, or a YAML file) and judge it.
 
@@ -74,7 +74,7 @@ def _report(finished: Finished, flags: dict[str, Any]) -> bool:
     if flags["as_json"]:
         print_json(judgement.to_json(str(path)))
     else:
-        click.echo(describe(judgement, load_history(path), path))
+        click.echo(describe(judgement, load_history(path), path, verbose=flags["verbose"]))
     if flags["junit"]:
         text = junit_xml(judgement, strict=flags["strict"])
         try:

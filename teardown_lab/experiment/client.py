@@ -190,6 +190,7 @@ class Client:
                 ordering=experiment.ordering.name,
                 scenario=experiment.scenario.model_dump(mode="json"),
                 whole=experiment.whole,
+                lines=experiment.ordering.lines,
             ),
             self._command(create),
         )

@@ -140,7 +140,7 @@ class Schedule:
         defaults = Scenario().model_dump(mode="json")
         scenario = self.scenario.model_dump(mode="json")
         data = {
-            "o": self.ordering.model_dump(mode="json", exclude_defaults=True),
+            "o": _ordering(self.ordering, exclude_defaults=True),
             "s": {key: value for key, value in scenario.items() if value != defaults[key]},
             "f": {key: value for key, value in asdict(self.faults).items() if value},
             "p": self.path,
@@ -152,13 +152,19 @@ class Schedule:
         """Return the schedule as the JSON object of a saved file."""
         return {
             "schema": _FORMAT,
-            "ordering": self.ordering.model_dump(mode="json"),
+            "ordering": _ordering(self.ordering),
             "scenario": self.scenario.model_dump(mode="json"),
             "faults": asdict(self.faults),
             "path": list(self.path),
             "turns": [asdict(turn) for turn in turns(self.model(), self.path)],
             "token": self.token(),
         }
+
+
+def _ordering(ordering: Ordering, *, exclude_defaults: bool = False) -> dict[str, Any]:
+    """Return an ordering as data, with the lines of its steps where they are known."""
+    data = ordering.model_dump(mode="json", exclude_defaults=exclude_defaults)
+    return {**data, "lines": list(ordering.lines)} if ordering.lines else data
 
 
 _DAMAGED = (

@@ -27,10 +27,17 @@ _KINDS: Final = {
 }
 
 
-def kasan_report(history: History, judgement: Judgement, reports_max: int | None = None) -> str:
-    """Return one report for each use-after-free and double free, "" when there is none.
+def kasan_report(
+    history: History,
+    judgement: Judgement,
+    reports_max: int | None = None,
+    *,
+    whole_chains: bool = False,
+) -> str:
+    """Return one report for each use-after-free and double free of a vCPU, "" when there is none.
 
-    With `reports_max`, a last line tells how many were left out.
+    With `reports_max`, a last line tells how many were left out; `whole_chains` leaves out none of
+    their messages.
     """
     accesses = [
         each for each in judgement.violations if each.invariant in _KINDS and each.vcpu is not None
@@ -41,13 +48,16 @@ def kasan_report(history: History, judgement: Judgement, reports_max: int | None
     lines: list[str] = []
     shown = accesses if reports_max is None else accesses[:reports_max]
     for violation in shown:
-        lines += [RULE, *_report(facts, violation), RULE, ""]
+        report = _report(facts, violation, None if whole_chains else CHAIN_LINES_MAX)
+        lines += [RULE, *report, RULE, ""]
     if len(shown) < len(accesses):
-        lines.append(f"... {len(accesses) - len(shown)} more reports ...\n")
+        count = len(accesses) - len(shown)
+        noun = "report" if count == 1 else "reports"
+        lines.append(f"... {count} more {noun}; --verbose shows them all ...\n")
     return "\n".join(lines)
 
 
-def _report(facts: Facts, violation: Violation) -> Iterator[str]:
+def _report(facts: Facts, violation: Violation, lines_max: int | None) -> Iterator[str]:
     message_id, vcpu = violation.message_id, violation.vcpu
     kind = _KINDS[violation.invariant]
     function = _access(facts, violation)
@@ -55,13 +65,14 @@ def _report(facts: Facts, violation: Violation) -> Iterator[str]:
     yield f"{_verb(violation)} vCPU {vcpu} of VM {facts.vm} by {_what(facts, message_id)}"
     yield ""
     yield "Used by:"
-    yield from _chain(facts, chain(facts, message_id), _raised(facts, message_id))
+    yield from _chain(facts, chain(facts, message_id), lines_max, _raised(facts, message_id))
     yield ""
     yield "Freed by:"
-    yield from _chain(facts, freeing_chain(facts, vcpu or 0), _freed(facts, vcpu or 0))
+    freed = freeing_chain(facts, vcpu or 0)
+    yield from _chain(facts, freed, lines_max, _freed(facts, vcpu or 0))
     yield ""
     yield "Allocated by:"
-    yield from _chain(facts, allocating_chain(facts, vcpu or 0))
+    yield from _chain(facts, allocating_chain(facts, vcpu or 0), lines_max)
     yield ""
     yield f"The buggy address belongs to the object of struct kvm_vcpu, vCPU {vcpu},"
     yield f" mailbox {_mailbox(facts, message_id, vcpu or 0)}"
@@ -114,18 +125,20 @@ def _freed(facts: Facts, vcpu: int) -> str | None:
     return f" {STEP_FUNCTIONS['free_vcpu']:<28} free_vcpu of vCPU {vcpu} by {actor}"
 
 
-def _chain(facts: Facts, messages: tuple[str, ...], first: str | None = None) -> Iterator[str]:
+def _chain(
+    facts: Facts, messages: tuple[str, ...], lines_max: int | None, first: str | None = None
+) -> Iterator[str]:
     if first is not None:
         yield first
     if not messages and first is None:
         yield " (not in the history)"
     shown = messages
-    if len(messages) > CHAIN_LINES_MAX:
-        shown = messages[: CHAIN_LINES_MAX - 2]
+    if lines_max is not None and len(messages) > lines_max:
+        shown = messages[: lines_max - 2]
     for message_id in shown:
         yield _line(facts, message_id)
     if shown is not messages:
-        yield f" ... {len(messages) - len(shown) - 1} messages more ..."
+        yield f" ... {len(messages) - len(shown) - 1} messages more (--verbose) ..."
         yield _line(facts, messages[-1])
 
 

@@ -8,23 +8,21 @@ from teardown_lab.checker.judgement import Judgement
 from teardown_lab.report.kasan import kasan_report
 
 _SHOWN = 8
-_VACUITY = {
-    "tdp": "a TDP root never causes a flush",
-    "no-zap": "no zap-all before the unloads, so no root was invalid",
-    "no-root": "no vCPU had a root left to release",
-    "nobody-visible": "no vCPU was visible any more",
-}
 
 
-def describe(judgement: Judgement, history: History, path: Path) -> str:
-    """Return the report of one run."""
+def describe(judgement: Judgement, history: History, path: Path, *, verbose: bool = False) -> str:
+    """Return the report of one run; `verbose` adds every violation, report and whole chain."""
     lines = [_headline(judgement), ""]
     lines += [f"  {line}" for line in _facts(judgement)]
-    lines += _violations(judgement.violations)
+    lines += _violations(judgement.violations, None if verbose else _SHOWN)
     lines += [""] if judgement.hazards and not judgement.violations else []
     lines += [f"hazard: {each.hazard}{_of_vcpu(each.vcpu)}" for each in judgement.hazards]
     lines += [f"note: {note}" for note in judgement.notes]
-    report = kasan_report(history, judgement, reports_max=1)
+    report = (
+        kasan_report(history, judgement, whole_chains=True)
+        if verbose
+        else kasan_report(history, judgement, reports_max=1)
+    )
     if report:
         lines += ["", report.rstrip("\n"), ""]
     lines += [f"history: {path}"] if report else ["", f"history: {path}"]
@@ -55,18 +53,17 @@ def _facts(judgement: Judgement) -> list[str]:
         f"{counts.unload_flush_requests} requests posted by flushes that unloads raised",
     ]
     if judgement.vacuity is not None:
-        why = str(judgement.vacuity.why)
-        facts.append(f"no unload raised a flush: {_VACUITY.get(why, why)} ({why})")
+        facts.append(f"{judgement.vacuity.text} ({judgement.vacuity.why})")
     seconds = judgement.seconds
     if seconds.create is not None and seconds.teardown is not None:
         facts.append(f"created in {seconds.create:.3f} s, torn down in {seconds.teardown:.3f} s")
     return facts
 
 
-def _violations(violations: tuple[Violation, ...]) -> list[str]:
+def _violations(violations: tuple[Violation, ...], shown_max: int | None) -> list[str]:
     lines = [""] if violations else []
-    for violation in violations[:_SHOWN]:
-        lines.append(f"{violation.invariant}: {violation.explain}")
-    if len(violations) > _SHOWN:
-        lines.append(f"... and {len(violations) - _SHOWN} more; --json lists them all")
+    shown = violations[:shown_max]
+    lines += [f"{violation.invariant}: {violation.explain}" for violation in shown]
+    if len(shown) < len(violations):
+        lines.append(f"... and {len(violations) - len(shown)} more; --verbose shows them all")
     return lines

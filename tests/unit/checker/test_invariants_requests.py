@@ -23,6 +23,8 @@ def test_a_request_that_misses_a_live_vcpu_is_lost_for_it(new_story, summary):
         "violations": [("lost-request", 1, released), ("lost-request", 2, released)],
     }
     assert judgement.violations[1].explain == (
+        "`erase_vcpu` of vCPU 0 left a hole that hides vCPU 2: `unload_mmu` of vCPU 1 posted a "
+        "TLB flush that misses it. "
         "kvm_flush_remote_tlbs(), raised by kvm_mmu_unload() of vCPU 1, missed vCPU 2: the "
         "tlb-flush was not published: the hole at 0 in the array hides vCPU 2, which is neither "
         "freed nor erased."

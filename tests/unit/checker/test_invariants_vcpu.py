@@ -35,6 +35,8 @@ def test_a_request_to_a_freed_vcpu_is_a_use_after_free(new_story):
             Invariant.USE_AFTER_FREE,
             0,
             REQUEST,
+            "`unload_mmu` of vCPU 1 posted a TLB flush, which reached vCPU 0 after its `free_vcpu` "
+            "and before its `erase_vcpu`. "
             "kvm_flush_remote_tlbs(), raised by kvm_mmu_unload() of vCPU 1, wrote to vCPU 0, which "
             f"kvm_vcpu_destroy() had freed: TlbFlush {REQUEST} arrived in mailbox {BOX} after "
             f"{free}.",

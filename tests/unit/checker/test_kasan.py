@@ -88,5 +88,9 @@ def test_long_chains_and_many_reports_are_cut(new_story):
     report = kasan_report(story.history(), story.judge(), reports_max=1)
 
     assert report.count("BUG: KASAN") == 1
-    assert " ... 7 messages more ...\n kvm_destroy_vm " in report
-    assert report.endswith("... 2 more reports ...\n")
+    assert " ... 7 messages more (--verbose) ...\n kvm_destroy_vm " in report
+    assert report.endswith("... 2 more reports; --verbose shows them all ...\n")
+    whole = kasan_report(story.history(), story.judge(), whole_chains=True)
+    assert whole.count("BUG: KASAN") == 3
+    assert " more" not in whole
+    assert whole.count(" RootsReleased ") == 3 * 12

@@ -71,8 +71,8 @@ def test_a_fence_that_needs_a_request_which_was_not_routed_to_it_is_stuck(new_st
 
     assert summary(judgement)["violations"] == [("stuck", 0, command)]
     assert judgement.violations[0].explain == (
-        f"kmem_cache_free() of vCPU 0 cannot end, so kvm_destroy_vm() hangs: DestroyVcpu {command}"
-        f": its fence needs {unrouted}, which can never reach vCPU 0."
+        f"`free_vcpu` of vCPU 0 cannot end. kvm_destroy_vm() hangs in kmem_cache_free() of vCPU 0: "
+        f"DestroyVcpu {command}: its fence needs {unrouted}, which can never reach vCPU 0."
     )
 
 
@@ -113,8 +113,9 @@ def test_a_command_given_back_up_to_the_delivery_limit_is_stuck_once(new_story, 
         "dead_letters": [("delivery_limit", COMMANDS, 0, "stuck")],
     }
     assert judgement.violations[0].explain == (
-        "free_mmu_pages() of vCPU 0 cannot end, so kvm_destroy_vm() hangs: DestroyVcpu "
-        f"{command}: the worker rejected it, as roots are still pinned, up to the delivery limit."
+        "`zap_all_until_empty` of vCPU 0 cannot end. kvm_destroy_vm() hangs in free_mmu_pages() of "
+        f"vCPU 0: DestroyVcpu {command}: the worker rejected it, as roots are still pinned, up to "
+        "the delivery limit."
     )
 
 

@@ -24,7 +24,9 @@ def wiped_last(new_story):
 def test_the_json_object_of_a_run(wiped_last):
     judgement, flush, free = wiped_last
 
-    assert judgement.to_json("out/h.jsonl") == {
+    result = dict(judgement.to_json("out/h.jsonl"))
+    messages = result.pop("messages")
+    assert result == {
         "schema": 1,
         "ordering": "unload-in-destroy-wipe-last",
         "scenario": {"vcpus": 2, "mmu": "shadow", "roots": "distinct"},
@@ -35,9 +37,14 @@ def test_the_json_object_of_a_run(wiped_last):
                 "invariant": "use-after-free",
                 "vcpu": 0,
                 "message_id": flush,
-                "explain": "kvm_flush_remote_tlbs(), raised by kvm_mmu_unload() of vCPU 1, wrote "
+                "explain": "`unload_mmu` of vCPU 1 posted a TLB flush, which reached vCPU 0 after "
+                "its `free_vcpu` and before its `erase_vcpu`. "
+                "kvm_flush_remote_tlbs(), raised by kvm_mmu_unload() of vCPU 1, wrote "
                 "to vCPU 0, which kvm_vcpu_destroy() had freed: TlbFlush vm-a.1/request/2 arrived "
                 f"in mailbox {BOX} after {free}.",
+                "used_by": flush,
+                "freed_by": free,
+                "allocated_by": "vm-a.1/place-vcpu/0",
             }
         ],
         "hazards": [{"hazard": "visible-while-freed", "vcpu": 1}],
@@ -59,6 +66,14 @@ def test_the_json_object_of_a_run(wiped_last):
         "seconds": {"create": 1.5, "teardown": 0.25},
         "history": "out/h.jsonl",
     }
+    assert messages[flush] == {
+        "type": "TlbFlush",
+        "function": "kvm_make_all_cpus_request",
+        "by": "manager",
+        "caused_by": None,
+    }
+    assert messages[free]["caused_by"] == "vm-a.1/destroy-vm"
+    assert messages["vm-a.1/destroy-vm"]["caused_by"] is None
     assert judgement.to_json("h", source="history")["source"] == "history"
     assert exit_code(judgement) == 1
 

@@ -99,7 +99,15 @@ def test_a_detail_of_any_other_type_is_nonsense_unless_its_own_type_takes_it() -
         and not isinstance(sample.details[name], tuple | list)
         and is_sense(sample.model_copy(update={"details": sample.details | {name: odd}}))
     }
-    optional = {"type", "generation", "place", "invariant", "exchange", "routing_key"}
+    optional = {
+        "type",
+        "generation",
+        "place",
+        "invariant",
+        "exchange",
+        "routing_key",
+        "lines",
+    }
     gone = {
         (str(event), name)
         for event, sample in samples.items()

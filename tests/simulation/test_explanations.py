@@ -1,0 +1,360 @@
+"""Every violation names its culprit first: a step of the ordering, and the line that holds it."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.orderings import orderings, scenarios
+from support.simulated import VM, run
+
+from teardown_lab.checker.chains import chain
+from teardown_lab.checker.facts import gather
+from teardown_lab.checker.findings import Invariant, Violation
+from teardown_lab.checker.history import History
+from teardown_lab.checker.judgement import Judgement
+from teardown_lab.checker.verdict import judge
+from teardown_lab.report.kasan import kasan_report
+from vm_manager.catalogue import read_ordering
+from vm_protocol.observations import Event
+from vm_protocol.ordering import Ordering
+from vm_protocol.scenario import Scenario
+from vm_protocol.wire import Record
+
+NAMED = re.compile(r"`(?P<step>[a-z_]+)`, line (?P<line>\d+)")
+
+
+def text_of(ordering: Ordering, seed: int = 0) -> str:
+    """Return an ordering as YAML, spread over lines; a comment before each step, as `seed` says."""
+    loose: Any = ordering.model_dump(mode="json", exclude_none=True)
+    lines = yaml.safe_dump(loose, sort_keys=False).splitlines()
+    spread = []
+    for number, line in enumerate(lines):
+        spread += ["# why"] * ((seed >> number % 16) & 1) + [line]
+    return "\n".join(spread) + "\n"
+
+
+@dataclass(frozen=True)
+class Told:
+    """A judged run of an ordering that was read from a text."""
+
+    text: str
+    records: tuple[Record, ...]
+    judgement: Judgement
+
+    def wrong_lines(self) -> list[str]:
+        """Return the steps that are said to stand where they do not."""
+        lines = self.text.splitlines()
+        return [
+            found[0]
+            for violation in self.judgement.violations
+            for found in NAMED.finditer(violation.explain)
+            if found["step"] not in lines[int(found["line"]) - 1]
+        ]
+
+
+def told(text: str, scenario: Scenario, workers: int = 2) -> Told:
+    ran = run(read_ordering(text, "own.yaml").ordering, scenario, workers=workers)
+    return Told(text, ran.records, ran.judgement)
+
+
+# --- one of each kind ----------------------------------------------------------------------------
+
+
+def steps(*lines: str, head: str = "") -> str:
+    """Return an ordering whose step number n stands on line n + 2."""
+    return f"name: own\n{head}steps:\n" + "".join(f"  {line}\n" for line in lines)
+
+
+LOOP = "- for_each_vcpu:"
+FIRST = {
+    "a flush into the window": (
+        steps(
+            "- stop_background_workers",
+            "- zap_all_roots",
+            LOOP,
+            "    - unload_mmu",
+            "    - free_vcpu",
+            "- for_each_vcpu: [erase_vcpu]",
+            "- uninit_mmu",
+        ),
+        Scenario(vcpus=2),
+        "use-after-free",
+        "`unload_mmu`, line 6, of vCPU 1 posted a TLB flush, which reached vCPU 0 after its "
+        "`free_vcpu`, line 7, and before its `erase_vcpu`, line 8. ",
+    ),
+    "a flush of nobody's unload": (
+        steps(
+            "- stop_background_workers",
+            "- for_each_vcpu: [free_vcpu]",
+            "- zap_all_roots",
+            "- for_each_vcpu: [erase_vcpu]",
+        ),
+        Scenario(vcpus=1),
+        "use-after-free",
+        "`zap_all_roots`, line 5, posted a request to drop obsolete roots, which reached vCPU 0 "
+        "after its `free_vcpu`, line 4, and before its `erase_vcpu`, line 6. ",
+    ),
+    "nothing erases": (
+        steps("- for_each_vcpu: [free_vcpu]", "- flush_tlbs"),
+        Scenario(vcpus=1, ticker=False),
+        "use-after-free",
+        "`flush_tlbs`, line 4, posted a TLB flush, which reached vCPU 0 after its `free_vcpu`, "
+        "line 3, with nothing to erase the vCPU. ",
+    ),
+    "a step after the free": (
+        steps(LOOP, "    - free_vcpu", "    - unload_mmu"),
+        Scenario(vcpus=1),
+        "use-after-free",
+        "`unload_mmu`, line 5, of vCPU 0 began after its `free_vcpu`, line 4. ",
+    ),
+    "a step after the free in another loop": (
+        steps(
+            "- for_each_vcpu: [free_vcpu]",
+            "- for_each_vcpu:",
+            "    - erase_vcpu",
+            "    - load_vcpu",
+        ),
+        Scenario(vcpus=2),
+        "use-after-free",
+        "`load_vcpu`, line 6, of vCPU 0 began after its `free_vcpu`, line 3. ",
+    ),
+    "a late completion": (
+        steps(LOOP, "    - free_vcpu", "    - erase_vcpu"),
+        Scenario(vcpus=1, async_pf=1),
+        "use-after-free",
+        "`free_vcpu`, line 4, of vCPU 0 freed it with async page fault 0 pending: no "
+        "`clear_async_pf` comes before. ",
+    ),
+    "a second free": (
+        steps(LOOP, "    - free_vcpu", "    - free_vcpu"),
+        Scenario(vcpus=1),
+        "double-free",
+        "`free_vcpu`, line 5, of vCPU 0 began after its `free_vcpu`, line 4. ",
+    ),
+    "a root freed under its vCPU": (
+        steps("- uninit_mmu", LOOP, "    - unload_mmu", "    - free_vcpu", "    - erase_vcpu"),
+        Scenario(vcpus=2),
+        "pinned-root-freed",
+        "`uninit_mmu`, line 3, freed root-0 before `unload_mmu`, line 5, of vCPU 0 gave it up. ",
+    ),
+    "a root freed under a vCPU that nobody unloads": (
+        steps("- uninit_mmu", "- for_each_vcpu: [free_vcpu, erase_vcpu]"),
+        Scenario(vcpus=1),
+        "pinned-root-freed",
+        "`uninit_mmu`, line 3, freed root-0 and no step unloads its vCPU. ",
+    ),
+    "a leaked root": (
+        steps(
+            "- stop_background_workers",
+            "- for_each_vcpu:",
+            "    - unload_mmu",
+            "    - free_vcpu",
+            "    - erase_vcpu",
+        ),
+        Scenario(vcpus=1),
+        "leak",
+        "`erase_vcpu`, line 7, is the last step, and root-0 is still there: the ordering has no "
+        "`zap_all_roots` and no `uninit_mmu`. ",
+    ),
+    "a vCPU that is never freed": (
+        steps(
+            "- stop_background_workers", "- for_each_vcpu: [unload_mmu, erase_vcpu]", "- uninit_mmu"
+        ),
+        Scenario(vcpus=1),
+        "leak",
+        "`uninit_mmu`, line 5, is the last step, and vCPU 0 is still there: the ordering has no "
+        "`free_vcpu`. ",
+    ),
+    "a fault that is never completed": (
+        steps(
+            "- stop_background_workers", "- for_each_vcpu: [unload_mmu, erase_vcpu]", "- uninit_mmu"
+        ),
+        Scenario(vcpus=1, async_pf=1),
+        "leak",
+        "`uninit_mmu`, line 5, is the last step, and async page fault 0 of vCPU 0 is still there: "
+        "the ordering has no `clear_async_pf`. ",
+    ),
+    "VM state read after its free": (
+        steps("- free_irqchip", LOOP, "    - free_vcpu", "    - erase_vcpu"),
+        Scenario(vcpus=1, nested=(0,)),
+        "vm-state-used-after-free",
+        "`free_vcpu`, line 5, of vCPU 0 used the VM's irqchip state after `free_irqchip`, line 3. ",
+    ),
+    "vendor state touched after its free": (
+        steps("- vendor_vm_destroy", LOOP, "    - load_vcpu", "    - put_vcpu"),
+        Scenario(vcpus=1, avic=True),
+        "vm-state-used-after-free",
+        "`load_vcpu`, line 5, of vCPU 0 used the VM's vendor state after `vendor_vm_destroy`, "
+        "line 3. ",
+    ),
+    "a request behind a hole": (
+        steps(
+            "- zap_all_roots",
+            LOOP,
+            "    - unload_mmu",
+            "    - free_vcpu",
+            "    - erase_vcpu",
+            head="array: stop-at-hole\n",
+        ),
+        Scenario(vcpus=2, ticker=False),
+        "lost-request",
+        "`erase_vcpu`, line 8, of vCPU 0 left a hole that hides vCPU 1: `unload_mmu`, line 6, of "
+        "vCPU 1 posted a TLB flush that misses it. ",
+    ),
+    "a page given back under a guest": (
+        steps("- for_each_vcpu: [erase_vcpu]", "- zap_all_roots"),
+        Scenario(vcpus=1, in_guest=(0,), ticker=False),
+        "stale-tlb",
+        "`zap_all_roots`, line 4, gave the page of root-0 back while vCPU 0 ran on it. ",
+    ),
+    "a loop that spins": (
+        steps("- for_each_vcpu: [clear_async_pf]", LOOP, "    - zap_all_until_empty"),
+        Scenario(vcpus=2),
+        "stuck",
+        "`zap_all_until_empty`, line 5, of vCPU 0 cannot end. ",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_the_culprit_comes_first_with_its_line(name: str) -> None:
+    text, scenario, invariant, sentence = FIRST[name]
+
+    found = told(text, scenario)
+
+    explains = [
+        each.explain for each in found.judgement.violations if str(each.invariant) == invariant
+    ]
+    assert any(each.startswith(sentence) for each in explains), explains
+    assert found.wrong_lines() == []
+
+
+def test_a_ticker_that_is_stopped_too_late_names_the_step_that_comes_too_late() -> None:
+    """Forged: the tick is the ticker's own, and its place in a run is not ours to choose."""
+    text = steps("- for_each_vcpu: [free_vcpu]", "- flush_tlbs", "- stop_background_workers")
+    found = told(text, Scenario(vcpus=1, ticker=False))
+    ticked = tuple(
+        record.model_copy(update={"details": {**record.details, "by": "ticker"}})
+        if record.event == Event.REQUEST_POSTED and record.details["by"] == "flush-tlbs"
+        else record
+        for record in found.records
+    )
+
+    first, *_ = (
+        each.explain
+        for each in judge(History.of(ticked), VM).violations
+        if each.invariant is Invariant.USE_AFTER_FREE
+    )
+
+    assert first.startswith(
+        "`stop_background_workers`, line 5, had not stopped the ticker yet: it posted a TLB flush, "
+        "which reached vCPU 0 after its `free_vcpu`, line 3, with nothing to erase the vCPU. "
+    )
+
+
+def forged(found: Told, event: Event, **details: Any) -> tuple[Violation, ...]:
+    """Return the violations after the manager has done one thing more at the end."""
+    last = [record for record in found.records if record.actor == "manager"][-1]
+    more = last.model_copy(
+        update={"seq": last.seq + 1, "event": event, "message_id": None, "details": details}
+    )
+    return judge(History.of((*found.records, more)), VM).violations
+
+
+WHOLE = steps(
+    "- zap_all_roots", LOOP, "    - unload_mmu", "    - free_vcpu", "    - erase_vcpu",
+    "- uninit_mmu",
+)  # fmt: skip
+
+
+def test_a_root_that_is_freed_twice_names_both_steps() -> None:
+    found = told(WHOLE, Scenario(vcpus=1, ticker=False))
+
+    (only,) = forged(found, Event.ROOT_FREED, root="root-0", by="uninit", pins=[])
+
+    assert only.invariant is Invariant.ROOT_FREED_TWICE
+    assert only.explain.startswith(
+        "`uninit_mmu`, line 8, freed root-0 again, after `unload_mmu`, line 5, of vCPU 0. "
+    )
+
+
+def test_an_erased_vcpu_that_a_request_counts_in_names_the_erase() -> None:
+    found = told(WHOLE, Scenario(vcpus=1, ticker=False))
+
+    (only,) = forged(
+        found, Event.REQUEST_POSTED, kind="tlb-flush", by="zap-all", generation=9, recipients=[0]
+    )
+
+    assert only.invariant is Invariant.VISIBLE_AFTER_ERASE
+    assert "`erase_vcpu`, line 7" in only.explain.partition(". ")[0]
+
+
+# --- any ordering --------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(order=orderings(), scenario=scenarios(), seed=st.integers(0, 2**16 - 1))
+def test_any_violation_of_any_ordering_names_a_step_on_the_line_that_holds_it(
+    order: Ordering, scenario: Scenario, seed: int
+) -> None:
+    text = text_of(order, seed)
+
+    found = told(text, scenario)
+
+    assert found.wrong_lines() == []
+    for violation in found.judgement.violations:
+        assert violation.explain.startswith("`"), violation.explain
+        assert NAMED.search(violation.explain.partition(". ")[0]), violation.explain
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(order=orderings(), scenario=scenarios(vcpus_max=3))
+def test_the_chains_hold_what_the_sentences_name_and_end_at_a_command_of_the_client(
+    order: Ordering, scenario: Scenario
+) -> None:
+    found = told(text_of(order), scenario)
+    history = History.of(found.records)
+    facts = gather(history, VM)
+    report = kasan_report(history, found.judgement, whole_chains=True)
+
+    for violation in found.judgement.violations:
+        said = set(re.findall(rf"{VM}\.1/[a-z-]+(?:/[\w.-]+)*", violation.explain))
+        assert {each.rstrip(".") for each in said} <= set(found.judgement.messages)
+        for head in (violation.evidence.used_by, violation.evidence.freed_by):
+            links = chain(facts, head)
+            names = [found.judgement.messages[each].type for each in links]
+            assert "DestroyVm" not in names[:-1]
+            assert not links or names[-1] == "DestroyVm" or names[-1] == "AsyncPfCompleted"
+        allocated = chain(facts, violation.evidence.allocated_by)
+        assert not allocated or found.judgement.messages[allocated[-1]].type == "CreateVm"
+        if violation.invariant in (Invariant.USE_AFTER_FREE, Invariant.DOUBLE_FREE):
+            assert all(f" {each}" in report for each in chain(facts, violation.message_id))
+
+
+def test_a_history_without_lines_names_the_steps_alone() -> None:
+    found = told(WHOLE.replace("- unload_mmu\n", "- free_vcpu\n"), Scenario(vcpus=1))
+    older = tuple(
+        record.model_copy(
+            update={"details": {k: v for k, v in record.details.items() if k != "lines"}}
+        )
+        for record in found.records
+    )
+
+    explains = [each.explain for each in judge(History.of(older), VM).violations]
+
+    assert any(each.startswith("`free_vcpu` of vCPU 0 began after its `free_vcpu`. ")
+               for each in explains)  # fmt: skip
+    assert not any(", line " in each for each in explains)
+
+
+def test_an_ordering_means_the_same_wherever_its_lines_stand() -> None:
+    loose = read_ordering(text_of(read_ordering(WHOLE, "a").ordering, 7), "b").ordering
+    tight = read_ordering(WHOLE, "a").ordering
+
+    assert loose.lines != tight.lines
+    assert (loose, hash(loose)) == (tight, hash(tight))
+    assert "lines" not in tight.model_dump()

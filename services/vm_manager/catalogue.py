@@ -104,7 +104,7 @@ def read_ordering(text: str, source: str) -> Entry:
     if _LINES in data:
         raise located.key_error((_LINES,), _unknown_key(_LINES, Ordering, ()))
     steps = _steps(located, data.get("steps"))
-    lines = _lines(located, data["steps"])
+    lines = _lines(located, data["steps"])[: limits.STEPS_MAX]
     ordering = _validate(Ordering, {**data, "steps": steps, _LINES: lines}, located)
     show = _validate(Scenario, extras.show, located, ("show",))
     _check_expectations(located, extras.expect)

@@ -66,6 +66,14 @@ def test_the_json_object_of_a_run(wiped_last):
         "seconds": {"create": 1.5, "teardown": 0.25},
         "history": "out/h.jsonl",
     }
+    assert set(messages) >= {flush, free}
+
+
+def test_the_json_object_has_what_caused_each_message_of_a_chain(wiped_last):
+    judgement, flush, free = wiped_last
+
+    messages = judgement.to_json("out/h.jsonl")["messages"]
+
     assert messages[flush] == {
         "type": "TlbFlush",
         "function": "kvm_make_all_cpus_request",

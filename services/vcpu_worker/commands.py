@@ -5,7 +5,7 @@ from dataclasses import replace
 from vcpu_worker.steps import STEPS, Queues, Stepped, fence_timer, to_manager
 from vcpu_worker.vcpu import Running, Vcpu
 from vm_protocol import messages
-from vm_protocol.effects import Ack, CancelTimer, Effect, Reject, SetTimer, observed
+from vm_protocol.effects import Ack, CancelTimer, Effect, Reject, observed
 from vm_protocol.errors import RejectReason
 from vm_protocol.observations import Event
 
@@ -69,12 +69,12 @@ def retry_later(vcpu: Vcpu, queues: Queues) -> Stepped:
 
 
 def after_consuming(before: Vcpu, vcpu: Vcpu, queues: Queues) -> Stepped:
-    """Go on with a free whose fence is reached now, or wait anew while the mailbox moves."""
+    """Go on with a free whose fence is reached now."""
     running = vcpu.running
     if running is None or running.waiting != "fence" or vcpu.consumed == before.consumed:
         return Stepped(vcpu)
     if vcpu.consumed < max(running.command.generation, running.fence):
-        return Stepped(vcpu, (SetTimer(fence_timer(vcpu), vcpu.fence_ms),))
+        return Stepped(vcpu)
     stepped = resume(vcpu, queues)
     return Stepped(stepped.vcpu, (CancelTimer(fence_timer(vcpu)), *stepped.effects))
 

@@ -132,7 +132,7 @@ def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
             generation=fence,
             consumed=vcpu.consumed,
         )
-        timer = SetTimer(fence_timer(vcpu), vcpu.fence_ms)
+        timer = SetTimer(fence_timer(vcpu), vcpu.fence_ms, quiet=True)
         return Stepped(_wait(left.vcpu, running, "fence"), (*left.effects, waited, timer))
     mailbox = vcpu.mailbox
     freed = replace(left.vcpu, freed=True, contexts=NO_ROOTS, faults=())

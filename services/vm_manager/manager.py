@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from vm_manager import admission, creation, flush_waits, interpreter, requests, unloading
+from vm_manager import admission, creation, flush_waits, interpreter, progress, requests, unloading
 from vm_manager.state import ManagerState, Result
 from vm_manager.vm import Teardown, Vm
 from vm_manager.vm_steps import tick_timer
@@ -287,6 +287,8 @@ class VmManager:
     def _flush_expired(self, state: ManagerState, vm: Vm) -> Result:
         if not vm.waits or vm.phase != "destroying":
             return state, ()
+        if not flush_waits.are_hopeless(vm, progress.freed_vcpus(vm)):
+            return state, (flush_waits.timer(vm),)
         vm, effects = interpreter.stop_stuck(vm, flush_waits.why_stuck(vm), None)
         return self._with(state, vm), effects
 

@@ -85,13 +85,14 @@ class RabbitDriver:
         self._consumptions = Consumptions()
         self._held = HeldDeliveries()
         self._cancellations = Cancellations(self._log)
-        self._timers = Timers(self._fire)
+        self._timers = Timers(self._fire, lambda: bool(self._inbox or self._work))
         self._numbers = count()
         self._stopping = asyncio.Event()
         self.connected = asyncio.Event()
         self._ready = asyncio.Event()
         self.broker_version = "unknown"
         self.reconnect_count = 0
+        self.is_blocked = False
 
     # --- what metrics and health read ------------------------------------------------------
 
@@ -160,7 +161,8 @@ class RabbitDriver:
                     self.reconnect_count += 1
             finally:
                 self.connected.clear()
-                self._timers.suspend()
+                self._timers.suspend("no session")
+                self._set_blocked(False)
                 await session.close()
             await self._pause(pause_ms)
 
@@ -194,7 +196,7 @@ class RabbitDriver:
         self._deletions.resume(session)
         for consumption in self._consumptions.all():
             await self._consume(session, consumption)
-        self._timers.resume()
+        self._timers.resume("no session")
         self.connected.set()
         self._log.info("broker.consuming", queue_count=len(self._consumptions.all()))
 
@@ -316,8 +318,8 @@ class RabbitDriver:
             case effects.Unbind(mailbox):
                 await self._publishing.requests_confirmed(mailbox.vm)
                 await self._mailboxes.unbind(session, mailbox)
-            case effects.SetTimer(name, delay_ms):
-                self._timers.set(name, delay_ms, work.cause)
+            case effects.SetTimer() as wanted:
+                self._timers.set(wanted, work.cause)
             case effects.CancelTimer(name):
                 self._timers.cancel(name)
 
@@ -348,6 +350,7 @@ class RabbitDriver:
         session = self._session
         assert session is not None, "deliveries come from a session"
         delivery = Delivery(queue, packet, redelivered, next(self._numbers))
+        self._timers.stir()
 
         def take(is_copy: bool = False) -> Plan:
             if self._session is not session:
@@ -386,6 +389,10 @@ class RabbitDriver:
             self._wake.set()
 
     def blocked(self, is_blocked: bool) -> None:
-        """Say that the broker blocks or unblocks publishers."""
-        self._journal.is_blocked = self._publishing.is_blocked = is_blocked
+        """Take note that the broker blocks or unblocks publishers."""
+        self._set_blocked(is_blocked)
         self._log.warning("broker.blocked" if is_blocked else "broker.unblocked")
+
+    def _set_blocked(self, is_blocked: bool) -> None:
+        self._journal.is_blocked = self._publishing.is_blocked = self.is_blocked = is_blocked
+        (self._timers.suspend if is_blocked else self._timers.resume)("blocked")

@@ -1,37 +1,49 @@
 """A core's timers on asyncio's loop; what they mean is the core's matter.
 
-A timer measures time in which the broker is in reach: it begins anew with each session. A fence
-waits for its mailbox, and while nothing can arrive, waiting proves nothing.
+A timer measures time in which the broker is in reach: it stands still while there is no session or
+the broker blocks publishers, and begins anew afterwards. While nothing can arrive, waiting proves
+nothing. A quiet timer begins anew with each delivery as well.
 """
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from vm_protocol.effects import SetTimer
 from vm_protocol.recorder import Cause
 
 
 @dataclass(slots=True)
 class _Timer:
-    """One timer; `handle` is None while there is no session."""
+    """One timer; `handle` is None while it stands still, `begun_s` is the loop's time."""
 
-    delay_ms: int
+    wanted: SetTimer
     cause: Cause
     handle: asyncio.TimerHandle | None = None
+    begun_s: float = 0.0
 
 
 class Timers:
-    """Timers by name; `fire` gets the name and the cause that a due one was set with."""
+    """Timers by name; `fire` gets the name and the cause that a due one was set with.
 
-    def __init__(self, fire: Callable[[str, Cause], None]) -> None:
+    `is_busy` tells whether something has arrived that nobody has looked at yet.
+    """
+
+    def __init__(
+        self, fire: Callable[[str, Cause], None], is_busy: Callable[[], bool] = lambda: False
+    ) -> None:
         self._fire = fire
+        self._is_busy = is_busy
         self._timers: dict[str, _Timer] = {}
+        self._stirred_s = 0.0
+        self._stopped_by: set[str] = set()
 
-    def set(self, name: str, delay_ms: int, cause: Cause) -> None:
+    def set(self, wanted: SetTimer, cause: Cause) -> None:
         """Start a timer; one of that name is replaced."""
-        self.cancel(name)
-        self._timers[name] = _Timer(delay_ms, cause)
-        self._start(name)
+        self.cancel(wanted.name)
+        self._timers[wanted.name] = _Timer(wanted, cause)
+        if not self._stopped_by:
+            self._start(wanted.name)
 
     def cancel(self, name: str) -> None:
         """Forget a timer; unknown names are fine."""
@@ -39,24 +51,45 @@ class Timers:
         if timer is not None and timer.handle is not None:
             timer.handle.cancel()
 
-    def suspend(self) -> None:
-        """Stop all timers until `resume`: the session is lost."""
+    def stir(self) -> None:
+        """Take note that something arrived."""
+        self._stirred_s = asyncio.get_running_loop().time()
+
+    def suspend(self, why: str) -> None:
+        """Stop all timers until `resume` for the same reason, and for every other."""
+        self._stopped_by.add(why)
         for timer in self._timers.values():
             if timer.handle is not None:
                 timer.handle.cancel()
                 timer.handle = None
 
-    def resume(self) -> None:
-        """Start all suspended timers from their beginning."""
+    def resume(self, why: str) -> None:
+        """Start all timers from their beginning, unless another reason still holds."""
+        self._stopped_by.discard(why)
+        if self._stopped_by:
+            return
         for name, timer in self._timers.items():
             if timer.handle is None:
                 self._start(name)
 
     def _start(self, name: str) -> None:
         timer = self._timers[name]
+        timer.begun_s = asyncio.get_running_loop().time()
+        self._wait(timer, timer.begun_s)
+
+    def _wait(self, timer: _Timer, since_s: float) -> None:
         loop = asyncio.get_running_loop()
-        timer.handle = loop.call_later(timer.delay_ms / 1000, self._due, name)
+        due_s = since_s + timer.wanted.delay_ms / 1000
+        timer.handle = loop.call_at(due_s, self._due, timer.wanted.name)
 
     def _due(self, name: str) -> None:
-        timer = self._timers.pop(name)
+        timer = self._timers[name]
+        loop = asyncio.get_running_loop()
+        if timer.wanted.quiet:
+            now_s = loop.time()
+            quiet_since_s = now_s if self._is_busy() else max(timer.begun_s, self._stirred_s)
+            if quiet_since_s + timer.wanted.delay_ms / 1000 > now_s:
+                self._wait(timer, quiet_since_s)
+                return
+        del self._timers[name]
         self._fire(name, timer.cause)

@@ -188,10 +188,15 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class SetTimer:
-    """Ask for `TimerFired(name)` after `delay_ms`; a timer of that name is replaced."""
+    """Ask for `TimerFired(name)` after `delay_ms`; a timer of that name is replaced.
+
+    A `quiet` timer measures only time in which nothing reaches this actor: each delivery begins it
+    anew. So waiting proves something, and not that a busy machine takes long.
+    """
 
     name: str
     delay_ms: int
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,11 +86,15 @@ DEAD_LETTER_DELIVERY_LIMIT: Final = 1_000
 Far above DELIVERY_LIMIT: since 4.3 a letter brings the count that it died with along.
 """
 
-MAILBOX_TTL_MS: Final = 30_000
-"""A request expires in a mailbox that nobody consumes; far above REQUEST_MS."""
+MAILBOX_TTL_MS: Final = 600_000
+"""A request expires in a mailbox that nobody consumes, and not while its worker lives.
 
-MAILBOX_LENGTH_MAX: Final = 4_096
-"""Requests in one mailbox: zap-all posts one per root, and there are VCPUS_MAX * 4 of them."""
+The largest VM's zap-all brings VCPUS_MAX requests to each of VCPUS_MAX mailboxes; at 5,000
+deliveries a second, which a busy machine of two cores does, the last waits 210 s for its turn."""
+
+MAILBOX_LENGTH_MAX: Final = 8_192
+"""Requests in one mailbox: zap-all posts one per root, and there are VCPUS_MAX * 4 of them; each
+vCPU's unload may raise a flush for each of its two contexts before the first request is taken."""
 
 ORPHAN_EXPIRES_MS: Final = 3_600_000
 """A mailbox or reply queue that no consumer has held for this long is removed by the broker."""
@@ -99,13 +103,15 @@ QUARANTINE_MS: Final = 500
 """How long tombstones outlive their VM, as KASAN's quarantine holds freed memory."""
 
 FENCE_MS: Final = 5_000
-"""How long a mailbox may stand still before a free that waits for its generation is stuck.
+"""How long nothing at all may reach a worker before a free that waits for its fence is given up.
 
-A worker takes what has arrived for all its vCPUs in turn: with 128 of them, MAILBOX_PREFETCH
-requests each, a slow machine takes seconds from one request of a mailbox to its next."""
+Time without a broker, or with one that blocks publishers, does not count. What the fence needs was
+routed before the free was asked for: only a binding or a message that is gone keeps it away from a
+worker that is idle.
+"""
 
 REQUEST_MS: Final = 1_000
-"""How long a worker may take to answer a request."""
+"""How long nothing may reach the manager before a flush that waits for the dead is given up."""
 
 TICKER_MS: Final = 20
 """Period of the kvmclock ticker: short, so that an ordering which leaves it running shows it."""
@@ -164,8 +170,11 @@ MONITOR_MESSAGES_MAX: Final = 20_000
 HEARTBEAT_S: Final = 15
 """5-20 s is advised (RabbitMQ: heartbeats); in pika the client's value wins."""
 
-BLOCKED_TIMEOUT_S: Final = 30
-"""A publisher blocked by a broker alarm gives its connection up after this (pika: None)."""
+BLOCKED_TIMEOUT_S: Final = 600
+"""A publisher blocked by a broker alarm gives its connection up after this (pika: None).
+
+Another connection, also to another node, is blocked by the same alarm; and the deliveries that come
+again count towards DELIVERY_LIMIT. So this is for an alarm that nobody will end."""
 
 RECONNECT_MS_MIN: Final = 50
 RECONNECT_MS_MAX: Final = 5_000
@@ -192,7 +201,8 @@ RESULTS_BYTES_MAX: Final = 256 * 1024 * 1024
 """Histories kept in results/: compressed, one of 256 vCPUs takes some 10 MiB, of 4 a few KiB."""
 
 assert REQUEST_MS < MAILBOX_TTL_MS, "a worker answers before its mailbox expires a request"
-assert MAILBOX_LENGTH_MAX >= VCPUS_MAX * 4, "zap-all of the largest VM fits a mailbox"
+assert MAILBOX_LENGTH_MAX >= VCPUS_MAX * (4 + 2), "the largest VM's requests fit a mailbox"
+assert MAILBOX_TTL_MS >= 2 * VCPUS_MAX**2 // 5_000 * 1_000, "nothing expires behind a slow worker"
 assert DEAD_LETTER_DELIVERY_LIMIT > 10 * DELIVERY_LIMIT, "a letter arrives with its count used up"
 assert RECONNECT_MS_MIN < RECONNECT_MS_MAX
 assert MANAGER_PREFETCH > VMS_MAX + CREATIONS_WAITING_MAX, "nothing waits behind a creation"

@@ -5,7 +5,7 @@ from math import ceil
 from typing import Any
 
 from teardown_lab.experiment.client import Client, ClientState, Collector, Experiment
-from teardown_lab.simulator.world import World
+from teardown_lab.simulator.world import World, handling_ns
 from vcpu_worker import VcpuWorker
 from vm_manager import DeadLetterMonitor, VmManager
 from vm_protocol import limits
@@ -37,7 +37,7 @@ def run_in_memory(
         world: A world whose services are running already; None makes one.
     """
     if world is None:
-        world = World()
+        world = World(handling_ns=handling_ns(experiment.scenario.vcpus))
         for service in services(workers, experiment.scenario.vcpus):
             world.add(service)
     client = Client(experiment, Collector(experiment.vm, on_record))

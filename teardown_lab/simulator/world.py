@@ -6,6 +6,7 @@ and messages expire when due. The same actors give the same history every time.
 
 import heapq
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final
 
@@ -21,12 +22,38 @@ from vm_protocol.topology import Mailbox
 from vm_protocol.wire import Record
 
 HANDLING_NS: Final = 200_000
-"""Virtual time that one delivery takes."""
+"""Virtual time that one delivery takes, in a VM of up to HANDLED_AT_ONCE vCPUs."""
+
+HANDLED_AT_ONCE: Final = 64
+"""vCPUs above which a delivery takes less: what is posted to all grows with the square of them."""
+
+
+def handling_ns(vcpus: int) -> int:
+    """Return the virtual time of a delivery, so that the time of a run does not grow with a VM.
+
+    Time-outs and periods are for machines that keep up; that takes a faster one for a larger VM.
+    """
+    return max(1, int(HANDLING_NS * min(1.0, (HANDLED_AT_ONCE / vcpus) ** 2)))
+
 
 EPOCH_NS: Final = 1_700_000_000_000_000_000
 """Virtual time at which a world begins."""
 
 Observe = Callable[[Record], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Timer:
+    """A timer as its owner has set it, at `begun_ns`."""
+
+    owner: str
+    wanted: effects.SetTimer
+    cause: Cause
+    begun_ns: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.owner, self.wanted.name
 
 
 class World:
@@ -35,15 +62,23 @@ class World:
     Args:
         observe: Called with each record.
         version: Whose rules the broker follows.
+        handling_ns: Virtual time that one delivery takes.
     """
 
-    def __init__(self, observe: Observe = lambda _: None, version: BrokerVersion = NEWEST) -> None:
+    def __init__(
+        self,
+        observe: Observe = lambda _: None,
+        version: BrokerVersion = NEWEST,
+        handling_ns: int = HANDLING_NS,
+    ) -> None:
         self.broker = SimulatedBroker(version, now_ns=EPOCH_NS)
         self._observe = observe
+        self._handling_ns = handling_ns
         self._actors: dict[str, Actor[Any]] = {}
         self._held: dict[tuple[str, str, str], list[int]] = {}
         self._timers: dict[tuple[str, str], int] = {}
-        self._due: list[tuple[int, int, str, str, Cause]] = []
+        self._due: list[tuple[int, int, _Timer]] = []
+        self._stirred_ns: dict[str, int] = {}
         self._timer_ids = count()
 
     @property
@@ -65,7 +100,7 @@ class World:
 
     def step(self) -> bool:
         """Let the next thing happen: a timer that is due, else a delivery, else the next expiry."""
-        while self._due and self._timers.get(self._due[0][2:4]) != self._due[0][1]:
+        while self._due and self._timers.get(self._due[0][2].key) != self._due[0][1]:
             heapq.heappop(self._due)
         if self._due and self._due[0][0] <= self.now_ns:
             self._fire()
@@ -80,7 +115,8 @@ class World:
         return self._pass_time()
 
     def _deliver(self, handed: Handed) -> None:
-        self.broker.advance_to(self.now_ns + HANDLING_NS)
+        self.broker.advance_to(self.now_ns + self._handling_ns)
+        self._stirred_ns[handed.actor] = self.now_ns
         actor = self._actors[handed.actor]
         delivery = Delivery(handed.queue, handed.packet, handed.redelivered, handed.number)
         plan = actor.deliver(delivery, self.now_ns)
@@ -106,10 +142,12 @@ class World:
         return False
 
     def _fire(self) -> None:
-        due_ns, _, owner, name, cause = heapq.heappop(self._due)
-        del self._timers[owner, name]
+        due_ns, _, timer = heapq.heappop(self._due)
         self.broker.advance_to(max(self.now_ns, due_ns))
-        self._handle(self._actors[owner], effects.TimerFired(name), cause)
+        if self._is_quiet(timer):
+            del self._timers[timer.key]
+            fired = effects.TimerFired(timer.wanted.name)
+            self._handle(self._actors[timer.owner], fired, timer.cause)
 
     def _handle(self, actor: Actor[Any], event: effects.Input, cause: Cause) -> None:
         self._perform(actor, actor.handle(event, cause, self.now_ns))
@@ -149,8 +187,8 @@ class World:
                 self.broker.unbind(mailbox.name, topology.REQUESTS.name, mailbox.vm)
             case effects.Ack() | effects.Reject():
                 self._settle(name, action)
-            case effects.SetTimer(timer, delay_ms):
-                self._set_timer(name, timer, delay_ms, cause)
+            case effects.SetTimer() as wanted:
+                self._set_timer(name, wanted, cause)
             case effects.CancelTimer(timer):
                 self._timers.pop((name, timer), None)
 
@@ -182,8 +220,21 @@ class World:
             else:
                 self.broker.reject(number, requeue=settle.requeue)
 
-    def _set_timer(self, owner: str, name: str, delay_ms: int, cause: Cause) -> None:
+    def _set_timer(self, owner: str, wanted: effects.SetTimer, cause: Cause) -> None:
+        self._push_timer(_Timer(owner, wanted, cause, self.now_ns), self.now_ns)
+
+    def _push_timer(self, timer: _Timer, since_ns: int) -> None:
         identity = next(self._timer_ids)
-        self._timers[owner, name] = identity
-        due_ns = self.now_ns + delay_ms * 1_000_000
-        heapq.heappush(self._due, (due_ns, identity, owner, name, cause))
+        self._timers[timer.owner, timer.wanted.name] = identity
+        due_ns = since_ns + timer.wanted.delay_ms * 1_000_000
+        heapq.heappush(self._due, (due_ns, identity, timer))
+
+    def _is_quiet(self, timer: _Timer) -> bool:
+        """Tell whether a timer that is due may fire; a quiet one waits on if its actor was busy."""
+        if not timer.wanted.quiet:
+            return True
+        since_ns = max(timer.begun_ns, self._stirred_ns.get(timer.owner, 0))
+        if since_ns + timer.wanted.delay_ms * 1_000_000 <= self.now_ns:
+            return True
+        self._push_timer(timer, since_ns)
+        return False

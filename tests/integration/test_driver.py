@@ -13,13 +13,11 @@ from service_runtime.confirms import Batch, ConfirmTracker, Outgoing
 from service_runtime.consumption import CLOCK_SKEW, StreamPositions
 from service_runtime.endpoint import Endpoint
 from service_runtime.rabbit_driver import RabbitDriver
-from service_runtime.timers import Timers
 from teardown_lab.broker.private_node import PrivateNode
 from vm_protocol import limits, messages, topology
 from vm_protocol.actor import Actor
 from vm_protocol.codec import Packet
 from vm_protocol.effects import Bind, Consume, Effect, Input, Started
-from vm_protocol.recorder import NO_CAUSE, Cause
 
 QUEUE = topology.client_replies("wrong-core")
 
@@ -92,30 +90,6 @@ def test_a_reader_of_what_is_next_misses_nothing_while_it_is_away() -> None:
     positions = StreamPositions()
     assert positions.start("journal", "next") == "next"
     assert isinstance(positions.start("journal", "next"), datetime)
-
-
-def test_timers_begin_anew_with_each_session() -> None:
-    async def run() -> list[str]:
-        fired: list[str] = []
-        due = asyncio.Event()
-
-        def fire(name: str, _: Cause) -> None:
-            fired.append(name)
-            due.set()
-
-        timers = Timers(fire)
-        timers.set("lost", 1, NO_CAUSE)
-        timers.set("forgotten", 1, NO_CAUSE)
-        timers.suspend()
-        timers.cancel("forgotten")
-        await asyncio.sleep(0.05)
-        assert fired == []
-        timers.resume()
-        async with asyncio.timeout(60):
-            await due.wait()
-        return fired
-
-    assert asyncio.run(run()) == ["lost"]
 
 
 def test_only_our_exchanges_and_amqps_keys_are_possible() -> None:

@@ -1,6 +1,7 @@
 """Flushes that are waited for: by whom, and what goes on once they are acknowledged."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from support.cores import acts, said, sent
@@ -15,6 +16,7 @@ from support.manager_bench import (
     requests_in,
 )
 
+from vm_manager.progress import freed_vcpus
 from vm_protocol import limits, messages
 from vm_protocol.effects import Ack, CancelTimer, Effect, SetTimer, TimerFired
 from vm_protocol.messages import Message
@@ -55,7 +57,7 @@ def test_a_flush_step_waits_for_the_vcpus_in_guest_and_the_next_step_for_it() ->
     ended = bench.reply(acked(1, 1))
 
     assert waited_for(begun) == [(1, (1,))]
-    assert SetTimer(TIMER, limits.REQUEST_MS) in begun
+    assert SetTimer(TIMER, limits.REQUEST_MS, quiet=True) in begun
     assert said(begun, Event.FLUSH_WAITED) == [
         {"event": "flush.waited", "vcpu": None, "generation": 1, "missing": (1,)}
     ]
@@ -143,18 +145,67 @@ def test_an_acknowledgement_that_comes_twice_changes_nothing_the_second_time() -
     assert bench.state == before
 
 
-def test_a_flush_that_is_never_acknowledged_ends_the_teardown_as_stuck() -> None:
-    bench = ManagerBench.running(INSIDE)
-    bench.command(destroy("flush_tlbs", "free_irqchip"))
+def freed_first(outcome: str = "done") -> ManagerBench:
+    """A teardown that waits for a flush of vCPU 0 and 1, after 0 was freed, or is to be."""
+    bench = ManagerBench.running(OUTSIDE)
+    order = destroy(loop("free_vcpu"), "flush_tlbs", "free_irqchip", flush_wait="all")
+    effects = bench.command(order)
+    for _ in range(2):
+        (command,) = commands_in(effects)
+        effects = bench.reply(done(command, outcome))
+    return bench
+
+
+def test_a_flush_that_waits_for_the_freed_ends_the_teardown_as_stuck() -> None:
+    bench = freed_first()
 
     effects = bench.step(TimerFired(TIMER))
     late = bench.reply(acked(1, 1))
 
     (stuck,) = said(effects, Event.TEARDOWN_STUCK)
-    assert stuck["why"] == "vCPU 1 has not acknowledged the flush of generation 1"
+    assert stuck["why"] == "vCPU 0 has not acknowledged the flush of generation 1"
     assert messages.VmDestroyed(vm="vm-0", outcome="stuck") in sent(effects)
     assert (bench.vm.phase, bench.vm.freed_state) == ("stuck", frozenset())
     assert acts(late) == [Ack(REPLIES, acked(1, 1).identity())]
+
+
+def test_a_flush_that_waits_for_the_living_is_waited_for_as_long_as_it_takes() -> None:
+    bench = ManagerBench.running(INSIDE)
+    bench.command(destroy("flush_tlbs", "free_irqchip"))
+
+    waited = [bench.step(TimerFired(TIMER)) for _ in range(3)]
+    bench.reply(acked(1, 1))
+
+    assert waited == [(SetTimer(TIMER, 1000, quiet=True),)] * 3
+    assert bench.vm.phase == "freed"
+
+
+@pytest.mark.parametrize(
+    ("steps", "answered", "freed"),
+    [
+        ((), 0, set()),
+        ((loop("unload_mmu"), "flush_tlbs"), 2, set()),
+        ((loop("free_vcpu"),), 0, set()),
+        ((loop("free_vcpu"),), 1, {0}),
+        ((loop("free_vcpu"), "flush_tlbs"), 2, {0, 1}),
+        ((loop("free_vcpu", "erase_vcpu", "leave_nested"),), 1, {0}),
+        ((loop("unload_mmu", "erase_vcpu", "free_vcpu"),), 1, set()),
+        ((loop("unload_mmu", "erase_vcpu", "free_vcpu"),), 2, {0}),
+        ((loop("free_vcpu", order="descending"),), 1, {1}),
+        ((loop("free_vcpu", parallel="all"),), 1, {0}),
+    ],
+)
+def test_who_is_freed_is_read_off_the_place_of_the_teardown(
+    steps: tuple[Any, ...], answered: int, freed: set[int]
+) -> None:
+    bench = ManagerBench.running(INSIDE)
+    effects = bench.command(destroy(*steps, "flush_tlbs", flush_wait="all"))
+    commands = commands_in(effects)
+    for _ in range(answered):
+        effects = bench.reply(done(commands.pop(0)))
+        commands += commands_in(effects)
+
+    assert freed_vcpus(bench.vm) == freed
 
 
 @pytest.mark.parametrize("phase", ["running", "over"])

@@ -85,7 +85,7 @@ class RabbitDriver:
         self._consumptions = Consumptions()
         self._held = HeldDeliveries()
         self._cancellations = Cancellations(self._log)
-        self._timers = Timers(self._fire, lambda: bool(self._inbox or self._work))
+        self._timers = Timers(self.fire, lambda: bool(self._inbox or self._work))
         self._numbers = count()
         self._stopping = asyncio.Event()
         self.connected = asyncio.Event()
@@ -327,7 +327,8 @@ class RabbitDriver:
         if missing := await self._consumptions.start(session, wanted):
             self._gone(missing)
 
-    def _fire(self, name: str, cause: Cause) -> None:
+    def fire(self, name: str, cause: Cause = NO_CAUSE) -> None:
+        """Tell the core that a timer has fired; also one that somebody outside keeps."""
         fired = effects.TimerFired(name)
 
         def take(_is_copy: bool = False) -> Plan:

@@ -127,7 +127,11 @@ _FIELDS: Final[Mapping[Event, Mapping[str, Any]]] = {
         "whole": bool,
         "lines": _Optional(_Lines),
     },
-    Event.RUN_FINISHED: {"outcome": _Name},
+    Event.RUN_FINISHED: {
+        "outcome": _Name,
+        "timeout_ms": _Optional(_Nanoseconds),
+        "missing": _Optional(_Chain),
+    },
 }
 """Event -> its details; an event that is not here has none."""
 

@@ -157,7 +157,8 @@ EVENTS: Final[dict[Event, Meaning]] = {
         ("broker", "source", "ordering", "scenario", "whole", "lines"),
     ),
     Event.RUN_FINISHED: Meaning(
-        "a run ends; `outcome` is settled, timed-out-alive, timed-out or interrupted",
-        ("outcome",),
+        "a run ends; `outcome` is settled, timed-out-alive, timed-out, lost or interrupted, "
+        "`missing` are who or what was gone, as sentences",
+        ("outcome", "timeout_ms", "missing"),
     ),
 }

@@ -88,7 +88,7 @@ def server_properties(
     Raises:
         BrokerUnavailable: As `knock` does.
     """
-    with _connected(url, seconds_max) as connection:
+    with connected(url, seconds_max) as connection:
         # pika's blocking adapter keeps the server's properties to itself.
         properties = getattr(getattr(connection, "_impl", None), "server_properties", None)
         return dict(properties or {})
@@ -111,7 +111,7 @@ def delete_queues(
     """
     deleted: list[str] = []
     refused: list[str] = []
-    with _connected(url, CONNECT_SECONDS_MAX) as connection:
+    with connected(url, CONNECT_SECONDS_MAX) as connection:
         for kind, name in _with_kind(names, exchanges):
             # A refusal closes its channel: each deletion has one of its own.
             channel = connection.channel()
@@ -137,7 +137,7 @@ def publish(url: str, exchange: str, addressed: Iterable[tuple[str, Packet]]) ->
     Raises:
         BrokerUnavailable: The broker does not answer, or it went away before it had confirmed.
     """
-    with _connected(url, CONNECT_SECONDS_MAX) as connection:
+    with connected(url, CONNECT_SECONDS_MAX) as connection:
         channel = connection.channel()
         try:
             channel.confirm_delivery()
@@ -172,7 +172,12 @@ def _with_kind(names: Iterable[str], exchanges: Iterable[str]) -> Iterator[tuple
 
 
 @contextlib.contextmanager
-def _connected(url: str, seconds_max: float) -> Iterator[pika.BlockingConnection]:
+def connected(url: str, seconds_max: float) -> Iterator[pika.BlockingConnection]:
+    """Open a connection for a few questions, and close it.
+
+    Raises:
+        BrokerUnavailable: The broker does not answer, or it went away meanwhile.
+    """
     parameters = _parameters(url, seconds_max)
     shown = without_password(url)
     try:

@@ -16,11 +16,10 @@ from teardown_lab.checker.findings import Violation
 from teardown_lab.checker.happens_before import before
 from teardown_lab.checker.invariants_mmu import RootLife
 from teardown_lab.checker.invariants_vcpu import ACCESS_REASONS
-from teardown_lab.checker.patience import OUT_OF_TIME, impatience
+from teardown_lab.checker.patience import LOST, OUT_OF_TIME, impatience
 from vm_protocol.observations import Event
 
 _ENDINGS: Final = {
-    "timed-out": "the run ran out of time and not all services answered",
     "interrupted": "the run was interrupted",
     "refused": "the manager refused a command of the run",
 }
@@ -53,7 +52,7 @@ def _ending(facts: Facts) -> Iterator[str]:
     outcome = facts.outcome()
     if outcome in _ENDINGS:
         yield _ENDINGS[outcome]
-    ended = facts.vm_freed is not None or facts.stuck or outcome == OUT_OF_TIME
+    ended = facts.vm_freed is not None or facts.stuck or outcome in (*OUT_OF_TIME, LOST)
     if not ended:
         yield "the history ends before the VM was freed and before a step was stuck"
 

@@ -17,8 +17,14 @@ from teardown_lab.checker.invariants_stuck import Fence, FlushWait, Waits, given
 from vm_protocol import limits
 from vm_protocol.errors import RejectReason
 
-OUT_OF_TIME: Final = "timed-out-alive"
-"""Outcome of a run that ended although all services still answered."""
+OUT_OF_TIME: Final = ("timed-out-alive", "timed-out")
+"""Outcomes of a run whose time was up; in the first, all services still answered."""
+
+LOST: Final = "lost"
+"""Outcome of a run that ended early, as somebody or something that it needs is gone."""
+
+_TEXT_MAX: Final = 300
+"""Of what a run says itself, a note repeats so much."""
 
 _MORE: Final = 10
 """What a bound that was too short is best raised by at once: trying again takes long as well."""
@@ -28,11 +34,10 @@ def impatience(
     facts: Facts, lives: dict[str, RootLife], violations: tuple[Violation, ...]
 ) -> Iterator[str]:
     """Yield what was given up before its end; nothing that the history shows to be stuck."""
+    yield from _ending(facts)
     if facts.vm_freed is None:
         yield from _waits(facts, lives, violations)
         yield from _strangers(facts)
-    if facts.outcome() == OUT_OF_TIME:
-        yield _out_of_time(facts)
     yield from _unread(facts)
 
 
@@ -107,14 +112,30 @@ def _raise(scenario: Mapping[str, object], name: str, default: int) -> str:
     return f"raise the scenario's {name} from {now} to {now * _MORE}"
 
 
-def _out_of_time(facts: Facts) -> str:
-    """Say where a run stood when its time was up."""
-    if facts.vm_freed is not None:
-        return "the run ran out of time after the VM was freed, while deliveries were open"
-    return f"the run ran out of time {_place(facts)}; raise --timeout"
+def _ending(facts: Facts) -> Iterator[str]:
+    """Say where a run stood when its time was up or it was given up, and who was gone then."""
+    outcome, finished = facts.outcome(), facts.run_finished
+    if finished is None or outcome not in (*OUT_OF_TIME, LOST):
+        return
+    timeout_ms = shapes.number(finished, "timeout_ms")
+    gone = shapes.texts(finished, "missing") or ()
+    how = "ran out of time"
+    if outcome == LOST:
+        how = "was given up"
+    elif timeout_ms is not None:
+        how += f" ({timeout_ms / 1000:g} s)"
+    advice = "" if outcome == LOST or gone else "; raise --timeout"
+    if advice and timeout_ms is not None:
+        advice += f" to {timeout_ms * _MORE / 1000:g}"
+    if outcome == "timed-out":
+        advice += "; not all services answered"
+    yield f"the run {how} {_place(facts)}{advice}"
+    yield from (each[:_TEXT_MAX] for each in gone)
 
 
 def _place(facts: Facts) -> str:
+    if facts.vm_freed is not None:
+        return "after the VM was freed, while deliveries were open"
     if "DestroyVm" not in facts.types.values():
         made, placed = len(facts.vcpus()), len(facts.created)
         return f"while the VM was created ({placed} of {made} vCPUs were placed)"

@@ -30,11 +30,17 @@ from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
 from vm_protocol.wire import Record
 
-Outcome = Literal["settled", "timed-out-alive", "timed-out", "interrupted", "refused"]
+Outcome = Literal["settled", "timed-out-alive", "timed-out", "lost", "interrupted", "refused"]
 Phase = Literal["creating", "destroying", "settling", "closing", "removing", "done"]
 
 BEGIN_TIMER = "run-begin"
 TIMEOUT_TIMER = "run-timeout"
+LOST_TIMER = "run-lost"
+"""Fired by whoever watches the services: somebody is gone, and waiting is of no use."""
+
+MISSING_MAX = 4
+"""How many of those who are gone a history names."""
+
 REMOVAL_TIMER = "run-removal"
 STUCK_TIMER = "run-stuck"
 STUCK_MS = limits.FENCE_MS + limits.REQUEST_MS
@@ -124,11 +130,15 @@ Result = tuple[ClientState, tuple[Effect, ...]]
 
 @dataclass(frozen=True)
 class Client:
-    """The core. `services_answer` is asked once, when the time is up: is that stuck, or broken?"""
+    """The core. Both are asked once, at the end of a run that did not settle.
+
+    `services_answer` tells whether the services live, `who_is_missing` names who or what is gone.
+    """
 
     experiment: Experiment
     collector: Collector
     services_answer: Callable[[], bool] = field(default=lambda: True)
+    who_is_missing: Callable[[], tuple[str, ...]] = field(default=tuple)
 
     @property
     def actor(self) -> str:
@@ -160,6 +170,8 @@ class Client:
             case TimerFired(name=name) if name == TIMEOUT_TIMER:
                 outcome: Outcome = "timed-out-alive" if self.services_answer() else "timed-out"
                 return self._finish(state, outcome)
+            case TimerFired(name=name) if name == LOST_TIMER and _is_waiting(state):
+                return self._finish(state, "lost")
             case TimerFired(name=name) if name == STUCK_TIMER:
                 return self._look(replace(state, patient=False))
             case TimerFired(name=name) if name == GAPS_TIMER:
@@ -238,6 +250,14 @@ class Client:
         if state.outcome is not None:
             return state, ()
         finished = observed(Event.RUN_FINISHED, self.experiment.vm, outcome=outcome)
+        if outcome in ("timed-out-alive", "timed-out", "lost"):
+            finished = observed(
+                Event.RUN_FINISHED,
+                self.experiment.vm,
+                outcome=outcome,
+                timeout_ms=self.experiment.timeout_ms,
+                missing=self.who_is_missing()[:MISSING_MAX],
+            )
         after = replace(state, phase="closing", outcome=outcome)
         timers = (TIMEOUT_TIMER, STUCK_TIMER, GAPS_TIMER)
         return after, (*(CancelTimer(name) for name in timers), finished)
@@ -252,3 +272,7 @@ class Client:
     def _done(self, state: ClientState) -> Result:
         closed = (CancelTimer(REMOVAL_TIMER), DeleteQueue(self.replies.name))
         return replace(state, phase="done"), closed
+
+
+def _is_waiting(state: ClientState) -> bool:
+    return state.phase in ("creating", "destroying", "settling")

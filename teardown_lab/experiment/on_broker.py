@@ -9,6 +9,7 @@ from service_runtime.rabbit_driver import RabbitDriver
 from service_runtime.tracing import Observe, traced
 from teardown_lab.broker.address import endpoint_of
 from teardown_lab.experiment.client import (
+    LOST_TIMER,
     REMOVAL_MS,
     Client,
     ClientState,
@@ -16,6 +17,8 @@ from teardown_lab.experiment.client import (
     Experiment,
 )
 from teardown_lab.experiment.stack import Stack, StackFailed
+from teardown_lab.experiment.watch import Watch
+from teardown_lab.experiment.whereabouts import Whereabouts
 from vm_protocol.actor import Actor
 from vm_protocol.wire import Record
 
@@ -46,12 +49,22 @@ def run_on_broker(
         TopologyMissing: No services have ever run there.
     """
     answers = stack.answers if stack is not None else (lambda: False)
-    client = Client(experiment, Collector(experiment.vm, on_record), answers)
+    whereabouts = Whereabouts(experiment.vm, stack.worker_ids if stack is not None else None)
+    watch = Watch(url, whereabouts)
+
+    def take(record: Record) -> None:
+        whereabouts.feed(record)
+        on_record(record)
+
+    collector = Collector(experiment.vm, take)
+    client = Client(experiment, collector, answers, lambda: watch.missing)
     with traced("teardown", url) as trace:
-        return client, asyncio.run(_run(client, url, stack, trace))
+        return client, asyncio.run(_run(client, url, stack, trace, watch))
 
 
-async def _run(client: Client, url: str, stack: Stack | None, trace: Observe) -> ClientState:
+async def _run(
+    client: Client, url: str, stack: Stack | None, trace: Observe, watch: Watch
+) -> ClientState:
     actor = Actor(client)
     # Services that run already have declared the topology, or were given it: so is it to us.
     endpoint = endpoint_of(url, topology_given=stack is None)
@@ -68,14 +81,15 @@ async def _run(client: Client, url: str, stack: Stack | None, trace: Observe) ->
 
     # The client's own bounds need a broker that answers; this one holds without it.
     patience_s = (client.experiment.timeout_ms + REMOVAL_MS) / 1000 + BROKER_S
-    gone = SessionLost(f"the broker does not answer: gave up after {patience_s:g} s")
-    deadline = loop.call_later(patience_s, fail, gone)
+    deadline = loop.call_later(patience_s, lambda: fail(_unanswered(driver, patience_s)))
+    watching = loop.create_task(watch.run(lambda: driver.fire(LOST_TIMER)))
     try:
         if stack is not None:
             stack.watch(on_failure)
         await driver.run()
     finally:
         deadline.cancel()
+        watching.cancel()
         if stack is not None:
             stack.unwatch()
     if failed:
@@ -83,3 +97,13 @@ async def _run(client: Client, url: str, stack: Stack | None, trace: Observe) ->
     if stack is not None and actor.state.outcome == "timed-out-alive":
         stack.require_connected()
     return actor.state
+
+
+def _unanswered(driver: RabbitDriver, patience_s: float) -> SessionLost:
+    """Say why a run could not even write its end down."""
+    if driver.is_blocked:
+        return SessionLost(
+            "the broker blocks publishers (a memory or disk alarm: `rabbitmq-diagnostics alarms`); "
+            f"gave up after {patience_s:g} s: free what it lacks, or raise --timeout"
+        )
+    return SessionLost(f"the broker does not answer: gave up after {patience_s:g} s")

@@ -70,8 +70,9 @@ class Service:
 class Stack:
     """A manager and its workers, connected and consuming."""
 
-    def __init__(self, services: list[Service]) -> None:
+    def __init__(self, services: list[Service], worker_ids: tuple[str, ...] = ()) -> None:
         self.services = services
+        self.worker_ids = worker_ids
         self._on_failure: Callable[[str], None] | None = None
         self._stopping = False
         self._guard = threading.Lock()
@@ -176,7 +177,7 @@ def started(options: StackOptions, run: RunFolder, forward: Forward) -> Iterator
     """
     if options.broker_outlives_run:
         run.add_queues(options.url, options.own_queues())
-    stack = Stack([])
+    stack = Stack([], options.worker_ids())
     try:
         stack.services.append(_spawn("vm-manager", "vm_manager", {}, options, run))
         capacity = str(ceil(options.vcpus / options.workers))

@@ -265,7 +265,37 @@ def test_a_run_out_of_time_after_the_vms_free_is_inconclusive(new_story, summary
 
     assert summary(story.end("timed-out-alive").judge()) == {
         "verdict": "inconclusive",
-        "notes": ["the run ran out of time after the VM was freed, while deliveries were open"],
+        "notes": [
+            "the run ran out of time after the VM was freed, while deliveries were open; raise "
+            "--timeout"
+        ],
+    }
+
+
+@pytest.mark.parametrize("outcome", ["timed-out-alive", "timed-out"])
+def test_a_run_out_of_time_says_what_to_raise_and_to_what(new_story, summary, outcome):
+    story = new_story().begin()
+    story.say("lab", "run.finished", outcome=outcome, timeout_ms=1500, missing=[])
+
+    silent = "; not all services answered" if outcome == "timed-out" else ""
+    assert summary(story.judge())["notes"] == [
+        "the run ran out of time (1.5 s) between two steps of the teardown; raise --timeout to 15"
+        + silent
+    ]
+
+
+def test_a_run_that_was_given_up_names_who_was_gone(new_story, summary):
+    story = new_story().begin()
+    gone = ["worker w0, which has vCPU 1, takes no commands", "x" * 1000]
+    story.say("lab", "run.finished", outcome="lost", timeout_ms=60_000, missing=gone)
+
+    assert summary(story.judge()) == {
+        "verdict": "inconclusive",
+        "notes": [
+            "the run was given up between two steps of the teardown",
+            gone[0],
+            "x" * 300,
+        ],
     }
 
 
@@ -276,7 +306,7 @@ def test_a_worker_that_no_longer_knows_its_vcpu_is_named(new_story, summary):
 
     found = summary(story.finish("timed-out-alive").judge())
     assert found["verdict"] == "inconclusive"
-    assert found["notes"][0] == (
+    assert found["notes"][1] == (
         "worker.w0 did not know vCPU 0, which it had been given: it was restarted, or its mailbox "
         "was removed"
     )

@@ -164,7 +164,11 @@ def test_violated_beats_inconclusive(new_story):
     [
         ("interrupted", "the run was interrupted"),
         ("refused", "the manager refused a command of the run"),
-        ("timed-out", "the run ran out of time and not all services answered"),
+        (
+            "timed-out",
+            "the run ran out of time after the VM was freed, while deliveries were open; raise "
+            "--timeout; not all services answered",
+        ),
     ],
 )
 def test_a_run_that_did_not_end_by_itself_is_inconclusive(new_story, summary, outcome, note):

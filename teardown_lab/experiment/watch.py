@@ -1,0 +1,60 @@
+"""Watches a run on a real broker: when nothing moves any more, asks the broker who is gone.
+
+Silence alone says nothing: a busy machine is silent too. What ends a run early is a loss that the
+broker shows, and that it still shows LOST_S later: services that reconnect are away for a moment.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from teardown_lab.broker.errors import BrokerUnavailable
+from teardown_lab.broker.looking import look_at
+from teardown_lab.experiment.whereabouts import Whereabouts
+from vm_protocol import limits
+
+LOOK_S: Final = 1.0
+"""How often the watch looks whether the run has moved."""
+
+SILENCE_S: Final = 3.0
+"""How long nothing moves before the broker is asked."""
+
+LOST_S: Final = limits.RECONNECT_MS_MAX / 1000 + 2.0
+"""How long somebody must be gone: a service that has lost its broker is back by then."""
+
+
+class Watch:
+    """The watch of one run; `missing` is what was gone when the broker was asked last."""
+
+    def __init__(self, url: str, whereabouts: Whereabouts) -> None:
+        self._url = url
+        self._whereabouts = whereabouts
+        self.missing: tuple[str, ...] = ()
+
+    async def run(self, on_loss: Callable[[], None]) -> None:
+        """Look again and again; call `on_loss` once, when somebody is gone for good."""
+        loop = asyncio.get_running_loop()
+        progress, moved_s, lost_s = -1, loop.time(), 0.0
+        while True:
+            await asyncio.sleep(LOOK_S)
+            now_s = loop.time()
+            if self._whereabouts.progress != progress:
+                progress, moved_s, self.missing = self._whereabouts.progress, now_s, ()
+                continue
+            if now_s - moved_s < SILENCE_S:
+                continue
+            was_missing = self.missing
+            self.missing = await asyncio.to_thread(self._look)
+            if not self.missing or not was_missing:
+                lost_s = loop.time()
+            elif loop.time() - lost_s >= LOST_S:
+                on_loss()
+                return
+
+    def _look(self) -> tuple[str, ...]:
+        """Ask the broker; one that does not answer loses the run its session, and tells so."""
+        try:
+            seen = look_at(self._url, self._whereabouts.queues())
+        except BrokerUnavailable:
+            return ()
+        return self._whereabouts.missing(seen)

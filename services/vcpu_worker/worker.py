@@ -131,10 +131,11 @@ class VcpuWorker:
         mailbox = parse_mailbox(event.queue)
         if mailbox is not None:
             return self._request(state, event, mailbox)
+        answerable = topology.is_manager_replies(event.reply_to)
         match message, event.queue:
-            case messages.PlaceVcpu(), topology.PLACEMENT_QUEUE.name if event.reply_to:
+            case messages.PlaceVcpu(), topology.PLACEMENT_QUEUE.name if answerable:
                 return self._place(state, event, message)
-            case messages.DestroyVcpu(), self.commands_queue if event.reply_to:
+            case messages.DestroyVcpu(), self.commands_queue if answerable:
                 return self._destroy(state, event, message)
             case messages.AsyncPfCompleted(), self.commands_queue:
                 return self._complete_fault(state, event, message)

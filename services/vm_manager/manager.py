@@ -188,6 +188,8 @@ class VmManager:
             return self._not_owned(state, event)
         if getattr(message, "vcpu", 0) >= len(vm.slots):
             return self._not_owned(state, event)
+        if _is_anothers(vm, event):
+            return self._reject(state, event, RejectReason.NOT_OWNED)
         ack = Ack(event.queue, event.message_id)
         match message:
             case messages.VcpuPlaced() if event.reply_to:
@@ -331,3 +333,13 @@ class VmManager:
         )
         publish, ack = self._answer(event, reply_to, refused)
         return state, (publish,) if held else (publish, ack)
+
+
+def _is_anothers(vm: Vm, event: Received) -> bool:
+    """Tell whether a worker speaks of a vCPU that another worker owns; who places one may."""
+    vcpu = getattr(event.message, "vcpu", None)
+    if vcpu is None or isinstance(event.message, messages.VcpuPlaced):
+        return False
+    owner = vm.slots[vcpu].worker
+    is_worker = event.sender.partition(".")[0] == "worker"
+    return is_worker and owner is not None and event.sender != f"worker.{owner}"

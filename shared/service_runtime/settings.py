@@ -50,7 +50,8 @@ class Settings(BaseModel):
     AMQP_TOPOLOGY=given leaves exchanges and shared queues to the deployment. AMQP_QUEUES says what
     mailboxes and reply queues are: classic, quorum, or auto. MANAGER_USERS, MONITOR_USERS,
     WORKER_USERS and CLIENT_USERS name the broker's users that play each role, separated by commas;
-    empty: anybody may. REPLICA tells a manager from others beside it.
+    empty: anybody may. In WORKER_USERS, `user=ID` is the user of one worker and of no other.
+    REPLICA tells a manager from others beside it.
     TEARDOWN_GATE is a replay's conductor, on this host.
     """
 
@@ -88,12 +89,15 @@ class Settings(BaseModel):
 
     def trust(self) -> Trust:
         """Return which users' messages are taken for which role's."""
-        named = {role: getattr(self, f"{role}_users") for role in Role}
-        return Trust({role: _names(text) for role, text in named.items() if _names(text)})
+        named = {role: _names(getattr(self, f"{role}_users")) for role in Role}
+        workers = {user: worker for user, worker in named[Role.WORKER].items() if worker}
+        return Trust({role: frozenset(users) for role, users in named.items() if users}, workers)
 
 
-def _names(text: str) -> frozenset[str]:
-    return frozenset(name.strip() for name in text.split(",") if name.strip())
+def _names(text: str) -> dict[str, str]:
+    """Return users with what stands after their `=`, of a list separated by commas."""
+    parts = (name.partition("=") for name in text.split(",") if name.strip())
+    return {user.strip(): worker.strip() for user, _, worker in parts}
 
 
 def read_settings(environment: Mapping[str, str]) -> Settings:

@@ -29,6 +29,7 @@ class Received:
     """A valid message from `queue`; `reply_to` names the queue of the sender's choice.
 
     `user_id` is the sender's user, as the broker has validated it; None if it named nobody.
+    `sender` is the actor that the message names, which a user that is one worker cannot forge.
     """
 
     queue: str
@@ -38,6 +39,7 @@ class Received:
     reply_to: str | None = None
     redelivered: bool = False
     user_id: str | None = None
+    sender: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ def read_message(delivery: Delivery, trust: Trust = ANYBODY) -> tuple[Received, 
             it.
     """
     message, envelope = codec.decode(delivery.packet)
-    trust.check(message, envelope.user_id)
+    trust.check(message, envelope.user_id, envelope.sender)
     received = Received(
         queue=delivery.queue,
         message=message,
@@ -43,6 +43,7 @@ def read_message(delivery: Delivery, trust: Trust = ANYBODY) -> tuple[Received, 
         reply_to=envelope.reply_to,
         redelivered=delivery.redelivered,
         user_id=envelope.user_id,
+        sender=envelope.sender,
     )
     return received, envelope
 
@@ -113,7 +114,7 @@ def _newest_death(headers: Mapping[str, Any]) -> _Death:
 def _try_decode(packet: Packet, trust: Trust) -> tuple[Message | None, Envelope | None, str | None]:
     try:
         message, envelope = codec.decode(packet)
-        trust.check(message, envelope.user_id)
+        trust.check(message, envelope.user_id, envelope.sender)
     except RemoteProtocolError as error:
         return None, None, str(error.reason)
     return message, envelope, None

@@ -97,7 +97,8 @@ MAILBOX_LENGTH_MAX: Final = 8_192
 vCPU's unload may raise a flush for each of its two contexts before the first request is taken."""
 
 ORPHAN_EXPIRES_MS: Final = 3_600_000
-"""A mailbox or reply queue that no consumer has held for this long is removed by the broker."""
+"""A mailbox, a reply queue or a worker's commands that no consumer has held for this long are
+removed by the broker: far above any restart, for with its queue a worker loses what is in it."""
 
 QUARANTINE_MS: Final = 500
 """How long tombstones outlive their VM, as KASAN's quarantine holds freed memory."""

@@ -15,10 +15,14 @@ ArgumentValue = str | int | bool
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """A durable exchange."""
+    """A durable exchange.
+
+    Nobody binds a pattern to a `topic` exchange: it routes as a direct one. But RabbitMQ checks for
+    each user which keys it publishes to and binds there, which it does for no other type.
+    """
 
     name: str
-    type: Literal["direct", "fanout"]
+    type: Literal["direct", "fanout", "topic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +39,13 @@ class Queue:
         return str(dict(self.arguments).get("x-queue-type", "classic"))
 
 
-COMMANDS: Final = Exchange("commands", "direct")
-REPLIES: Final = Exchange("replies", "direct")
+COMMANDS: Final = Exchange("commands", "topic")
+REPLIES: Final = Exchange("replies", "topic")
 REQUESTS: Final = Exchange("vm.requests", "direct")
 PLACEMENT: Final = Exchange("placement", "direct")
 RECORDS: Final = Exchange("records", "direct")
 DEAD_LETTERS: Final = Exchange("dead-letters", "fanout")
-ASYNC_PF: Final = Exchange("async-pf", "direct")
+ASYNC_PF: Final = Exchange("async-pf", "topic")
 """Completions of async page faults: the only thing that a worker sends to a commands queue."""
 EXCHANGES: Final = (COMMANDS, REPLIES, REQUESTS, PLACEMENT, RECORDS, DEAD_LETTERS, ASYNC_PF)
 
@@ -108,8 +112,13 @@ def manager_replies(epoch: int) -> Queue:
 
 
 def worker_commands(worker: str) -> Queue:
-    """Return the queue with the commands to one worker's vCPUs."""
-    queue = _quorum(f"worker.{worker}.commands", COMMANDS)
+    """Return the queue with the commands to one worker's vCPUs.
+
+    It goes when its worker has been away for long: a container's name, which is its worker's,
+    never comes back. A consumer keeps it (RabbitMQ: ttl); one that reconnects declares it again.
+    """
+    expires = ("x-expires", limits.ORPHAN_EXPIRES_MS)
+    queue = _quorum(f"worker.{worker}.commands", COMMANDS, expires)
     return replace(queue, bindings=(*queue.bindings, (ASYNC_PF.name, queue.name)))
 
 
@@ -150,6 +159,7 @@ class Mailbox:
 
 
 _NUMBER: Final = r"(0|[1-9][0-9]{0,9})"
+_MANAGER_REPLIES: Final = re.compile(rf"manager\.{_NUMBER}\.replies")
 _MAILBOX_NAME: Final = re.compile(rf"vcpu\.([a-z0-9][a-z0-9-]*)\.{_NUMBER}\.{_NUMBER}")
 
 
@@ -160,3 +170,8 @@ def parse_mailbox(name: str) -> Mailbox | None:
     if found is None or int(found[2]) >= limits.VCPUS_MAX:
         return None
     return Mailbox(found[1], int(found[2]), int(found[3]))
+
+
+def is_manager_replies(name: str | None) -> bool:
+    """Tell whether a name is that of a manager's reply queue: workers answer nobody else."""
+    return name is not None and _MANAGER_REPLIES.fullmatch(name) is not None

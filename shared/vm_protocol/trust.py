@@ -70,19 +70,29 @@ def role_of(actor: str) -> Role | None:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """The users of each role; a role for which nobody is named is anybody's."""
+    """The users of each role; a role for which nobody is named is anybody's.
+
+    `workers` are users that are one worker each, with its id: they speak for no other.
+    """
 
     users: Mapping[Role, frozenset[str]] = field(default_factory=dict)
+    workers: Mapping[str, str] = field(default_factory=dict)
 
-    def check(self, message: Message, user_id: str | None) -> None:
-        """Pass a message that this user may send.
+    def check(self, message: Message, user_id: str | None, sender: str = "") -> None:
+        """Pass a message that this user may send; `sender` is the actor that it names.
 
         Raises:
-            RemoteProtocolError: FORGED: none of its senders' users has sent it.
+            RemoteProtocolError: FORGED: none of its senders' users has sent it, or one worker in
+                the name of another.
         """
         roles = SENDERS.get(message.type, frozenset())
         if not self._is_one_of(roles, user_id):
             place = f"property: user_id: {message.type} is not {user_id or 'nobody'}'s to send"
+            raise RemoteProtocolError(RejectReason.FORGED, place[:200])
+        worker = self.workers.get(user_id or "")
+        named = getattr(message, "worker", worker) if message.type == "VcpuPlaced" else worker
+        if worker is not None and (sender, named) != (f"worker.{worker}", worker):
+            place = f"property: user_id: {user_id} is not {sender} of {named}"
             raise RemoteProtocolError(RejectReason.FORGED, place[:200])
 
     def check_records(self, records: Iterable[Record], user_id: str | None) -> None:
@@ -91,9 +101,11 @@ class Trust:
         Raises:
             RemoteProtocolError: FORGED: somebody writes another's history.
         """
+        worker = self.workers.get(user_id or "")
         for actor in {record.actor for record in records}:
             role = role_of(actor)
-            if not self._is_one_of(frozenset({role} if role else ()), user_id):
+            is_its_own = worker is None or actor == f"worker.{worker}"
+            if not (is_its_own and self._is_one_of(frozenset({role} if role else ()), user_id)):
                 place = f"property: user_id: {user_id or 'nobody'} is not {actor}"
                 raise RemoteProtocolError(RejectReason.FORGED, place[:200])
 

@@ -19,8 +19,8 @@ _KNOWN: Final = {
     # A classic queue with a single active consumer is not simulated: after a cancellation 3.10.8
     # serves nobody, and the next publish kills the queue (seen).
     "classic": frozenset(_FIELDS) - {"x-delivery-limit", "x-single-active-consumer"},
-    # A quorum queue looks at its own x-expires only every five seconds (seen), so when is chance.
-    "quorum": frozenset(_FIELDS) - {"x-expires"},
+    # A quorum queue looks at its own x-expires only every five seconds (seen): it goes later.
+    "quorum": frozenset(_FIELDS),
     # Retention is not simulated: a simulated stream keeps all, as a real one does below its bound.
     "stream": frozenset({"x-max-length-bytes"}),
 }

@@ -7,7 +7,7 @@ from vm_protocol.topology import Exchange
 
 
 class Routes:
-    """Direct and fanout exchanges, and the queues that are bound to them."""
+    """Exchanges, and the queues that are bound to them; topics have no patterns here."""
 
     def __init__(self, exchanges: Iterable[Exchange] = ()) -> None:
         self._types: dict[str, str] = {}
@@ -59,6 +59,6 @@ class Routes:
         if exchange not in self._types:
             raise NotFound(f"no exchange {exchange}")
         keys = self._bound[exchange]
-        if self._types[exchange] == "direct":
+        if self._types[exchange] != "fanout":
             return tuple(keys.get(key, ()))
         return tuple(dict.fromkeys(queue for queues in keys.values() for queue in queues))

@@ -215,11 +215,14 @@ EXPIRY: Final = [
             "an_expired_message_is_gone_without_a_dead_letter_exchange",
         ),
         (
-            "An unused classic queue expires (`x-expires`) and is not dead-lettered; a quorum "
-            "queue looks only every 5 s and is not simulated",
+            "An unused queue expires (`x-expires`) and is not dead-lettered",
             "an_unused_queue_expires_and_is_not_dead_lettered",
         ),
         ("A consumer keeps it", "a_consumer_keeps_a_queue_from_expiring"),
+        (
+            "So it is with a quorum queue, which looks only every 5 s (seen)",
+            "a_quorum_queue_expires_too_and_a_consumer_keeps_it",
+        ),
         ("Declaring it again renews its time", "declaring_again_renews_the_time_to_expiry"),
     ),
     *_rules(

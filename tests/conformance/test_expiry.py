@@ -7,6 +7,8 @@ from conformance.adapter import Delivery, Session, bodies
 KINDS = ["classic", "quorum"]
 TTL_MS = 150
 LONG_MS = 900
+QUORUM_LOOKS_MS = 5_000
+"""How often a quorum queue looks whether it is to expire (seen)."""
 
 
 def first_death(found: list[Delivery]) -> list[tuple[str, str]]:
@@ -196,6 +198,17 @@ def test_a_consumer_keeps_a_queue_from_expiring(session: Session) -> None:
     session.broker.wait(TTL_MS * 2)
 
     assert session.broker.publish("in", "queue", "late", mandatory=True).returned
+
+
+def test_a_quorum_queue_expires_too_and_a_consumer_keeps_it(session: Session) -> None:
+    for name in ("left", "held"):
+        session.queue(name, "quorum", expires=TTL_MS)
+    session.broker.consume("worker", "held", prefetch=1)
+
+    session.broker.wait(TTL_MS + 2 * QUORUM_LOOKS_MS)
+
+    assert session.broker.publish("in", "left", "late", mandatory=True).returned
+    assert not session.broker.publish("in", "held", "in time", mandatory=True).returned
 
 
 def test_declaring_again_renews_the_time_to_expiry(session: Session) -> None:

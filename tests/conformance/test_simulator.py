@@ -62,7 +62,7 @@ def test_what_is_no_known_version_is_refused(product: str) -> None:
     [
         queue("classic", single_active_consumer=True),
         queue("classic", overflow="reject-publish"),
-        queue("quorum", queue_type="quorum", expires=1000),
+        queue("quorum", queue_type="quorum", max_priority=3),
         queue("quorum", queue_type="quorum", delivery_limit=-1),
         queue("stream", queue_type="stream", dead_letter_exchange="dead"),
         queue("unknown", queue_type="jms"),

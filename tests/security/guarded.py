@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,19 +52,26 @@ class Guarded:
             yield channel
 
 
-def password_files(folder: Path) -> dict[str, Path]:
+def password_files(folder: Path, workers: tuple[str, ...] = ()) -> dict[str, Path]:
     """Return where the set-up has put each user's password."""
-    return {user: make_definitions.password_file(folder, user) for user in USERS}
+    users = [role.user for role in permissions.roles_of(workers)]
+    return {user: make_definitions.password_file(folder, user) for user in users}
 
 
 @contextmanager
-def guarded_node(folder: Path) -> Iterator[Guarded]:
+def guarded_node(
+    folder: Path,
+    workers: tuple[str, ...] = (),
+    change: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> Iterator[Guarded]:
     """Start a private node that imports the definitions as the container does, at boot.
 
+    `workers` have users of their own; `change` may lower bounds, so that a test can reach them.
     `guest` is added for the node's own start, which is judged by a login: on loopback only.
     """
-    passwords = make_definitions.write_secrets(folder, 0)
-    definitions: dict[str, Any] = make_definitions.definitions(passwords)
+    passwords = make_definitions.write_secrets(folder, 0, workers=workers)
+    definitions: dict[str, Any] = make_definitions.definitions(passwords, workers)
+    change(definitions)
     guest = permissions.Role("guest", (".*",), (".*",), (".*",))
     hashed = make_definitions.password_hash("guest", b"salt")
     definitions["users"].append({"name": "guest", "password_hash": hashed, "tags": []})
@@ -72,7 +79,7 @@ def guarded_node(folder: Path) -> Iterator[Guarded]:
     file = folder / "with-guest.json"
     file.write_text(json.dumps(definitions), encoding="utf-8")
     with PrivateNode(config=[f"load_definitions = {file}"]) as node:
-        yield Guarded(node.port, password_files(folder))
+        yield Guarded(node.port, password_files(folder, workers))
 
 
 @contextmanager

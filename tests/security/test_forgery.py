@@ -7,7 +7,7 @@ import pytest
 from integration.tools.amqp import publish
 from integration.tools.fuzz import encode
 from integration.tools.log import Log
-from security.guarded import CLIENT, MANAGER, WORKER, WORKERS, Guarded
+from security.guarded import CLIENT, MANAGER, MONITOR, WORKER, WORKERS, Guarded
 
 from vm_protocol import codec, limits, messages, topology
 from vm_protocol.codec import Packet
@@ -31,6 +31,7 @@ COMMAND = messages.DestroyVcpu.model_validate(
 REMOVE = messages.RemoveVm(vm=VM)
 FLUSH = messages.TlbFlush(vm=VM, generation=1, recipients=tuple(range(VCPUS)))
 UNLOADED = messages.UnloadDone.model_validate({**PLACE, "position": 0, "generation": 9})
+COMPLETED = messages.AsyncPfCompleted(vm=VM, vcpu=0, fault=0)
 STUCK = messages.CommandStuck.model_validate(PLACE)
 
 
@@ -53,10 +54,10 @@ def letters(log: Log, queue: str, why: str) -> int:
 Attempt = tuple[str, str | None, str, str, Message]
 
 FORGED: dict[str, Attempt] = {
-    "a client's command": (CLIENT, CLIENT, "commands", COMMANDS_OF_WORKER, COMMAND),
-    "nobody's command": (CLIENT, None, "commands", COMMANDS_OF_WORKER, COMMAND),
+    "a manager's completion": (MANAGER, MANAGER, "commands", COMMANDS_OF_WORKER, COMPLETED),
+    "nobody's command": (MANAGER, None, "commands", COMMANDS_OF_WORKER, COMMAND),
     "a worker's command": (WORKER, WORKER, "async-pf", COMMANDS_OF_WORKER, COMMAND),
-    "a worker's answer": (WORKER, WORKER, "replies", REPLIES_OF_WORKER, UNLOADED),
+    "a monitor's answer": (MONITOR, MONITOR, "replies", REPLIES_OF_WORKER, UNLOADED),
     "a worker as the monitor": (WORKER, WORKER, "replies", REPLIES_OF_MANAGER, STUCK),
     "nobody's removal": (CLIENT, None, "commands", COMMANDS_OF_MANAGER, REMOVE),
     "a manager as a client": (MANAGER, MANAGER, "commands", COMMANDS_OF_MANAGER, REMOVE),
@@ -75,7 +76,11 @@ def elected(broker: Guarded, log: Log) -> None:
 def create(broker: Guarded, log: Log, vm: str) -> None:
     """Have a VM created, as a client does."""
     message = messages.CreateVm(vm=vm, scenario=Scenario(vcpus=VCPUS, ticker=False))
-    packet = replace(encode(message, "client.none.replies", 0))
+    replies = topology.client_replies("none")
+    with broker.channel(CLIENT) as channel:
+        channel.queue_declare(replies.name, durable=True, arguments=dict(replies.arguments))
+        channel.queue_bind(replies.name, *replies.bindings[0])
+    packet = encode(message, replies.name, 0)
     packet = replace(packet, properties={**packet.properties, "user_id": CLIENT})
     send(broker, CLIENT, "commands", COMMANDS_OF_MANAGER, packet)
     log.wait(event="vm.created", vm=vm)

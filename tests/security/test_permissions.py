@@ -26,12 +26,17 @@ COMMAND = messages.DestroyVcpu(
 Act = Callable[[BlockingChannel], Any]
 
 
-def publish(exchange: str, user_id: str | None = None) -> Act:
+VICTIM, PEER = "client.victim.replies", "worker.peer.replies"
+MANAGED, ELECT, BUSY = "manager.1.replies", "manager.commands", "worker.peer.commands"
+MINE, OURS = "worker.spy.replies", "client.spy.replies"
+
+
+def publish(exchange: str, user_id: str | None = None, key: str = "any") -> Act:
     """Return the publishing of a destroy command to an exchange."""
     packet = encode(COMMAND, "manager.1.replies", limits.MANAGER_EPOCH)
     given = {**packet.properties, "user_id": user_id}
     properties = pika.BasicProperties(headers=dict(packet.headers), **given)
-    return lambda channel: channel.basic_publish(exchange, "any", packet.body, properties)
+    return lambda channel: channel.basic_publish(exchange, key, packet.body, properties)
 
 
 def consume(queue: str) -> Act:
@@ -42,10 +47,10 @@ def consume(queue: str) -> Act:
     return act
 
 
-def bind(queue: str, exchange: str) -> Act:
+def bind(queue: str, exchange: str, key: str = "any") -> Act:
     def act(channel: BlockingChannel) -> None:
         channel.queue_declare(queue, durable=True)
-        channel.queue_bind(queue, exchange, "any")
+        channel.queue_bind(queue, exchange, key)
 
     return act
 
@@ -118,6 +123,39 @@ def test_it_is_refused(broker: Guarded, user: str, act: Act, access: str) -> Non
     assert text.startswith((f"ACCESS_REFUSED - {kind} access to {what}", "ACCESS_REFUSED - access"))
     assert f"access to {what}" in text
     assert f"refused for user '{user}'" in text
+
+
+KEYS: list[tuple[str, str, Act, str, str]] = [
+    (WORKER, "answers a client", publish("replies", key=VICTIM), VICTIM, "replies"),
+    (WORKER, "answers a worker", publish("replies", key=PEER), PEER, "replies"),
+    (WORKER, "hears what a client hears", bind(MINE, "replies", VICTIM), VICTIM, "replies"),
+    (WORKER, "hears what a manager hears", bind(MINE, "replies", MANAGED), MANAGED, "replies"),
+    (WORKER, "hears all replies", bind(MINE, "replies", "#"), "#", "replies"),
+    (WORKER, "hears all commands", bind(MINE, "commands", "worker.*.commands"), "*", "commands"),
+    (WORKER, "hears clients' commands", bind(MINE, "commands", ELECT), ELECT, "commands"),
+    (WORKER, "completes into replies", publish("async-pf", key=VICTIM), VICTIM, "async-pf"),
+    (CLIENT, "commands a worker", publish("commands", key=BUSY), BUSY, "commands"),
+    (CLIENT, "hears what a worker hears", bind(OURS, "replies", PEER), PEER, "replies"),
+    (CLIENT, "hears what a manager hears", bind(OURS, "replies", MANAGED), MANAGED, "replies"),
+    (CLIENT, "hears all replies", bind(OURS, "replies", "#"), "#", "replies"),
+    (CLIENT, "hears all clients", bind(OURS, "replies", "client.*.replies"), "*", "replies"),
+]
+"""User, what it tries, how, and which routing key of which exchange that takes."""
+
+
+@pytest.mark.parametrize(
+    ("user", "act", "key", "exchange"),
+    [pytest.param(user, act, *where, id=f"{user} {what}") for user, what, act, *where in KEYS],
+)
+def test_a_key_that_is_another_s_is_refused(
+    broker: Guarded, user: str, act: Act, key: str, exchange: str
+) -> None:
+    code, text = refusal(broker, user, act)
+
+    assert code == 403
+    assert "access to topic '" in text
+    assert key in text
+    assert f"in exchange '{exchange}'" in text
 
 
 @pytest.mark.parametrize("exchange", [exchange.name for exchange in topology.EXCHANGES])

@@ -182,3 +182,16 @@ def test_a_manager_that_has_been_superseded_is_rejected_as_stale(
 
     assert effects == (Reject(queue, message.identity(), RejectReason.STALE_EPOCH),)
     assert bench.state == before
+
+
+@pytest.mark.parametrize("reply_to", [None, "client.c.replies", "manager.1.replies.x", "worker.w"])
+def test_a_placement_that_asks_for_an_answer_elsewhere_than_at_a_manager_is_rejected(
+    reply_to: str | None,
+) -> None:
+    """The broker lets a worker publish to managers alone, and closes its channel otherwise."""
+    bench = fresh(2)
+
+    effects = bench.take(placement(0), PLACEMENT, reply_to)
+
+    assert effects == (Reject(PLACEMENT, placement(0).identity(), RejectReason.UNEXPECTED),)
+    assert not bench.state.vcpus

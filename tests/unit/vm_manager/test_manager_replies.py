@@ -24,6 +24,7 @@ from vm_protocol.effects import (
     Ack,
     DeleteMailbox,
     Publish,
+    Received,
     Reject,
     Returned,
     SetTimer,
@@ -52,6 +53,24 @@ def freed() -> ManagerBench:
 
 
 # --- replies of workers ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("sender", "is_taken"), [("worker.w", True), ("worker.other", False)])
+def test_what_is_said_of_a_vcpu_is_taken_from_the_worker_that_owns_it(
+    sender: str, is_taken: bool
+) -> None:
+    bench = ManagerBench.running()
+    (first, *_) = commands_in(bench.command(FREE_ALL))
+    answer = done(first)
+    before = bench.state
+
+    received = Received(REPLIES, answer, answer.identity(), 0, WORKER, sender=sender)
+    effects = bench.step(received)
+
+    refused = Reject(REPLIES, answer.identity(), RejectReason.NOT_OWNED)
+    assert (refused in effects) == (not is_taken)
+    assert (bench.state == before) == (not is_taken)
+
 
 STRANGERS: list[Message] = [
     placed(0).model_copy(update={"vm": "vm-9"}),

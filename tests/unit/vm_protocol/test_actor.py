@@ -98,7 +98,14 @@ def test_a_message_becomes_the_input_that_its_envelope_says() -> None:
 
     assert envelope == sample_envelope(message)
     assert received == Received(
-        "worker.w.commands", message, message.identity(), 1, "manager.1.replies", True, "manager"
+        "worker.w.commands",
+        message,
+        message.identity(),
+        1,
+        "manager.1.replies",
+        True,
+        "manager",
+        "manager",
     )
 
 

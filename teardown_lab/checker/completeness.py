@@ -6,18 +6,17 @@ did for others. Elsewhere missing records show by what refers to them: a message
 never sent, settled but never received, posted but never sent.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.counts import unaccounted
 from teardown_lab.checker.facts import FROM_CLIENTS, SERVED_ONCE, Facts, is_request
 from teardown_lab.checker.findings import Violation
-from teardown_lab.checker.happens_before import before
 from teardown_lab.checker.invariants_mmu import RootLife
 from teardown_lab.checker.invariants_vcpu import ACCESS_REASONS
 from teardown_lab.checker.patience import LOST, OUT_OF_TIME, impatience
-from vm_protocol.observations import Event
+from teardown_lab.checker.words import some
 
 _ENDINGS: Final = {
     "interrupted": "the run was interrupted",
@@ -28,19 +27,16 @@ _ENDINGS: Final = {
 def notes(
     facts: Facts, lives: dict[str, RootLife], violations: tuple[Violation, ...]
 ) -> Iterator[str]:
-    """Yield why this history cannot prove safety; nothing when it can."""
+    """Yield why this history cannot prove safety, beside what its evidence lacks (evidence/)."""
     yield from _ending(facts)
     yield from impatience(facts, lives, violations)
-    yield from _order(facts)
-    yield from missing_records(facts)
-    if len(facts.created_vm) > 1:
-        yield "the VM was created more than once; its lives are judged as one"
     yield from _unsettled(facts)
     yield from _service_differs(facts, lives, violations)
 
 
 def missing_records(facts: Facts) -> Iterator[str]:
     """Yield what shows that records are missing: then nothing follows from what is not there."""
+    yield from _unusable(facts)
     yield from _gaps(facts)
     yield from _beginning(facts)
     yield from _dangling(facts)
@@ -57,20 +53,18 @@ def _ending(facts: Facts) -> Iterator[str]:
         yield "the history ends before the VM was freed and before a step was stuck"
 
 
-def _order(facts: Facts) -> Iterator[str]:
-    for actor in facts.timeline.restarted:
-        yield f"two records of {actor} carry one number: it was restarted, or the file is mixed"
-    for message_id in dict.fromkeys(facts.ambiguous):
-        yield f"different requests carry one id, {message_id}: whose deliveries is not to be told"
-    if facts.timeline.contradictions:
-        yield _some("{} received before they can have been sent", facts.timeline.contradictions)
+def _unusable(facts: Facts) -> Iterator[str]:
+    for each in facts.history.unusable:
+        if each.record.vm in (facts.vm, None):
+            yield f"{each.place} is left out: {each.lacks}"
 
 
 def _gaps(facts: Facts) -> Iterator[str]:
     if facts.run_started is None or facts.run_started.details.get("whole") is not True:
         return
     numbers: dict[str, set[int]] = {}
-    for record in facts.history.records:
+    unusable = (each.record for each in facts.history.unusable)
+    for record in (*facts.history.records, *unusable):
         numbers.setdefault(record.actor, set()).add(record.seq)
     for actor, found in sorted(numbers.items()):
         missing = max(found) + 1 - len(found)
@@ -79,8 +73,10 @@ def _gaps(facts: Facts) -> Iterator[str]:
 
 
 def _beginning(facts: Facts) -> Iterator[str]:
-    if not facts.scenario() and _has_messages(facts):
+    if not facts.scenario() and facts.has_messages:
         yield "the beginning is not in the history: nothing says what the VM was"
+    elif facts.scenario() and facts.scenario_read() is None:
+        yield "the scenario is none: a field is missing, of another type, or out of its bounds"
     said = facts.scenario().get("vcpus")
     known = len(facts.vcpus())
     if isinstance(said, int) and said != known:
@@ -95,14 +91,14 @@ def _dangling(facts: Facts) -> Iterator[str]:
         for message_id in sorted(received)
         if message_id not in facts.sent
         and facts.types.get(message_id) not in FROM_CLIENTS
-        and _has_messages(facts)
+        and facts.has_messages
     ]
     if never_sent:
-        yield _some("{} received, but their sending is not in the history", never_sent)
+        yield some("{} received, but their sending is not in the history", never_sent)
     settled = {moment.record.message_id or "" for moment in facts.unknown_settles}
     if settled:
-        yield _some("{} settled, but their arrival is not in the history", sorted(settled))
-    if not _has_messages(facts):
+        yield some("{} settled, but their arrival is not in the history", sorted(settled))
+    if not facts.has_messages:
         return
     unsent = [
         message_id
@@ -110,28 +106,20 @@ def _dangling(facts: Facts) -> Iterator[str]:
         if message_id not in facts.sent and shapes.numbers(post.record, "recipients")
     ]
     if unsent:
-        yield _some("{} posted, but their sending is not in the history", unsent)
+        yield some("{} posted, but their sending is not in the history", unsent)
     unposted = [
         message_id
         for message_id in facts.sent
         if is_request(facts, message_id) and message_id not in facts.post_of
     ]
     if unposted:
-        yield _some("{} sent, but their request.posted is not in the history", unposted)
-
-
-def _has_messages(facts: Facts) -> bool:
-    """Return whether the history is one of messages; a recorded kernel has none."""
-    return any(
-        moment.record.event in (Event.MESSAGE_SENT, Event.MESSAGE_RECEIVED)
-        for moment in facts.moments
-    )
+        yield some("{} sent, but their request.posted is not in the history", unposted)
 
 
 def _unsettled(facts: Facts) -> Iterator[str]:
     open_requests = [f"{message_id} to vCPU {vcpu}" for message_id, vcpu in unaccounted(facts)]
     if open_requests:
-        yield _some("{} neither acknowledged nor dead-lettered", open_requests, "request")
+        yield some("{} neither acknowledged nor dead-lettered", open_requests, "request")
     lettered = {facts.delivery(letter.record) for letter in facts.letters}
     settled = facts.acked.keys() | lettered
     open_once = [
@@ -141,7 +129,7 @@ def _unsettled(facts: Facts) -> Iterator[str]:
         and (message_id, facts.vcpu_of.get(message_id)) not in settled
     ]
     if open_once:
-        yield _some("{} neither acknowledged nor dead-lettered", open_once)
+        yield some("{} neither acknowledged nor dead-lettered", open_once)
     unlettered = [
         delivery[0]
         for delivery in facts.rejected
@@ -150,23 +138,7 @@ def _unsettled(facts: Facts) -> Iterator[str]:
         and not is_request(facts, delivery[0])
     ]
     if unlettered:
-        yield _some("{} rejected, but the dead letter was not seen by the monitor", unlettered)
-    strangers = [
-        f"{message_id} at vCPU {vcpu}"
-        for message_id, vcpu in facts.mailbox_arrivals
-        if vcpu is not None and _is_stranger(facts, message_id, vcpu)
-    ]
-    if strangers:
-        yield _some("{} delivered to a vCPU that is not among the recipients", strangers)
-
-
-def _is_stranger(facts: Facts, message_id: str, vcpu: int) -> bool:
-    sent = facts.sent.get(message_id)
-    if sent is None or not is_request(facts, message_id):
-        return False
-    erased = facts.erased.get(vcpu)
-    is_erased = erased is not None and before(erased, sent)
-    return vcpu not in facts.recipients(message_id) and not is_erased
+        yield some("{} rejected, but the dead letter was not seen by the monitor", unlettered)
 
 
 def _service_differs(
@@ -183,14 +155,3 @@ def _service_differs(
     for life in lives.values():
         if life.disagree:
             yield f"the manager's pins of {life.root} at its free are not those that it recorded"
-
-
-def _some(text: str, what: Iterable[str], noun: str = "message") -> str:
-    """Return a note about several things, naming the first."""
-    items = list(what)
-    plural = len(items) > 1
-    subject = f"{len(items)} {noun}{'s' * plural} {'were' if plural else 'was'}"
-    clause = text.format(subject)
-    if not plural:
-        clause = clause.replace("before they can", "before it can").replace("their", "its")
-    return f"{clause} (first: {items[0]})" if plural else f"{clause}: {items[0]}"

@@ -130,6 +130,15 @@ def lost_post(facts: Facts, post: Moment, vcpu: int) -> str:
     )
 
 
+def owed_flush(facts: Facts, message_id: str, vcpu: int) -> str:
+    """Explain a flush that an unload owed and did not raise."""
+    return (
+        f"kvm_flush_remote_tlbs() never ran for vCPU {vcpu}: kvm_mmu_unload() of vCPU "
+        f"{facts.vcpu_of.get(message_id)} released the last pin of an invalid root ({message_id}), "
+        f"and no TlbFlush was raised."
+    )
+
+
 def _because(message_id: str | None, why: str) -> str:
     return f"was not routed to it, as {why}" if message_id else why
 

@@ -4,16 +4,19 @@ Gathered in causal order and only read afterwards. A *delivery* is a (message, v
 often the broker brings it, it is judged once, by its first arrival.
 """
 
-from collections.abc import Callable, Mapping
+import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from pydantic import ValidationError
+
 from teardown_lab.checker import shapes
-from teardown_lab.checker.happens_before import Moment, Timeline, before, order
+from teardown_lab.checker.happens_before import Moment, Timeline, before
 from teardown_lab.checker.history import History
 from vm_protocol.messages import REQUEST_TYPE_NAMES
-from vm_protocol.observations import Event
-from vm_protocol.ordering import WORKER_STEPS
+from vm_protocol.scenario import Scenario
 from vm_protocol.topology import parse_mailbox
 from vm_protocol.wire import Record
 
@@ -30,10 +33,11 @@ TLB_FLUSH: Final = "tlb-flush"
 SERVED_ONCE: Final = ("AsyncPfCompleted", "VmStateRead")
 """Messages beside requests whose every delivery must be settled; one recipient each."""
 
+FAULTS_MAX: Final = 16
+"""Async page faults of one vCPU, by the protocol."""
+
 FROM_CLIENTS: Final = ("CreateVm", "DestroyVm", "RemoveVm")
 """Messages of clients, which need not write a history."""
-
-_RUN_EVENTS: Final = (Event.RUN_STARTED, Event.RUN_FINISHED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,14 @@ class WorkerStep:
     command: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a worker answered to a command, as it sent it: done, refused or stuck."""
+
+    outcome: str
+    sent: Moment
+
+
 @dataclass(slots=True)
 class Facts:
     """The index. Maps by vCPU hold the first moment; maps by delivery the first arrival."""
@@ -64,6 +76,11 @@ class Facts:
     moments: list[Moment] = field(default_factory=list)
     types: dict[str, str] = field(default_factory=dict)
     sent: dict[str, Moment] = field(default_factory=dict)
+    sent_again: list[str] = field(default_factory=list)
+    answers: dict[str, Answer] = field(default_factory=dict)
+    duplicated: set[Delivery] = field(default_factory=set)
+    delivered: dict[Delivery, list[str]] = field(default_factory=dict)
+    mailbox_received: Counter[Delivery] = field(default_factory=Counter)
     vcpu_of: dict[str, int | None] = field(default_factory=dict)
     mailbox_arrivals: dict[Delivery, Moment] = field(default_factory=dict)
     arrivals: dict[Delivery, Moment] = field(default_factory=dict)
@@ -76,6 +93,7 @@ class Facts:
     posts: list[Moment] = field(default_factory=list)
     post_of: dict[str, Moment] = field(default_factory=dict)
     ambiguous: list[str] = field(default_factory=list)
+    posted_again: list[str] = field(default_factory=list)
     visible: dict[int, Moment] = field(default_factory=dict)
     shown_again: list[Moment] = field(default_factory=list)
     hidden: dict[int, Moment] = field(default_factory=dict)
@@ -102,7 +120,8 @@ class Facts:
     vm_freed: Moment | None = None
     run_started: Record | None = None
     run_finished: Record | None = None
-    _running: dict[int, str] = field(default_factory=dict)
+    placed_faults: dict[int | None, int | None] = field(default_factory=dict)
+    running: dict[int, str] = field(default_factory=dict)
     _recipients: dict[str, frozenset[int]] = field(default_factory=dict)
 
     def vcpus(self) -> list[int]:
@@ -123,6 +142,43 @@ class Facts:
             for step in steps
         )
 
+    @property
+    def is_lab_file(self) -> bool:
+        """Return whether a run's client wrote this file: it has every record about its VM."""
+        return self.run_started is not None and "whole" in self.run_started.details
+
+    @property
+    def has_messages(self) -> bool:
+        """Return whether the history is one of messages; a recorded kernel has none."""
+        return bool(self.sent or self.arrivals or self.mailbox_received)
+
+    def scenario_read(self) -> Scenario | None:
+        """Return the scenario as the services read it, None when it is none."""
+        try:
+            return Scenario.model_validate_json(json.dumps(self.scenario()))
+        except ValidationError:
+            return None
+
+    def async_faults(self, vcpu: int) -> int:
+        """Return how many async page faults a vCPU was placed with; 0 for what is no number."""
+        placed = self.placed_faults.get(vcpu)
+        said = self.scenario().get("async_pf", 0) if placed is None else placed
+        return said if isinstance(said, int) and 0 <= said <= FAULTS_MAX else 0
+
+    def manager(self) -> int | None:
+        """Return the actor that took up the teardown, or else owns the VM's roots."""
+        owner = self.teardown_started or next(iter((*self.created_vm, *self.roots)), None)
+        return owner.actor if owner is not None else None
+
+    def kind(self, message_id: str) -> str:
+        """Return the kind of a request, "" for what is none."""
+        return KIND_OF_TYPE.get(self.types.get(message_id, ""), "")
+
+    def is_erased_before(self, vcpu: int, moment: Moment) -> bool:
+        """Return whether a vCPU certainly left the array before a moment."""
+        erased = self.erased.get(vcpu)
+        return erased is not None and before(erased, moment)
+
     def outcome(self) -> str:
         """Return how the run says it ended, "" when it does not."""
         return shapes.text(self.run_finished, "outcome") if self.run_finished else ""
@@ -133,6 +189,15 @@ class Facts:
             return None
         first = next(iter(self.freed.get(vcpu, ())), None)
         return first if first is not None and before(first.moment, moment) else None
+
+    def is_seen_again(self, delivery: Delivery, arrival: Moment) -> bool:
+        """Return whether a delivery's first recorded arrival was not its first.
+
+        It was delivered before, or its worker had seen it, and it was acknowledged: when it came
+        first is not in the history.
+        """
+        again = arrival.record.details.get("redelivered") is True or delivery in self.duplicated
+        return again and delivery in self.acked and delivery not in self.rejected
 
     def body(self, message_id: str) -> shapes.Body:
         """Return the body of a message; an empty one when its sending is not in the history."""
@@ -147,6 +212,20 @@ class Facts:
             self._recipients[message_id] = known
         return known
 
+    def reached(self, post: Moment) -> frozenset[int]:
+        """Return the vCPUs that a posted request was published to.
+
+        The published body decides, not what the post says of it; without a message there is
+        nobody, where the history is one of messages.
+        """
+        said = frozenset(shapes.numbers(post.record, "recipients"))
+        if post.record.message_id is None:
+            return frozenset() if self.has_messages else said
+        came = {vcpu for vcpu in said if (post.record.message_id, vcpu) in self.mailbox_arrivals}
+        if post.record.message_id in self.sent:
+            return self.recipients(post.record.message_id) | came
+        return said
+
     def delivery(self, record: Record) -> Delivery:
         """Return which (message, vCPU) a settlement or a dead letter is about."""
         message_id = record.message_id or ""
@@ -159,212 +238,7 @@ class Facts:
         """Return the DestroyVcpu under which a worker does something to a vCPU."""
         if record.caused_by is not None and self.types.get(record.caused_by) == "DestroyVcpu":
             return record.caused_by
-        return self._running.get(vcpu, record.caused_by)
-
-    # --- gathering: one method an event ---------------------------------------------------
-
-    def _sent(self, moment: Moment) -> None:
-        message_id = moment.record.message_id or ""
-        self.sent.setdefault(message_id, moment)
-        self.types[message_id] = shapes.text(moment.record, "type")
-        body = shapes.body(moment.record)
-        self.vcpu_of[message_id] = body.number("vcpu")
-        if self.types[message_id] == "AsyncPfCompleted":
-            self.faults_done.add((body.number("vcpu"), body.number("fault")))
-
-    def _received(self, moment: Moment) -> None:
-        record = moment.record
-        message_id = record.message_id or ""
-        self.types.setdefault(message_id, shapes.text(record, "type"))
-        mailbox = parse_mailbox(shapes.text(record, "queue"))
-        if mailbox is not None:
-            self.mailbox_arrivals.setdefault((message_id, mailbox.vcpu), moment)
-            return
-        vcpu = self.vcpu_of.setdefault(message_id, record.vcpu)
-        first = self.arrivals.setdefault((message_id, vcpu), moment)
-        if first is moment and self.types[message_id] == "DestroyVcpu" and vcpu is not None:
-            self._running[vcpu] = message_id
-
-    def _acked(self, moment: Moment) -> None:
-        self._settle(self.acked, moment)
-
-    def _rejected(self, moment: Moment) -> None:
-        if not moment.record.message_id:
-            return
-        requeue = bool(moment.record.details.get("requeue", False))
-        self._settle(self.requeued if requeue else self.rejected, moment)
-
-    def _settle(self, into: dict[Delivery, Moment], moment: Moment) -> None:
-        delivery = self.delivery(moment.record)
-        if delivery not in self.mailbox_arrivals and delivery not in self.arrivals:
-            self.unknown_settles.append(moment)
-        into.setdefault(delivery, moment)
-
-    def _delivered(self, moment: Moment) -> None:
-        record = moment.record
-        generation = shapes.number(record, "generation")
-        message_id = record.message_id or record.caused_by or f"request/{generation}"
-        kind = shapes.text(record, "kind")
-        self.types.setdefault(message_id, TYPE_OF_KIND.get(kind, kind))
-        self.mailbox_arrivals.setdefault((message_id, record.vcpu), moment)
-
-    def _posted(self, moment: Moment) -> None:
-        message_id = moment.record.message_id
-        if message_id is not None:
-            first = self.post_of.setdefault(message_id, moment)
-            if first is not moment:
-                if first.record.details != moment.record.details:
-                    self.ambiguous.append(message_id)
-                return
-            kind = shapes.text(moment.record, "kind")
-            self.types.setdefault(message_id, TYPE_OF_KIND.get(kind, kind))
-        self.posts.append(moment)
-
-    def _letter(self, moment: Moment) -> None:
-        self.letters.append(moment)
-
-    def _republished(self, moment: Moment) -> None:
-        self.republished.add(moment.record.message_id or "")
-
-    def _visible(self, moment: Moment) -> None:
-        vcpu = moment.record.vcpu
-        assert vcpu is not None
-        if vcpu in self.erased:
-            self.shown_again.append(moment)
-        self.visible.setdefault(vcpu, moment)
-
-    def _hidden(self, moment: Moment) -> None:
-        self.hidden.setdefault(moment.record.vcpu or 0, moment)
-
-    def _erased(self, moment: Moment) -> None:
-        self.erased.setdefault(moment.record.vcpu or 0, moment)
-
-    def _created(self, moment: Moment) -> None:
-        self.created.setdefault(moment.record.vcpu or 0, moment)
-
-    def _freed(self, moment: Moment) -> None:
-        vcpu = moment.record.vcpu
-        assert vcpu is not None
-        command = self.command_of(moment.record, vcpu)
-        self.freed.setdefault(vcpu, []).append(Freeing(moment, command))
-
-    def _step_started(self, moment: Moment) -> None:
-        record = moment.record
-        self.steps.setdefault(moment.actor, []).append(moment)
-        name = shapes.text(record, "name")
-        if name in WORKER_STEPS and record.vcpu is not None:
-            command = self.command_of(record, record.vcpu)
-            self.worker_steps.append(WorkerStep(moment, record.vcpu, name, command))
-
-    def _step_finished(self, moment: Moment) -> None:
-        self.steps_finished.append(moment)
-
-    def _fault_done(self, moment: Moment) -> None:
-        self.faults_done.add((moment.record.vcpu, shapes.number(moment.record, "fault")))
-
-    def _state_freed(self, moment: Moment) -> None:
-        first = self.state_freed.setdefault(shapes.text(moment.record, "state"), moment)
-        if first is not moment:
-            self.state_freed_again.append(moment)
-
-    def _background_stopped(self, moment: Moment) -> None:
-        self.background_stopped = self.background_stopped or moment
-
-    def _state_read(self, moment: Moment) -> None:
-        self.state_reads.append(moment)
-
-    def _root(self, moment: Moment) -> None:
-        self.roots.append(moment)
-
-    def _page_freed(self, moment: Moment) -> None:
-        self.pages_freed.append(moment)
-
-    def _guest_entered(self, moment: Moment) -> None:
-        self.guest_entered.setdefault(moment.record.vcpu or 0, moment)
-
-    def _guest_left(self, moment: Moment) -> None:
-        self.guest_left.setdefault(moment.record.vcpu or 0, moment)
-
-    def _tlb_flushed(self, moment: Moment) -> None:
-        self.tlb_flushed.setdefault(moment.record.vcpu or 0, moment)
-
-    def _vm_created(self, moment: Moment) -> None:
-        self.created_vm.append(moment)
-
-    def _teardown_started(self, moment: Moment) -> None:
-        self.teardown_started = self.teardown_started or moment
-
-    def _teardown_stuck(self, moment: Moment) -> None:
-        self.stuck.append(moment)
-
-    def _flush_waited(self, moment: Moment) -> None:
-        self.flush_waits.append(moment)
-
-    def _vm_freed(self, moment: Moment) -> None:
-        self.vm_freed = self.vm_freed or moment
-
-    def _run_started(self, moment: Moment) -> None:
-        self.run_started = moment.record
-
-    def _run_finished(self, moment: Moment) -> None:
-        self.run_finished = moment.record
-
-
-_HANDLERS: Final[dict[Event, Callable[[Facts, Moment], None]]] = {
-    Event.MESSAGE_SENT: Facts._sent,
-    Event.MESSAGE_RECEIVED: Facts._received,
-    Event.MESSAGE_ACKED: Facts._acked,
-    Event.MESSAGE_REJECTED: Facts._rejected,
-    Event.REQUEST_DELIVERED: Facts._delivered,
-    Event.REQUEST_POSTED: Facts._posted,
-    Event.DEAD_LETTER_CLASSIFIED: Facts._letter,
-    Event.DEAD_LETTER_REPUBLISHED: Facts._republished,
-    Event.VCPU_VISIBLE: Facts._visible,
-    Event.VCPU_HIDDEN: Facts._hidden,
-    Event.VCPU_ERASED: Facts._erased,
-    Event.VCPU_CREATED: Facts._created,
-    Event.VCPU_FREED: Facts._freed,
-    Event.STEP_STARTED: Facts._step_started,
-    Event.STEP_FINISHED: Facts._step_finished,
-    Event.ASYNC_PF_COMPLETED: Facts._fault_done,
-    Event.VM_STATE_FREED: Facts._state_freed,
-    Event.BACKGROUND_STOPPED: Facts._background_stopped,
-    Event.VM_STATE_READ: Facts._state_read,
-    Event.ROOT_ALLOCATED: Facts._root,
-    Event.ROOT_PINNED: Facts._root,
-    Event.ROOT_UNPINNED: Facts._root,
-    Event.ROOT_INVALIDATED: Facts._root,
-    Event.ROOT_FREED: Facts._root,
-    Event.PAGE_FREED: Facts._page_freed,
-    Event.GUEST_ENTERED: Facts._guest_entered,
-    Event.GUEST_LEFT: Facts._guest_left,
-    Event.TLB_FLUSHED: Facts._tlb_flushed,
-    Event.VM_CREATED: Facts._vm_created,
-    Event.TEARDOWN_STARTED: Facts._teardown_started,
-    Event.TEARDOWN_STUCK: Facts._teardown_stuck,
-    Event.FLUSH_WAITED: Facts._flush_waited,
-    Event.VM_FREED: Facts._vm_freed,
-    Event.RUN_STARTED: Facts._run_started,
-    Event.RUN_FINISHED: Facts._run_finished,
-}
-
-
-def gather(history: History, vm: str | None = None) -> Facts:
-    """Return the facts about one VM; causality is that of the whole history.
-
-    Raises:
-        HistoryError: The VM is not in the history, or is not named and not the only one.
-    """
-    facts = Facts(history.the_vm(vm), history, order(history.records))
-    for moment in facts.timeline.moments:
-        record = moment.record
-        if record.vm != facts.vm and not (record.vm is None and record.event in _RUN_EVENTS):
-            continue
-        facts.moments.append(moment)
-        handler = _HANDLERS.get(record.event)
-        if handler is not None:
-            handler(facts, moment)
-    return facts
+        return self.running.get(vcpu, record.caused_by)
 
 
 def is_request(facts: Facts, message_id: str) -> bool:

@@ -36,28 +36,40 @@ class HistoryError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Unusable:
+    """A record that lacks what its event needs: it counts as missing, and is said."""
+
+    record: Record
+    place: str
+    lacks: str
+
+
+@dataclass(frozen=True, slots=True)
 class History:
-    """Records in the order of the file; `cut_off` tells that the last line was not whole."""
+    """Records in the order of the file; `cut_off` tells that the last line was not whole.
+
+    `unusable` are records without what their event needs, which stand in no judgement.
+    """
 
     records: tuple[Record, ...]
     cut_off: bool = False
     path: str = "-"
+    unusable: tuple[Unusable, ...] = ()
 
     @classmethod
     def of(cls, records: Iterable[Record]) -> "History":
         """Return the history of records that are at hand.
 
         Raises:
-            HistoryError: There is no record, or one lacks what its event needs.
+            HistoryError: There is no record.
         """
-        found = tuple(records)
-        for number, record in enumerate(found, start=1):
-            lacking = shapes.problem(record)
-            if lacking is not None:
-                raise HistoryError(f"record {number}: {lacking}")
+        found: list[Record] = []
+        unusable: list[Unusable] = []
+        for number, record in enumerate(records, start=1):
+            _sort_out(record, f"record {number}", found, unusable)
         if not found:
             raise HistoryError("the history is empty")
-        return cls(found)
+        return cls(tuple(found), unusable=tuple(unusable))
 
     def vms(self) -> tuple[str, ...]:
         """Return the names of the VMs that lived in this history, sorted."""
@@ -96,25 +108,34 @@ def load_history(path: str | Path) -> History:
     """
     lines = Lines(path)
     records: list[Record] = []
+    unusable: list[Unusable] = []
     unfinished = b""
     try:
         for number, line in enumerate(lines, start=1):
             if lines.cut_off and not _is_json(line):
                 unfinished = line
             elif line.strip():
-                records.append(_parse(line, f"{path}:{number}"))
+                _sort_out(_parse(line, f"{path}:{number}"), f"line {number}", records, unusable)
     except DamagedFile as error:
         raise HistoryError(f"{path}: {error}") from None
     cut_off = lines.is_short or bool(unfinished.strip())
     if not records:
         raise HistoryError(f"{path}:1: the history is empty")
-    return History(tuple(records), cut_off, str(path))
+    return History(tuple(records), cut_off, str(path), tuple(unusable))
+
+
+def _sort_out(record: Record, place: str, found: list[Record], unusable: list[Unusable]) -> None:
+    lacks = shapes.problem(record)
+    if lacks is None:
+        found.append(record)
+    else:
+        unusable.append(Unusable(record, place, lacks))
 
 
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -126,9 +147,6 @@ def _parse(line: bytes, place: str) -> Record:
         raise HistoryError(f"{place}: {_diagnosis(line, error)}") from None
     if record.schema_version != limits.SCHEMA_VERSION:
         raise HistoryError(f"{place}: {_other_schema(record.schema_version)}")
-    lacking = shapes.problem(record)
-    if lacking is not None:
-        raise HistoryError(f"{place}: {lacking}")
     return record
 
 
@@ -137,6 +155,8 @@ def _diagnosis(line: bytes, error: ValidationError) -> str:
         value = json.loads(line)
     except ValueError:
         return "not JSON"
+    except RecursionError:
+        return "not a record: lists or objects stand too deep inside each other"
     if not isinstance(value, dict):
         return "not a JSON object"
     schema = value.get("schema", limits.SCHEMA_VERSION)

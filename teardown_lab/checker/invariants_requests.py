@@ -5,7 +5,7 @@ erased at the post, and is not among the recipients. One that expires, or finds 
 was routed to its vCPU: the worker was slow, or gone, and the ordering is not at fault.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from teardown_lab.checker import explain, shapes
@@ -24,13 +24,24 @@ def lost_posts(facts: Facts) -> Iterator[tuple[Moment, Found]]:
     it.
     """
     for post in facts.posts:
-        reached = frozenset(shapes.numbers(post.record, "recipients"))
-        for vcpu in sorted((facts.visible.keys() | facts.created.keys()) - reached):
+        for vcpu in sorted((facts.visible.keys() | facts.created.keys()) - facts.reached(post)):
             if _should_get(facts, post, vcpu):
                 message_id = post.record.message_id or post.record.caused_by
                 text = explain.lost_post(facts, post, vcpu)
                 violation = Violation(Invariant.LOST_REQUEST, vcpu, message_id, text)
                 yield post, Found(post.position, violation)
+
+
+def lost_flushes(
+    facts: Facts, owed: Iterable[tuple[Moment, str]]
+) -> Iterator[tuple[Moment, Found]]:
+    """Yield, with the unload that owed it, each vCPU that a flush never raised has missed."""
+    for begun, message_id in owed:
+        for vcpu in sorted(facts.visible.keys() | facts.created.keys()):
+            if _should_get(facts, begun, vcpu):
+                text = explain.owed_flush(facts, message_id, vcpu)
+                violation = Violation(Invariant.LOST_REQUEST, vcpu, message_id, text)
+                yield begun, Found(begun.position, violation)
 
 
 def _should_get(facts: Facts, post: Moment, vcpu: int) -> bool:

@@ -24,7 +24,7 @@ _FREE_STEP: Final = "free_vcpu"
 def vcpu_accesses(facts: Facts) -> Iterator[Found]:
     """Yield accesses to freed vCPUs and to erased ones."""
     found: dict[Delivery, Found] = {}
-    for source in (_requests, _completions, _commands, _second_frees):
+    for source in (_requests, _unrecorded, _completions, _commands, _refusals, _second_frees):
         for delivery, violation in source(facts):
             found.setdefault(delivery, violation)
     for delivery, violation in _reached_after_erase(facts):
@@ -39,22 +39,50 @@ def refused_otherwise(facts: Facts, delivery: Delivery) -> bool:
     return moment is not None and shapes.text(moment.record, "reason") not in ACCESS_REASONS
 
 
+def _free_before(facts: Facts, delivery: Delivery, arrival: Moment) -> Freeing | None:
+    """Return the free that came before a delivery; None where its first arrival is not known.
+
+    What was sent after the free came after it, whenever it was.
+    """
+    free = facts.freed_before(delivery[1], arrival)
+    sent = facts.sent.get(delivery[0])
+    if free is None or not facts.is_seen_again(delivery, arrival):
+        return free
+    return free if sent is not None and before(free.moment, sent) else None
+
+
 def _requests(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
     for delivery, arrival in facts.mailbox_arrivals.items():
-        message_id, vcpu = delivery
-        free = facts.freed_before(vcpu, arrival)
+        message_id = delivery[0]
+        free = _free_before(facts, delivery, arrival)
         if free is None or refused_otherwise(facts, delivery):
             continue
         text = explain.request_after_free(facts, message_id, arrival, free)
         yield delivery, _found(arrival, Invariant.USE_AFTER_FREE, delivery, text)
 
 
+def _unrecorded(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
+    """Yield requests sent after a free that somebody rejected, as their dead letter tells."""
+    for letter in facts.letters:
+        delivery = facts.delivery(letter.record)
+        message_id, vcpu = delivery
+        sent = facts.sent.get(message_id)
+        known = delivery in facts.mailbox_arrivals or delivery in facts.rejected
+        rejected = shapes.text(letter.record, "reason") == "rejected"
+        if sent is None or known or not rejected or not is_request(facts, message_id):
+            continue
+        free = facts.freed_before(vcpu, sent)
+        if free is not None:
+            text = explain.expired_after_free(facts, message_id, letter, free)
+            yield delivery, _found(sent, Invariant.USE_AFTER_FREE, delivery, text)
+
+
 def _completions(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
     for delivery, arrival in facts.arrivals.items():
-        message_id, vcpu = delivery
+        message_id = delivery[0]
         if facts.types.get(message_id) != "AsyncPfCompleted":
             continue
-        free = facts.freed_before(vcpu, arrival)
+        free = _free_before(facts, delivery, arrival)
         if free is None or refused_otherwise(facts, delivery):
             continue
         text = explain.completion_after_free(facts, message_id, free)
@@ -68,10 +96,10 @@ def _commands(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
     offender), the begun step, the reject.
     """
     for delivery, arrival in facts.arrivals.items():
-        message_id, vcpu = delivery
+        message_id = delivery[0]
         if facts.types.get(message_id) != "DestroyVcpu":
             continue
-        free = facts.freed_before(vcpu, arrival)
+        free = _free_before(facts, delivery, arrival)
         if free is not None and not refused_otherwise(facts, delivery):
             steps = facts.body(message_id).texts("steps")
             name = steps[0] if steps else _step_by_reject(facts, delivery)
@@ -86,6 +114,23 @@ def _commands(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
         if free is not None and claims and facts.types.get(delivery[0]) == "DestroyVcpu":
             name = _step_by_reject(facts, delivery)
             yield delivery, _on_freed(delivery, moment, name, free)
+
+
+def _refusals(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
+    """Yield the steps at which workers refused a command, as their answer tells.
+
+    A worker begins its steps in order, so that the first one not begun is the one refused.
+    """
+    for message_id, answer in facts.answers.items():
+        if answer.outcome != "refused":
+            continue
+        vcpu = facts.vcpu_of.get(message_id)
+        steps = facts.body(message_id).texts("steps")
+        begun = sum(1 for each in facts.worker_steps if each.command == message_id)
+        free = facts.freed_before(vcpu, answer.sent)
+        if free is not None and begun < len(steps):
+            delivery = (message_id, vcpu)
+            yield delivery, _on_freed(delivery, answer.sent, steps[begun], free)
 
 
 def _key(step: WorkerStep) -> Delivery:

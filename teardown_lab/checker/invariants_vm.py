@@ -35,17 +35,8 @@ def leaks(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
 
 
 def _pending_faults(facts: Facts) -> Iterator[tuple[int, int]]:
-    placed = {
-        facts.vcpu_of[message_id]: facts.body(message_id).number("async_pf")
-        for message_id, name in facts.types.items()
-        if name == "PlaceVcpu"
-    }
-    default = facts.scenario().get("async_pf", 0)
     for vcpu in facts.vcpus():
-        count = placed.get(vcpu)
-        if count is None:
-            count = default if isinstance(default, int) else 0
-        yield from ((vcpu, fault) for fault in range(count))
+        yield from ((vcpu, fault) for fault in range(facts.async_faults(vcpu)))
 
 
 def state_uses(facts: Facts) -> Iterator[Found]:
@@ -54,6 +45,8 @@ def state_uses(facts: Facts) -> Iterator[Found]:
     for delivery, arrival in facts.arrivals.items():
         message_id, vcpu = delivery
         if facts.types.get(message_id) != "VmStateRead" or refused_otherwise(facts, delivery):
+            continue
+        if facts.is_seen_again(delivery, arrival):
             continue
         seen.add(delivery)
         state = facts.body(message_id).text("state") or message_id.rpartition("/")[2]

@@ -1,39 +1,65 @@
 """Which fields the checker needs of each event, and typed readers of a record's details.
 
-A history is judged only when these hold: a missing detail must not pass for an empty one.
+A record for which these do not hold is left out and said so: a missing detail must not pass for
+an empty one.
 """
 
 from collections.abc import Mapping
 from typing import Final
 
+from vm_protocol import limits
 from vm_protocol.observations import Event
 from vm_protocol.wire import Record
 
 _TEXT: Final = "text"
 _NUMBER: Final = "whole number"
 _NUMBERS: Final = "list of whole numbers"
+_TEXTS: Final = "list of texts"
+_TRUTH: Final = "truth value"
+_OBJECT: Final = "object"
 
 DETAILS: Final[dict[Event, dict[str, str]]] = {
-    Event.MESSAGE_SENT: {"type": _TEXT},
-    Event.MESSAGE_RECEIVED: {"type": _TEXT, "queue": _TEXT},
+    Event.MESSAGE_SENT: {"type": _TEXT, "body": _OBJECT},
+    Event.MESSAGE_RECEIVED: {"type": _TEXT, "queue": _TEXT, "redelivered": _TRUTH},
     Event.MESSAGE_ACKED: {"queue": _TEXT},
-    Event.MESSAGE_REJECTED: {"queue": _TEXT, "reason": _TEXT},
+    Event.MESSAGE_REJECTED: {"queue": _TEXT, "reason": _TEXT, "requeue": _TRUTH},
     Event.STEP_STARTED: {"name": _TEXT},
     Event.STEP_FINISHED: {"name": _TEXT},
+    Event.VM_CREATED: {"scenario": _OBJECT},
+    Event.TEARDOWN_STARTED: {"ordering": _OBJECT},
     Event.VM_STATE_FREED: {"state": _TEXT},
     Event.VM_STATE_READ: {"state": _TEXT},
-    Event.ROOT_ALLOCATED: {"root": _TEXT},
+    Event.ROOT_ALLOCATED: {"root": _TEXT, "mmu": _TEXT},
     Event.ROOT_PINNED: {"root": _TEXT, "context": _NUMBER, "slot": _NUMBER},
     Event.ROOT_UNPINNED: {"root": _TEXT, "context": _NUMBER, "slot": _NUMBER},
     Event.ROOT_INVALIDATED: {"root": _TEXT},
-    Event.ROOT_FREED: {"root": _TEXT},
+    Event.ROOT_FREED: {"root": _TEXT, "by": _TEXT, "pins": _TEXTS},
     Event.PAGE_FREED: {"root": _TEXT},
+    Event.GUEST_ENTERED: {"pages": _TEXTS},
     Event.REQUEST_POSTED: {"kind": _TEXT, "by": _TEXT, "recipients": _NUMBERS},
     Event.REQUEST_DELIVERED: {"kind": _TEXT},
+    Event.FLUSH_WAITED: {"generation": _NUMBER, "missing": _NUMBERS},
     Event.ASYNC_PF_COMPLETED: {"fault": _NUMBER},
     Event.DEAD_LETTER_CLASSIFIED: {"reason": _TEXT, "queue": _TEXT},
+    Event.RUN_STARTED: {"scenario": _OBJECT},
     Event.RUN_FINISHED: {"outcome": _TEXT},
 }
+
+BODIES: Final[dict[str, dict[str, str]]] = {
+    "PlaceVcpu": {"vcpu": _NUMBER, "async_pf": _NUMBER},
+    "DestroyVcpu": {"vcpu": _NUMBER, "steps": _TEXTS},
+    "VcpuStepsDone": {"vcpu": _NUMBER},
+    "RootsReleased": {"vcpu": _NUMBER},
+    "ZapRequested": {"vcpu": _NUMBER},
+    "VmStateRead": {"vcpu": _NUMBER, "state": _TEXT},
+    "AsyncPfCompleted": {"vcpu": _NUMBER, "fault": _NUMBER},
+    "RequestAcked": {"vcpu": _NUMBER, "generation": _NUMBER},
+    "TlbFlush": {"generation": _NUMBER, "recipients": _NUMBERS},
+    "DropObsoleteRoots": {"generation": _NUMBER, "recipients": _NUMBERS},
+    "ScanIoapic": {"generation": _NUMBER, "recipients": _NUMBERS},
+    "ClockUpdate": {"generation": _NUMBER, "recipients": _NUMBERS},
+}
+"""Fields of a sent message that the checker reads; in a lab's own file bodies are read in full."""
 
 NEED_VCPU: Final = frozenset(
     {
@@ -61,12 +87,29 @@ NEED_MESSAGE: Final = frozenset(
 """A reject may lack an id: what is no message of this protocol has none to be trusted."""
 
 
+def _is_number(value: object) -> bool:
+    """Tell whether a value is a whole number that any reader of JSON takes exactly."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return False
+    return -limits.COUNTER_MAX <= value <= limits.COUNTER_MAX
+
+
 def _is(value: object, kind: str) -> bool:
-    if kind == _TEXT:
-        return isinstance(value, str)
-    if kind == _NUMBER:
-        return isinstance(value, int)
-    return isinstance(value, list | tuple) and all(isinstance(item, int) for item in value)
+    match kind:
+        case "text":
+            return isinstance(value, str)
+        case "whole number":
+            return _is_number(value)
+        case "truth value":
+            return isinstance(value, bool)
+        case "object":
+            return isinstance(value, dict)
+    item_is = _is_number if kind == _NUMBERS else _is_text
+    return isinstance(value, list | tuple) and all(item_is(item) for item in value)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def problem(record: Record) -> str | None:
@@ -80,6 +123,17 @@ def problem(record: Record) -> str | None:
         return f"{record.event} lacks 'vcpu'"
     if record.event in NEED_MESSAGE and not record.message_id:
         return f"{record.event} lacks 'message_id'"
+    return _body_problem(record) if record.event == Event.MESSAGE_SENT else None
+
+
+def _body_problem(record: Record) -> str | None:
+    """Return what the body of a sent message lacks for its type, None when nothing."""
+    sent = mapping(record, "body")
+    for name, kind in BODIES.get(text(record, "type"), {}).items():
+        if name not in sent:
+            return f"the body of {record.message_id} lacks {name!r}"
+        if not _is(sent[name], kind):
+            return f"the body of {record.message_id}: {name!r} is no {kind}"
     return None
 
 
@@ -91,8 +145,7 @@ def text(record: Record, name: str) -> str:
 
 def number(record: Record, name: str) -> int | None:
     """Return a detail that is a whole number, None when it is not there."""
-    value = record.details.get(name)
-    return value if isinstance(value, int) else None
+    return _number(record.details.get(name))
 
 
 def numbers(record: Record, name: str) -> tuple[int, ...]:
@@ -122,8 +175,7 @@ class Body:
 
     def number(self, name: str) -> int | None:
         """Return a field that is a whole number, None when it is not there."""
-        value = self._fields.get(name)
-        return value if isinstance(value, int) else None
+        return _number(self._fields.get(name))
 
     def text(self, name: str) -> str:
         """Return a field that is text, "" when it is not there."""
@@ -133,6 +185,17 @@ class Body:
     def numbers(self, name: str) -> tuple[int, ...]:
         """Return a field that is a list of whole numbers, empty when it is not there."""
         return _numbers(self._fields.get(name))
+
+    def truth(self, name: str) -> bool:
+        """Return a field that is a truth value, False when it is not there."""
+        return self._fields.get(name) is True
+
+    def texts_of_texts(self, name: str) -> tuple[tuple[str, ...], ...] | None:
+        """Return a field that is a list of lists of texts, None when it is not there."""
+        value = self._fields.get(name)
+        if not isinstance(value, list | tuple) or not all(_is(each, _TEXTS) for each in value):
+            return None
+        return tuple(tuple(each) for each in value)
 
     def texts(self, name: str) -> tuple[str, ...]:
         """Return a field that is a list of texts, empty when it is not there."""
@@ -145,7 +208,11 @@ def body(record: Record) -> Body:
     return Body(mapping(record, "body"))
 
 
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) and _is_number(value) else None
+
+
 def _numbers(value: object) -> tuple[int, ...]:
     if not isinstance(value, list | tuple):
         return ()
-    return tuple(item for item in value if isinstance(item, int))
+    return tuple(item for item in value if _is_number(item))

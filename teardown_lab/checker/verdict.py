@@ -6,11 +6,12 @@ from typing import Final
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.chains import links, with_evidence
-from teardown_lab.checker.completeness import missing_records, notes
+from teardown_lab.checker.completeness import notes
 from teardown_lab.checker.counts import count
 from teardown_lab.checker.culprits import Culprits
 from teardown_lab.checker.dead_letters import classify
-from teardown_lab.checker.facts import Facts, gather
+from teardown_lab.checker.evidence import examine
+from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.findings import (
     Found,
     Invariant,
@@ -18,6 +19,7 @@ from teardown_lab.checker.findings import (
     Verdict,
     Violation,
 )
+from teardown_lab.checker.gathering import gather
 from teardown_lab.checker.hazards import flushes_to_nobody, visible_while_freed
 from teardown_lab.checker.history import History
 from teardown_lab.checker.invariants_memory import guest_memory, unmaps_without_record
@@ -26,7 +28,7 @@ from teardown_lab.checker.invariants_mmu import (
     root_frees,
     root_lives,
 )
-from teardown_lab.checker.invariants_requests import lost_posts, unread_letter
+from teardown_lab.checker.invariants_requests import lost_flushes, lost_posts, unread_letter
 from teardown_lab.checker.invariants_state import steps_without_record, vm_state_lives
 from teardown_lab.checker.invariants_stuck import stuck_steps
 from teardown_lab.checker.invariants_vcpu import vcpu_accesses
@@ -35,16 +37,6 @@ from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.vacuity import vacuity
 
 _USES: Final = (Invariant.USE_AFTER_FREE, Invariant.DOUBLE_FREE)
-_BY_ABSENCE: Final = (
-    Invariant.LEAK,
-    Invariant.LOST_REQUEST,
-    Invariant.PINNED_ROOT_FREED,
-    Invariant.STALE_TLB,
-    Invariant.MEMORY_MAPPED,
-    Invariant.FREED_WHILE_RUNNING,
-)
-"""Broken where a free, an erase, an unpin or a flush is not recorded: a missing record looks so."""
-
 EXIT_SAFE: Final = 0
 EXIT_VIOLATED: Final = 1
 EXIT_INCONCLUSIVE: Final = 3
@@ -62,9 +54,10 @@ def judge(history: History, vm: str | None = None) -> Judgement:
     """
     facts = gather(history, vm)
     lives = root_lives(facts)
-    lost = list(lost_posts(facts))
+    doubts = examine(facts)
+    lost = [*lost_posts(facts), *lost_flushes(facts, doubts.owed)]
     violations = _violations(facts, lives, [found for _, found in lost])
-    doubtful = _doubtful(facts, violations)
+    doubtful = tuple(each for each in violations if doubts.cover(each))
     violations = tuple(with_evidence(facts, (each for each in violations if each not in doubtful)))
     used = {each.vcpu for each in violations if each.invariant in _USES}
     hazards = (
@@ -76,6 +69,7 @@ def judge(history: History, vm: str | None = None) -> Judgement:
         *notes(facts, lives, violations),
         *unmaps_without_record(facts, lives),
         *steps_without_record(facts),
+        *doubts.notes,
         *_not_judged(doubtful),
         *disagreements,
     )
@@ -127,25 +121,9 @@ def _explained(found: Found, culprit: str) -> Violation:
     return replace(violation, explain=f"{culprit} {violation.explain}") if culprit else violation
 
 
-def _doubtful(facts: Facts, violations: tuple[Violation, ...]) -> tuple[Violation, ...]:
-    """Return the violations that a missing record may have made, where any is missing."""
-    if next(missing_records(facts), None) is None:
-        return ()
-    return tuple(each for each in violations if _rests_on_absence(each))
-
-
-def _rests_on_absence(violation: Violation) -> bool:
-    """Tell whether a violation is one of something that was not done.
-
-    A use of the VM's state by no vCPU is one: nothing says that the background workers stopped.
-    """
-    used = violation.invariant is Invariant.VM_STATE_USED_AFTER_FREE
-    return violation.invariant in _BY_ABSENCE or (used and violation.vcpu is None)
-
-
 def _not_judged(doubtful: tuple[Violation, ...]) -> Iterator[str]:
     for invariant in dict.fromkeys(each.invariant for each in doubtful):
-        yield f"{invariant} is not judged: records are missing, and it would rest on their absence"
+        yield f"{invariant} is not judged: it would rest on what is missing or contradicts"
 
 
 def _found(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:

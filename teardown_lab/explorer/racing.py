@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from teardown_lab.checker import shapes
-from teardown_lab.checker.facts import Facts, gather
+from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.findings import Invariant, Violation
+from teardown_lab.checker.gathering import gather
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.history import History
 from teardown_lab.explorer.cast import VM

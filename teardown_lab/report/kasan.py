@@ -10,8 +10,9 @@ from typing import Final
 from teardown_lab.checker import shapes
 from teardown_lab.checker.chains import allocating_chain, chain, freeing_chain
 from teardown_lab.checker.explain import call, function_of
-from teardown_lab.checker.facts import Facts, gather
+from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.findings import Invariant, Violation
+from teardown_lab.checker.gathering import gather
 from teardown_lab.checker.history import History
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.kernel_names import STEP_FUNCTIONS

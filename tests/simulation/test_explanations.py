@@ -12,8 +12,8 @@ from support.orderings import orderings, scenarios
 from support.simulated import VM, run
 
 from teardown_lab.checker.chains import chain
-from teardown_lab.checker.facts import gather
 from teardown_lab.checker.findings import Invariant, Violation
+from teardown_lab.checker.gathering import gather
 from teardown_lab.checker.history import History
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.verdict import judge

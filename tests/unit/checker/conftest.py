@@ -83,7 +83,7 @@ class Story:
         self._lamport[actor] = max(self._lamport.get(actor, 0), lamport) + 1
         self.say(
             actor, "message.received", vcpu,
-            message_id=message_id, type=kind, queue=queue, **details,
+            message_id=message_id, type=kind, queue=queue, **{"redelivered": False, **details},
         )  # fmt: skip
 
     # --- the run and the VM -------------------------------------------------------------
@@ -250,8 +250,9 @@ class Story:
         """Let vCPUs take a request, and acknowledge it."""
         for vcpu in vcpus:
             self.arrive(request, vcpu)
-            self.say(WORKER, "request.delivered", vcpu, caused_by=request, kind="tlb-flush",
-                     generation=1, outcome="posted")  # fmt: skip
+            kind = next(name for name, sort in TYPES.items() if sort == self._sent[request][1])
+            self.say(WORKER, "request.delivered", vcpu, caused_by=request, kind=kind,
+                     generation=int(request.rpartition("/")[2]), outcome="posted")  # fmt: skip
             self.ack(request, self.mailbox(vcpu))
 
     def reject(

@@ -90,7 +90,7 @@ def test_a_message_received_before_it_can_be_sent_makes_the_verdict_inconclusive
 ):
     story = new_story().begin()
     story.receive("manager", "vm-a.1/later", "manager.1.replies", type="VcpuStepsDone")
-    story.send("manager", "VcpuStepsDone", "later")
+    story.send("manager", "VcpuStepsDone", "later", vcpu=0)
     story.destroy_all().end()
 
     assert summary(story.judge()) == {

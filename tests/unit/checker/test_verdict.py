@@ -210,15 +210,15 @@ def test_gaps_are_evidence_only_where_the_file_says_that_it_is_whole(new_story, 
         for story in (whole, part)
     ]
 
-    assert summary(whole.judge()) == {"verdict": "safe"}
+    def lost(judgement):
+        return [note for note in judgement.notes if "missing from the history" in note]
+
+    assert lost(whole.judge()) == []
     assert summary(judge(History.of(lacking[1]))) == {"verdict": "safe"}
-    assert summary(judge(History.of(lacking[0]))) == {
-        "verdict": "inconclusive",
-        "notes": [
-            "2 records of manager missing from the history",
-            "2 records of worker.w0 missing from the history",
-        ],
-    }
+    assert lost(judge(History.of(lacking[0]))) == [
+        "2 records of manager missing from the history",
+        "2 records of worker.w0 missing from the history",
+    ]
 
 
 @pytest.mark.parametrize(

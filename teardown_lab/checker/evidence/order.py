@@ -1,0 +1,53 @@
+"""Whether a history has one order at all: numbers, Lamport times, lives of the VM.
+
+A file of two runs, or a service that began anew under its name, gives its records numbers twice;
+then nobody can tell what came first, and no finding that rests on an order is made.
+"""
+
+from collections.abc import Iterator
+
+from teardown_lab.checker.facts import Facts
+from teardown_lab.checker.words import some
+from vm_protocol.observations import Event
+
+
+def notes(facts: Facts) -> Iterator[str]:
+    """Yield why the records cannot be put in one order; nothing when they can."""
+    for actor in facts.timeline.restarted:
+        yield f"two records of {actor} carry one number: it was restarted, or the file is mixed"
+    for message_id in dict.fromkeys(facts.ambiguous):
+        yield f"different requests carry one id, {message_id}: whose deliveries is not to be told"
+    if facts.timeline.contradictions:
+        yield some("{} received before they can have been sent", facts.timeline.contradictions)
+    if len(facts.created_vm) > 1:
+        yield "the VM was created more than once; its lives are judged as one"
+    yield from _clocks(facts)
+    yield from _once(facts)
+
+
+def _clocks(facts: Facts) -> Iterator[str]:
+    """Yield where Lamport times run against the numbers of an actor, or against a message."""
+    last: dict[int, int] = {}
+    for moment in facts.moments:
+        record = moment.record
+        if record.lamport < last.get(moment.actor, 0):
+            yield (
+                f"record {record.seq} of {record.actor} ({record.event}) has an earlier Lamport "
+                f"time than the record before it"
+            )
+        last[moment.actor] = record.lamport
+        if record.event is not Event.MESSAGE_RECEIVED:
+            continue
+        sent = facts.sent.get(record.message_id or "")
+        known = record.message_id in facts.timeline.contradictions
+        if sent is not None and not known and sent.record.lamport >= record.lamport:
+            yield f"{record.message_id} was received at a Lamport time before that of its sending"
+
+
+def _once(facts: Facts) -> Iterator[str]:
+    for event in (Event.RUN_STARTED, Event.TEARDOWN_STARTED, Event.VM_FREED, Event.RUN_FINISHED):
+        times = sum(1 for moment in facts.moments if moment.record.event is event)
+        if times > 1:
+            yield f"{event} stands in the history {times} times"
+    for message_id in dict.fromkeys(facts.sent_again):
+        yield f"{message_id} was sent with different bodies"

@@ -1,0 +1,130 @@
+"""Whether what is said of a request when it is posted is what was published and what arrived."""
+
+from collections.abc import Iterator
+
+from teardown_lab.checker import shapes
+from teardown_lab.checker.evidence.bodies import strangers
+from teardown_lab.checker.facts import Facts
+from teardown_lab.checker.happens_before import Moment
+from teardown_lab.checker.words import some
+from vm_protocol.errors import RejectReason
+from vm_protocol.observations import Event
+
+
+def notes(facts: Facts) -> Iterator[str]:
+    """Yield where posts, published bodies and deliveries of requests differ."""
+    for post in facts.posts:
+        if post.record.message_id is not None:
+            yield from _differs(facts, post)
+        elif shapes.numbers(post.record, "recipients") and facts.has_messages:
+            yield (
+                f"request.posted of a {shapes.text(post.record, 'kind')} names recipients, "
+                f"but no message"
+            )
+        elif facts.is_lab_file and shapes.number(post.record, "generation") != 0:
+            yield f"request.posted of a {shapes.text(post.record, 'kind')} to nobody is numbered"
+    for message_id in dict.fromkeys(facts.posted_again):
+        yield f"{message_id} was posted twice"
+    yield from _seen_again(facts)
+    unexpected = list(strangers(facts))
+    if unexpected:
+        yield some("{} delivered to a vCPU that is not among the recipients", unexpected)
+    if facts.is_lab_file:
+        yield from _generations(facts)
+        yield from _routed(facts)
+        yield from _raisers(facts)
+        yield from _outcomes(facts)
+
+
+def _differs(facts: Facts, post: Moment) -> Iterator[str]:
+    record = post.record
+    sent = facts.sent.get(record.message_id or "")
+    if sent is None:
+        return
+    body = shapes.body(sent.record)
+    said = sorted(shapes.numbers(record, "recipients"))
+    if said != sorted(body.numbers("recipients")):
+        yield (
+            f"request.posted of {record.message_id} names other recipients than the message that "
+            f"was published"
+        )
+    if shapes.text(record, "kind") != facts.kind(record.message_id or ""):
+        yield f"request.posted calls {record.message_id} a {shapes.text(record, 'kind')}"
+    if shapes.number(record, "generation") != body.number("generation") and facts.is_lab_file:
+        yield f"request.posted of {record.message_id} names another generation than the message"
+    if sent.actor != post.actor or sent.index < post.index:
+        yield f"request.posted of {record.message_id} stands behind its sending"
+
+
+def _seen_again(facts: Facts) -> Iterator[str]:
+    """Yield deliveries to freed vCPUs that were not the first, whose first is not known."""
+    for arrivals in (facts.mailbox_arrivals, facts.arrivals):
+        for delivery, arrival in arrivals.items():
+            after = facts.freed_before(delivery[1], arrival) is not None
+            if after and facts.is_seen_again(delivery, arrival):
+                yield (
+                    f"{delivery[0]} came to freed vCPU {delivery[1]} again: when it came first is "
+                    f"not in the history"
+                )
+
+
+def _generations(facts: Facts) -> Iterator[str]:
+    """Yield requests that must have been posted, as later ones are numbered after them."""
+    known = {facts.body(each).number("generation") for each in facts.sent if facts.kind(each)}
+    known |= {shapes.number(post.record, "generation") for post in facts.posts}
+    found = {number for number in known if number}
+    told = (
+        facts.body(each).number("generation") or 0
+        for each in facts.sent
+        if facts.types[each] in ("UnloadDone", "DestroyVcpu")
+    )
+    newest = max((*found, *told), default=0)
+    lost = newest - len(found)
+    if lost > 0:
+        yield f"{lost} of {newest} generations of requests not in the history"
+
+
+def _routed(facts: Facts) -> Iterator[str]:
+    """Yield fences that are not the newest request routed to their vCPU's mailbox."""
+    routed: dict[int, int] = {}
+    for moment in facts.moments:
+        record = moment.record
+        if record.event is not Event.MESSAGE_SENT or moment.actor != facts.manager():
+            continue
+        message = record.message_id or ""
+        body = facts.body(message)
+        if facts.kind(message):
+            generation = body.number("generation") or 0
+            routed.update(dict.fromkeys(body.numbers("recipients"), generation))
+        elif facts.types.get(message) in ("DestroyVcpu", "UnloadDone"):
+            newest = routed.get(body.number("vcpu") or 0, 0)
+            if body.number("generation") != newest:
+                yield f"{message} names another fence than the newest request before it, {newest}"
+
+
+def _raisers(facts: Facts) -> Iterator[str]:
+    """Yield posts that name another vCPU than the one whose unload raised them."""
+    for post in facts.posts:
+        by_unload = shapes.text(post.record, "by") == "unload"
+        cause = facts.vcpu_of.get(post.record.caused_by or "") if by_unload else None
+        if post.record.vcpu != cause:
+            said = post.record.vcpu
+            yield f"request.posted names vCPU {said}, but the unload of vCPU {cause} raised it"
+
+
+def _outcomes(facts: Facts) -> Iterator[str]:
+    """Yield deliveries that a worker took without saying what became of them.
+
+    A request is posted once; a tombstone rejects every copy of one.
+    """
+    for delivery, times in facts.mailbox_received.items():
+        said = facts.delivered.get(delivery, [])
+        rejected = facts.rejected.get(delivery)
+        wanted = "rejected" if rejected is not None else "posted"
+        reason = shapes.text(rejected.record, "reason") if rejected else ""
+        if reason and reason != RejectReason.FREED:
+            continue
+        again = said == ["rejected"] * len(said) and rejected is not None and len(said) <= times
+        if said != [wanted] and not (said and again) and (said or delivery not in facts.duplicated):
+            what = ", ".join(said) or "nothing"
+            yield f"request.delivered of {delivery[0]} to vCPU {delivery[1]} says {what}"

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from teardown_lab.checker import shapes
 from teardown_lab.checker.completeness import missing_records
 from teardown_lab.checker.evidence import (
     bodies,
@@ -18,6 +19,7 @@ from teardown_lab.checker.evidence import (
 from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.findings import Invariant, Violation
 from teardown_lab.checker.happens_before import Moment
+from vm_protocol.observations import Event
 
 _OF_A_FREE: Final = (Invariant.USE_AFTER_FREE, Invariant.DOUBLE_FREE)
 _BY_ABSENCE: Final = (
@@ -114,10 +116,20 @@ def examine(facts: Facts) -> Doubts:
         frees=frozenset(framed.frees),
         states=framed.states,
         erases=frozenset(framed.erases),
-        roots=bool(rooted),
+        roots=_is_copied(facts),
         owed=tuple((each.begun, each.message_id) for each in held.owed) if held else (),
         messages=frozenset(wrong.messages),
     )
+
+
+def _is_copied(facts: Facts) -> bool:
+    """Tell whether a root's free stands twice in one handling: one record, written twice."""
+    frees = [
+        (shapes.text(each.record, "root"), shapes.text(each.record, "by"), each.record.caused_by)
+        for each in facts.roots
+        if each.record.event is Event.ROOT_FREED
+    ]
+    return len(set(frees)) < len(frees)
 
 
 def _all(*parts: Iterable[str]) -> tuple[str, ...]:

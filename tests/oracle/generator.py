@@ -34,7 +34,7 @@ SOUND_END = ("free_irqchip", "uninit_mmu", "vendor_vm_destroy")
 
 
 def ordering(rng: random.Random) -> Plain:
-    """Return one ordering whose steps come one after the other."""
+    """Return one ordering; few have loops that destroy several vCPUs at once."""
     steps = _near_sound(rng) if rng.random() < 0.6 else _noise(rng)
     return {
         "name": "random",
@@ -79,7 +79,10 @@ def _body(rng: random.Random) -> list[str]:
 def _loop(rng: random.Random, body: list[str]) -> Plain:
     if rng.random() < 0.5:
         return {"for_each_vcpu": body}
-    return {"for_each_vcpu": {"order": rng.choice(["ascending", "descending"]), "steps": body}}
+    loop: Plain = {"order": rng.choice(["ascending", "descending"]), "steps": body}
+    if rng.random() < 0.05:
+        loop["parallel"] = rng.choice([2, "all"])
+    return {"for_each_vcpu": loop}
 
 
 def _near_sound(rng: random.Random) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The explorer against the oracle: where nothing races, all schedules end as the one in order."""
+"""The explorer against the oracle: all schedules of small orderings, and the one in order."""
 
 import random
 from collections.abc import Iterator
@@ -19,20 +19,22 @@ CHUNKS, CASES_OF_CHUNK = 6, 40
 WALKS = 60
 STATES_MAX = 20_000
 NOBODY = -1
+AT_ONCE = "vCPUs are destroyed at once"
 
 
 def cases(number: int) -> Iterator[tuple[Plain, Plain, Expectation]]:
-    """Yield seeded cases of at most two vCPUs that the oracle calls free of races."""
+    """Yield seeded cases of at most two vCPUs, one after the other."""
     rng = random.Random(f"explorer-{number}")
     for _ in range(CASES_OF_CHUNK):
         ordering, scenario = generator.ordering(rng), generator.scenario(rng, vcpus_max=2)
         wanted = expected(ordering, scenario)
-        if not wanted.racy:
+        if AT_ONCE not in wanted.racy:
             yield ordering, scenario, wanted
 
 
 @pytest.mark.parametrize("number", range(CHUNKS))
-def test_every_schedule_of_an_ordering_without_races_ends_as_the_oracle_says(number: int) -> None:
+def test_every_schedule_ends_as_the_oracle_says_or_races(number: int) -> None:
+    """Where nothing races, all schedules end alike; else the undisturbed one is among them."""
     compared = 0
     for ordering, scenario, wanted in cases(number):
         faults = Budget(ticks=int(scenario["ticker"]))
@@ -45,8 +47,10 @@ def test_every_schedule_of_an_ordering_without_races_ends_as_the_oracle_says(num
         compared += 1
         kinds = {(name, NOBODY if vcpu is None else vcpu) for name, vcpu in +wanted.violations}
         told = f"ordering={ordering!r} scenario={scenario!r}"
-        assert {(name, vcpu) for name, vcpu, _ in found.explored.paths} == kinds, told
-        assert (found.verdict.verdict == "violated") == (wanted.verdict == "violated"), told
+        explored = {(name, vcpu) for name, vcpu, _ in found.explored.paths}
+        assert kinds <= explored, told
+        assert wanted.racy or kinds == explored, told
+        assert (found.verdict.verdict == "violated") == bool(explored), told
         assert found.verdict.disagreements == (), told
     assert compared > CASES_OF_CHUNK // 2
 

@@ -173,6 +173,10 @@ DIRECTED: Final[dict[str, tuple[Plain, Plain]]] = {
         plain(each("unload_mmu", "free_vcpu"), "flush_tlbs", each("erase_vcpu"), BEGIN[1], END[1]),
         vm(1, in_guest=[0]),
     ),
+    "what a vCPU that is freed in sight has touched before is gone": (
+        plain(*BEGIN, each("unload_mmu"), END[0], each("free_vcpu"), *END[1:], each("erase_vcpu")),
+        vm(2, nested=[0]),
+    ),
     "nobody stops the workers": (
         plain("zap_all_roots", each("unload_mmu", "erase_vcpu", "free_vcpu"), *END),
         vm(2, ticker=True),

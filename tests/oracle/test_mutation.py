@@ -11,6 +11,9 @@ from oracle.comparison import differences
 from oracle.mutations import DIRECTED, MUTATIONS, MUTATIONS_OF_RACES, RACES, UNREACHABLE
 from oracle.sample import CHUNKS, Case, case, chunk
 
+pytestmark = pytest.mark.timeout(1800)
+"""Whoever comes first runs the sample: a minute, on a machine that is busy many."""
+
 SOURCE = Path(oracle.__file__).read_text(encoding="utf-8")
 
 

@@ -32,6 +32,7 @@ def disagreement(one: Case, wanted: Expectation) -> list[str]:
     return [f"racy, and no verdict: {said.verdict} {said.notes}"] if undecided else []
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("number", range(CHUNKS))
 def test_the_product_agrees_with_the_oracle_on_random_orderings(number: int) -> None:
     print(f"TEARDOWN_TEST_SEED={SEED}")
@@ -39,6 +40,7 @@ def test_the_product_agrees_with_the_oracle_on_random_orderings(number: int) -> 
     assert disagreements(chunk(number)) == []
 
 
+@pytest.mark.timeout(1800)
 def test_the_sample_holds_enough_of_each_kind() -> None:
     """A comparison of wrecks alone would show little: many are safe, few are racy."""
     cases = [each for number in range(CHUNKS) for each in chunk(number)]

@@ -77,6 +77,14 @@ class Culprits:
             return self.places.last(freed, _STEP_OF_FREER[by])
         return self.sender(freed)
 
+    def root_frees(self, root: str) -> list[Moment]:
+        """Return the frees of a root, in their order."""
+        return [
+            each
+            for each in self.facts.roots
+            if each.record.event == Event.ROOT_FREED and shapes.text(each.record, "root") == root
+        ]
+
     def sender(self, moment: Moment) -> Place | None:
         """Return the step that sent the message in whose handling something happened."""
         cause = moment.record.caused_by
@@ -197,11 +205,7 @@ def _pinned_root_freed(culprits: Culprits, found: Found, moment: Moment) -> str:
 
 def _root_freed_twice(culprits: Culprits, _found: Found, moment: Moment) -> str:
     root = shapes.text(moment.record, "root")
-    frees = [
-        each
-        for each in culprits.facts.roots
-        if each.record.event == Event.ROOT_FREED and shapes.text(each.record, "root") == root
-    ]
+    frees = culprits.root_frees(root)
     again, first = culprits.root_freer(moment), culprits.root_freer(frees[0]) if frees else None
     if again is None:
         return ""
@@ -210,13 +214,31 @@ def _root_freed_twice(culprits: Culprits, _found: Found, moment: Moment) -> str:
 
 
 def _stale_tlb(culprits: Culprits, found: Found, moment: Moment) -> str:
+    vcpu, page = found.violation.vcpu, f"the page of {found.about}"
+    if moment.record.event == Event.VM_FREED:
+        return _at_the_end(culprits, f"vCPU {vcpu} still runs on {page}", [])
     place = culprits.places.last_of_vm(moment)
     if culprits.facts.types.get(moment.record.caused_by or "") == "ZapRequested":
         place = culprits.sender(moment)
     if place is None:
         return ""
-    page = f"the page of {shapes.text(moment.record, 'root')}"
-    return f"{place.subject} gave {page} back while vCPU {found.violation.vcpu} ran on it."
+    return f"{place.subject} gave {page} back while vCPU {vcpu} ran on it."
+
+
+def _memory_mapped(culprits: Culprits, found: Found, _moment: Moment) -> str:
+    root = found.about
+    freed = next((each for each in culprits.root_frees(root)), None)
+    place = culprits.root_freer(freed) if freed else None
+    if place is not None:
+        return f"{place.subject} freed {root} before any zap had unmapped its page."
+    return _at_the_end(culprits, f"{root} still maps its page", ["zap_all_roots"])
+
+
+def _at_the_end(culprits: Culprits, left: str, needed: list[str]) -> str:
+    """Say what is left after the last step, and which steps that would have needed."""
+    end = culprits.places.end()
+    why = _lacking(culprits, needed) if needed else ""
+    return f"{end.subject} is the last step, and {left}{why}." if end else ""
 
 
 def _lost_request(culprits: Culprits, found: Found, moment: Moment) -> str:
@@ -240,15 +262,16 @@ def _vm_state(culprits: Culprits, found: Found, moment: Moment) -> str:
         culprits.facts.state_freed.get(state),
     )
     freer = culprits.places.last(freed, _STEP_OF_STATE.get(state, "")) if freed else None
+    if moment.record.event == Event.VM_FREED:
+        needed = ["stop_background_workers"]
+        return _at_the_end(culprits, "the ticker and the PIT still run", needed)
     if user is None or freer is None:
         return ""
     return f"{user.subject} used the VM's {state} state after {freer.name}."
 
 
 def _leak(culprits: Culprits, found: Found, _moment: Moment) -> str:
-    end, vcpu, about = culprits.places.end(), found.violation.vcpu, found.about
-    if end is None:
-        return ""
+    vcpu, about = found.violation.vcpu, found.about
     if about.startswith("async page fault"):
         left, needed = f"{about} of vCPU {vcpu}", ["clear_async_pf"]
     elif about in _STEP_OF_STATE:
@@ -257,8 +280,7 @@ def _leak(culprits: Culprits, found: Found, _moment: Moment) -> str:
         left, needed = about, ["zap_all_roots", "unload_mmu", "uninit_mmu"]
     else:
         left, needed = f"vCPU {vcpu}", [_FREE]
-    why = _lacking(culprits, needed)
-    return f"{end.subject} is the last step, and {left} is still there{why}."
+    return _at_the_end(culprits, f"{left} is still there", needed)
 
 
 def _lacking(culprits: Culprits, needed: list[str]) -> str:
@@ -286,7 +308,9 @@ def _stuck(culprits: Culprits, found: Found, moment: Moment) -> str:
 
 def _freed_while_running(culprits: Culprits, found: Found, _moment: Moment) -> str:
     vcpu = found.violation.vcpu
-    return "" if vcpu is None else f"{culprits.free_of(vcpu).subject} freed it in its guest."
+    if vcpu is None:
+        return ""
+    return f"{culprits.free_of(vcpu).subject} freed it in its guest: nothing had made it leave."
 
 
 _Sentence = Callable[[Culprits, Found, Moment], str]
@@ -300,5 +324,7 @@ _SENTENCES: Final[Mapping[Invariant, _Sentence]] = {
     Invariant.LOST_REQUEST: _lost_request,
     Invariant.VM_STATE_USED_AFTER_FREE: _vm_state,
     Invariant.LEAK: _leak,
+    Invariant.MEMORY_MAPPED: _memory_mapped,
+    Invariant.FREED_WHILE_RUNNING: _freed_while_running,
     Invariant.STUCK: _stuck,
 }

@@ -58,7 +58,7 @@ def _stale_translations(facts: Facts, lives: Lives) -> Iterator[Found]:
             ends = (facts.guest_left.get(vcpu), facts.tlb_flushed.get(vcpu))
             if not any(end is not None and before(end, freed) for end in ends):
                 text = explain.stale_tlb(page, vcpu, with_vm=freed is facts.vm_freed)
-                yield _found(freed, Invariant.STALE_TLB, vcpu, text)
+                yield _found(freed, Invariant.STALE_TLB, vcpu, text, page)
 
 
 def _given_back(facts: Facts, lives: Lives) -> Iterator[tuple[str, Moment]]:
@@ -81,7 +81,7 @@ def _memory_mapped(facts: Facts, lives: Lives) -> Iterator[Found]:
         if is_known and not _is_zapped(life) and not _zapped_by(facts, life):
             by = shapes.text(life.frees[0].moment.record, "by") if life.frees else ""
             text = explain.memory_mapped(life.root, by)
-            yield _found(end, Invariant.MEMORY_MAPPED, life.holder, text)
+            yield _found(end, Invariant.MEMORY_MAPPED, life.holder, text, life.root)
 
 
 def unmaps_without_record(facts: Facts, lives: Lives) -> Iterator[str]:
@@ -109,5 +109,6 @@ def _zapped_by(facts: Facts, life: RootLife) -> bool:
     )
 
 
-def _found(moment: Moment, invariant: Invariant, vcpu: int | None, text: str) -> Found:
-    return Found(moment.position, Violation(invariant, vcpu, moment.record.caused_by, text))
+def _found(moment: Moment, invariant: Invariant, vcpu: int | None, text: str, root: str) -> Found:
+    violation = Violation(invariant, vcpu, moment.record.caused_by, text)
+    return Found(moment.position, violation, root)

@@ -28,7 +28,7 @@ def vm_state_lives(facts: Facts) -> Iterator[Found]:
         return
     for state, step in FREED_BY.items():
         if not _is_done(facts.state_freed.get(state), end) and not facts.has_run(step):
-            yield _found(end, Invariant.LEAK, explain.leaked_state(state))
+            yield _found(end, Invariant.LEAK, explain.leaked_state(state), state)
     if not _is_done(facts.background_stopped, end) and not facts.has_run(STOPPED_BY):
         yield _found(end, Invariant.VM_STATE_USED_AFTER_FREE, explain.workers_outlived())
 
@@ -54,5 +54,6 @@ def _is_done(moment: Moment | None, end: Moment) -> bool:
     return moment is not None and before(moment, end)
 
 
-def _found(moment: Moment, invariant: Invariant, text: str) -> Found:
-    return Found(moment.position, Violation(invariant, None, moment.record.caused_by, text))
+def _found(moment: Moment, invariant: Invariant, text: str, about: str = "") -> Found:
+    violation = Violation(invariant, None, moment.record.caused_by, text)
+    return Found(moment.position, violation, about)

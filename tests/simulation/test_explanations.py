@@ -211,6 +211,52 @@ FIRST = {
         "stale-tlb",
         "`zap_all_roots`, line 4, gave the page of root-0 back while vCPU 0 ran on it. ",
     ),
+    "a vCPU freed in its guest": (
+        steps("- for_each_vcpu: [free_vcpu]"),
+        Scenario(vcpus=1, in_guest=(0,), ticker=False),
+        "freed-while-running",
+        "`free_vcpu`, line 3, of vCPU 0 freed it in its guest: nothing had made it leave. ",
+    ),
+    "memory that is given back under a guest": (
+        steps("- free_irqchip", "- for_each_vcpu: [free_vcpu]"),
+        Scenario(vcpus=1, in_guest=(0,), ticker=False),
+        "stale-tlb",
+        "`free_vcpu`, line 4, is the last step, and vCPU 0 still runs on the page of root-0. ",
+    ),
+    "memory that nobody unmaps": (
+        steps("- free_irqchip", "- for_each_vcpu: [free_vcpu]"),
+        Scenario(vcpus=1),
+        "memory-mapped",
+        "`free_vcpu`, line 4, is the last step, and root-0 still maps its page: the ordering has "
+        "no `zap_all_roots`. ",
+    ),
+    "memory whose root is freed and not zapped": (
+        steps("- uninit_mmu", "- zap_all_roots"),
+        Scenario(vcpus=1),
+        "memory-mapped",
+        "`uninit_mmu`, line 3, freed root-0 before any zap had unmapped its page. ",
+    ),
+    "VM state that is never freed": (
+        steps("- free_irqchip", "- zap_all_roots"),
+        Scenario(vcpus=1),
+        "leak",
+        "`zap_all_roots`, line 4, is the last step, and the VM's vendor state is still there: the "
+        "ordering has no `vendor_vm_destroy`. ",
+    ),
+    "VM state that is freed again": (
+        steps("- free_irqchip", "- zap_all_roots", "- free_irqchip"),
+        Scenario(vcpus=1),
+        "double-free",
+        "`free_irqchip`, line 5, freed the VM's irqchip state again, after `free_irqchip`, "
+        "line 3. ",
+    ),
+    "workers that are never stopped": (
+        steps("- free_irqchip", "- zap_all_roots"),
+        Scenario(vcpus=1),
+        "vm-state-used-after-free",
+        "`zap_all_roots`, line 4, is the last step, and the ticker and the PIT still run: the "
+        "ordering has no `stop_background_workers`. ",
+    ),
     "a loop that spins": (
         steps("- for_each_vcpu: [clear_async_pf]", LOOP, "    - zap_all_until_empty"),
         Scenario(vcpus=2),
@@ -274,9 +320,9 @@ WHOLE = steps(
 def test_a_root_that_is_freed_twice_names_both_steps() -> None:
     found = told(WHOLE, Scenario(vcpus=1, ticker=False))
 
-    (only,) = forged(found, Event.ROOT_FREED, root="root-0", by="uninit", pins=[])
+    broken = forged(found, Event.ROOT_FREED, root="root-0", by="uninit", pins=[])
 
-    assert only.invariant is Invariant.ROOT_FREED_TWICE
+    (only,) = (each for each in broken if each.invariant is Invariant.ROOT_FREED_TWICE)
     assert only.explain.startswith(
         "`uninit_mmu`, line 8, freed root-0 again, after `unload_mmu`, line 5, of vCPU 0. "
     )
@@ -285,18 +331,18 @@ def test_a_root_that_is_freed_twice_names_both_steps() -> None:
 def test_an_erased_vcpu_that_a_request_counts_in_names_the_erase() -> None:
     found = told(WHOLE, Scenario(vcpus=1, ticker=False))
 
-    (only,) = forged(
+    broken = forged(
         found, Event.REQUEST_POSTED, kind="tlb-flush", by="zap-all", generation=9, recipients=[0]
     )
 
-    assert only.invariant is Invariant.VISIBLE_AFTER_ERASE
+    (only,) = (each for each in broken if each.invariant is Invariant.VISIBLE_AFTER_ERASE)
     assert "`erase_vcpu`, line 7" in only.explain.partition(". ")[0]
 
 
 # --- any ordering --------------------------------------------------------------------------------
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(order=orderings(), scenario=scenarios(), seed=st.integers(0, 2**16 - 1))
 def test_any_violation_of_any_ordering_names_a_step_on_the_line_that_holds_it(
     order: Ordering, scenario: Scenario, seed: int
@@ -311,7 +357,7 @@ def test_any_violation_of_any_ordering_names_a_step_on_the_line_that_holds_it(
         assert NAMED.search(violation.explain.partition(". ")[0]), violation.explain
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(order=orderings(), scenario=scenarios(vcpus_max=3))
 def test_the_chains_hold_what_the_sentences_name_and_end_at_a_command_of_the_client(
     order: Ordering, scenario: Scenario
@@ -331,7 +377,8 @@ def test_the_chains_hold_what_the_sentences_name_and_end_at_a_command_of_the_cli
             assert not links or names[-1] == "DestroyVm" or names[-1] == "AsyncPfCompleted"
         allocated = chain(facts, violation.evidence.allocated_by)
         assert not allocated or found.judgement.messages[allocated[-1]].type == "CreateVm"
-        if violation.invariant in (Invariant.USE_AFTER_FREE, Invariant.DOUBLE_FREE):
+        is_access = violation.invariant in (Invariant.USE_AFTER_FREE, Invariant.DOUBLE_FREE)
+        if is_access and violation.vcpu is not None:
             assert all(f" {each}" in report for each in chain(facts, violation.message_id))
 
 

@@ -81,11 +81,7 @@ class RawPublisher:
         Raises:
             Closed: The broker does not take it.
         """
-        properties = spec.BasicProperties(delivery_mode=2, **packet.properties)
-        properties.headers = {}
-        plain = b"".join(properties.encode())
-        headers = table(*encoded(dict(packet.headers)), *fields)
-        self.publish_raw(exchange, key, _with_headers(plain, headers), packet.body)
+        self.publish_raw(exchange, key, properties_bytes(packet, *fields), packet.body)
 
     def publish_raw(self, exchange: str, key: str, properties: bytes, body: bytes) -> None:
         """Publish with these bytes as properties, flags first, and wait for the confirm."""
@@ -123,6 +119,14 @@ class RawPublisher:
             self._read = self._read[used:]
             if isinstance(value, frame.Method):
                 return value.method
+
+
+def properties_bytes(packet: Packet, *fields: tuple[bytes, bytes]) -> bytes:
+    """Return a packet's properties as the wire has them, with some more header fields."""
+    properties = spec.BasicProperties(delivery_mode=2, **packet.properties)
+    properties.headers = {}
+    headers = table(*encoded(dict(packet.headers)), *fields)
+    return _with_headers(b"".join(properties.encode()), headers)
 
 
 def _with_headers(properties: bytes, headers: bytes) -> bytes:

@@ -205,7 +205,7 @@ class AmqpSession:
             SessionLost: The broker refuses, which leaves this session as it is, or it is lost.
         """
         self._consumers.pop(queue, None)
-        await self._aside(lambda channel, done: channel.queue_delete(queue, callback=done))
+        await self.aside(lambda channel, done: channel.queue_delete(queue, callback=done))
 
     async def bind(self, mailbox: Mailbox) -> None:
         """Bind a mailbox to `vm.requests` with its VM's key."""
@@ -226,15 +226,15 @@ class AmqpSession:
     async def exists(self, queue: str) -> bool:
         """Tell whether a queue exists, on a channel of its own: a miss closes it (404)."""
         try:
-            await self._aside(
+            await self.aside(
                 lambda channel, done: channel.queue_declare(queue, passive=True, callback=done)
             )
         except QueueMissing:
             return False
         return True
 
-    async def _aside(self, method: Callable[[Channel, Callable[[Any], None]], object]) -> None:
-        """Call an AMQP method on a channel of its own, and wait for its answer.
+    async def aside(self, method: Callable[[Channel, Callable[[Any], None]], object]) -> Any:
+        """Call an AMQP method on a channel of its own, and return its answer.
 
         Raises:
             QueueMissing: What it names is not there (404).
@@ -254,6 +254,7 @@ class AmqpSession:
             raise SessionLost(f"{type(answer).__name__}: {answer}")
         with _translated():
             channel.close()
+        return answer
 
     async def consume(self, queue: str, prefetch: int, offset: Offset | None = None) -> None:
         """Consume a queue with its own prefetch; `offset` is where a stream's reader starts."""

@@ -3,12 +3,17 @@
 AMQP 0-9-1 has no broker-side offsets (RabbitMQ: streams): the reader keeps its own.
 """
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from service_runtime import stream_ends
 from service_runtime.amqp_session import AmqpSession, Offset
+from service_runtime.losses import SessionLost, TopologyMismatch
+from vm_protocol import limits
 from vm_protocol.topology import Mailbox, Queue
 
 CLOCK_SKEW: Final = timedelta(minutes=1)
@@ -40,6 +45,8 @@ class Consumptions:
     def __init__(self) -> None:
         self._known: dict[str, Consumption] = {}
         self._positions = StreamPositions()
+        self._session: AmqpSession | None = None
+        self._keeper: asyncio.Task[None] | None = None
 
     def all(self) -> tuple[Consumption, ...]:
         """Return them in the order in which they were asked for."""
@@ -57,6 +64,9 @@ class Consumptions:
         """Consume from now on, over lost sessions too; return a mailbox that is not there."""
         name, queue = wanted.name, wanted.queue
         self._known[name] = wanted
+        if session is not self._session:
+            self._session = session
+            self._keeper = asyncio.create_task(self._keep_bound(session))
         if isinstance(queue, Mailbox):
             if not await session.exists(name):
                 return queue
@@ -64,8 +74,25 @@ class Consumptions:
             return None
         await session.declare(queue)
         offset = self._positions.start(name, wanted.begin) if wanted.is_stream else None
+        if offset is not None and isinstance(wanted.begin, int):
+            offset = await stream_ends.bounded(session, name, offset)
         await session.consume(name, wanted.prefetch, offset)
         return None
+
+    async def _keep_bound(self, session: AmqpSession) -> None:
+        """Bind queues again and again, as long as a session lasts: somebody may have unbound one.
+
+        Nobody is told of that, and nothing arrives any more (RabbitMQ: a bind that is there is
+        harmless). What the deployment has declared is the deployment's to bind.
+        """
+        with suppress(SessionLost, TopologyMismatch):
+            while not session.lost.done():
+                await asyncio.wait([session.lost], timeout=limits.BINDINGS_MS / 1000)
+                for consumption in self.all():
+                    queue = consumption.queue
+                    is_wanted = consumption.name in self._known and not session.lost.done()
+                    if is_wanted and isinstance(queue, Queue):
+                        await session.declare(queue)
 
 
 class StreamPositions:

@@ -150,6 +150,13 @@ MONITOR_HISTORY_MS: Final = 60_000
 MONITOR_LOOK_BACK_MS: Final = 1_800_000 + MAILBOX_TTL_MS
 """How far back a monitor begins to read: no open teardown has begun before (consumer timeout)."""
 
+LOOK_BACK_MESSAGES_MAX: Final = 8_192
+"""Messages of the journal that a monitor reads from before its start: some 50 MB, a few seconds. Of
+what is older it does not know the causes; what it says of letters that died since stays right."""
+
+BINDINGS_MS: Final = 10_000
+"""How often a consumer binds its queues again, in case somebody has unbound them."""
+
 MONITOR_REPEATS_MAX: Final = 20_000
 """Records whose repetition the monitor notices: more than a connection has unconfirmed."""
 

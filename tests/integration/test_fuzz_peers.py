@@ -14,7 +14,6 @@ from integration.tools.teardowns import hold_teardown
 from support.needs import need_server
 from support.randomness import seeded
 
-from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
 from vm_protocol import limits, messages
 
@@ -26,9 +25,9 @@ HEADERS = int(os.environ.get("TEARDOWN_FUZZ_HEADERS", "150"))
 
 
 @pytest.fixture
-def lab(fresh_node: PrivateNode) -> Iterator[Lab]:
+def lab(own_node: str) -> Iterator[Lab]:
     need_server()
-    with open_lab(LabOptions(broker=fresh_node.url, workers=2, vcpus=8), print) as lab:
+    with open_lab(LabOptions(broker=own_node, workers=2, vcpus=8), print) as lab:
         elect(lab, encode(messages.RemoveVm(vm="vm-x"), "nobody", limits.MANAGER_EPOCH))
         yield lab
 

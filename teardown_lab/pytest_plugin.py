@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
+
+    import pluggy
 
     from teardown_lab.experiment.lab import Lab
     from teardown_lab.testing import RunOrdering
@@ -22,6 +24,7 @@ REQUIRE_VARIABLE = "TEARDOWN_REQUIRE_BROKER"
 """Set, it turns "no broker here" from a skip into a failure: CI must not pass by skipping."""
 
 _SIMULATED = "simulated"
+_SECTION = "verdict"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -76,6 +79,8 @@ def teardown_stack(request: pytest.FixtureRequest) -> Iterator[Lab]:
         vcpus=_number(config, "teardown_vcpus"),
     )
     with open_lab(options, lambda _: None) as lab:
+        if lab.neighbours:
+            pytest.fail(lab.neighbours, pytrace=False)
         yield lab
 
 
@@ -85,7 +90,8 @@ def run_ordering(
 ) -> RunOrdering:
     """Tears a VM down: `run_ordering(name or path or YAML text, vcpus=4, ...)` returns an Outcome.
 
-    The report of each run is shown with a test that fails.
+    The report of each run is shown once with a test that fails: in its message if it stands there,
+    else in a section of its own.
     """
     from teardown_lab.testing import RunOrdering
 
@@ -96,8 +102,29 @@ def run_ordering(
         vcpus_max=_number(request.config, "teardown_vcpus"),
         root=request.config.rootpath,
         folder=tmp_path,
-        tell=lambda text: node.add_report_section("call", "teardown", text),
+        # pytest prints a section with "teardown" in its name again for each phase of a test.
+        tell=lambda text: node.add_report_section("call", _SECTION, text),
     )
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pluggy.Result[pytest.TestReport], None]:
+    """Leave out reports of runs that the failure's own message has already, line for line."""
+    made = yield
+    report = made.get_result()
+    if report.when == "call" and report.failed:
+        shown = _bare(report.longreprtext)
+        report.sections = [
+            (name, text)
+            for name, text in report.sections
+            if _SECTION not in name or _bare(text) not in shown
+        ]
+
+
+def _bare(text: str) -> str:
+    """Return a text without what pytest puts before its lines, and without blank ones."""
+    lines = (line.removeprefix("E").strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if line)
 
 
 def _number(config: pytest.Config, name: str) -> int:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 from teardown_lab.broker.choice import BrokerUnavailable, provide_broker
 from teardown_lab.broker.container import image_name, rabbitmq_container
 from teardown_lab.broker.private_node import PrivateNode
+from teardown_lab.broker.reach import OVERRIDES, reach
 from teardown_lab.checker.findings import Counts, DeadLetter, Hazard, Violation
 from teardown_lab.checker.history import load_history
 from teardown_lab.checker.judgement import Judgement
@@ -80,16 +82,21 @@ def _container() -> Iterator[str]:
         with RunFolder() as run, rabbitmq_container(run) as url:
             yield url
         return
-    image, login = image_name(), "guest"
+    image, reached = image_name(), reach()
+    password = reached.password()
     with ExitStack() as stack:
         try:
-            container = RabbitMqContainer(image, username=login, password=login)
-            # By itself, testcontainers publishes on every address of this machine.
-            container.ports = {"5672/tcp": ("127.0.0.1", None)}  # type: ignore[dict-item]
+            container = RabbitMqContainer(image, username="guest", password=password)
+            # By itself, testcontainers publishes on every address of the engine's machine.
+            container.ports = {"5672/tcp": (reached.publish, None)}  # type: ignore[dict-item]
             stack.enter_context(container)
+            host = container.get_container_host_ip()
         except Exception as error:  # docker's errors and pika's have no base of their own
-            raise BrokerUnavailable(f"the container of {image} does not start: {error}") from error
-        yield f"amqp://{login}:{login}@127.0.0.1:{container.get_exposed_port(5672)}/%2F"
+            raise BrokerUnavailable(
+                f"the container of {image} does not start, or is not reached at {reached.host} "
+                f"({OVERRIDES[-1]} names another host): {error}"
+            ) from error
+        yield f"amqp://guest:{password}@{host}:{container.get_exposed_port(5672)}/%2F"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +199,9 @@ class RunOrdering:
         if path.is_file():
             return read_ordering(path.read_text(encoding="utf-8"), str(ordering)).ordering
         known = ", ".join(catalogue_names())
-        raise ValueError(f"there is neither a file {path} nor a shipped ordering of: {known}")
+        close = get_close_matches(str(ordering), catalogue_names(), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"there is neither a file {path} nor a shipped ordering of: {known}{hint}")
 
     def _shape(self, scenario: dict[str, Any]) -> Scenario:
         try:
@@ -202,7 +211,12 @@ class RunOrdering:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"])
             valid = ", ".join(Scenario.model_fields)
-            raise ValueError(f"scenario: {place}: {first['msg']}; fields are {valid}") from None
+            close = get_close_matches(place, Scenario.model_fields, n=1)
+            meant = first["type"] == "extra_forbidden" and close
+            hint = f"; did you mean {close[0]!r}?" if meant else ""
+            raise ValueError(
+                f"scenario: {place}: {first['msg']}; fields are {valid}{hint}"
+            ) from None
         if shape.vcpus > self._vcpus_max:
             raise ValueError(
                 f"vcpus={shape.vcpus}, but the workers hold {self._vcpus_max}: "

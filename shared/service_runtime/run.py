@@ -66,6 +66,7 @@ def serve(service: str, make_parts: MakeParts) -> int:
         sys.stderr.write(f"{service}: {error}\n")
         return EXIT_USAGE
     structlog.contextvars.bind_contextvars(service=service, pid=os.getpid())
+    logs.catch_what_nobody_does()
     try:
         with traced(service, settings.amqp_url) as trace:
             asyncio.run(_serve(service, settings, make_parts(settings), trace))

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from teardown_lab.broker.address import knock, listens
+from teardown_lab.broker.address import knock
 from teardown_lab.broker.errors import BrokerUnavailable
+from teardown_lab.broker.reach import OVERRIDES, reach
 
 IMAGE_VARIABLE = "TEARDOWN_RABBITMQ_IMAGE"
 IMAGE_DEFAULT = "rabbitmq:4-management"
@@ -71,16 +72,21 @@ def rabbitmq_container(run: RunWithContainers, image: str = "") -> Iterator[str]
     """
     image = image or image_name()
     _have_image(image)
+    reached = reach()
+    password = reached.password()
     name = f"{_NAME}-{run.run_id}"
     # Recorded before it exists: a run that is killed meanwhile leaves no nameless container.
     run.add_container(name)
     try:
         _must(
             *("run", "--detach", "--name", name, "--label", f"{LABEL}={run.run_id}"),
-            *("--publish", "127.0.0.1::5672", image),
+            *("--publish", f"{reached.publish}::5672"),
+            *([] if reached.is_local else ["--env", f"RABBITMQ_DEFAULT_PASS={password}"]),
+            image,
             failure=f"the container of {image} does not start",
         )
-        url = _wait_ready(name, image)
+        url = f"amqp://guest:{password}@{reached.host}:{_published_port(name)}/%2F"
+        _wait_ready(name, image, url)
         run.own_broker(url)
         yield url
     finally:
@@ -114,26 +120,24 @@ def _have_image(image: str) -> None:
         )
 
 
-def _wait_ready(name: str, image: str) -> str:
-    port = _published_port(name)
-    url = f"amqp://guest:guest@127.0.0.1:{port}/%2F"
+def _wait_ready(name: str, image: str, url: str) -> None:
     deadline = time.monotonic() + START_SECONDS_MAX
     reason = "nothing listens"
     while time.monotonic() < deadline:
         if not _is_running(name):
             raise BrokerUnavailable(f"the container of {image} has ended; its log:\n{_log(name)}")
         # A published port accepts connections before the broker does.
-        if listens(port):
-            try:
-                knock(url)
-            except BrokerUnavailable as error:
-                reason = str(error)
-            else:
-                return url
+        try:
+            knock(url)
+        except BrokerUnavailable as error:
+            reason = str(error)
+        else:
+            return
         time.sleep(0.25)
     raise BrokerUnavailable(
         f"the broker in the container of {image} does not answer after {START_SECONDS_MAX:.0f} s "
-        f"({reason}); its log:\n{_log(name)}"
+        f"({reason}). If the container's host is called otherwise from here, set {OVERRIDES[-1]}; "
+        f"the container's log:\n{_log(name)}"
     )
 
 

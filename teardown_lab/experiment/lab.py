@@ -19,6 +19,7 @@ from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.verdict import judge
 from teardown_lab.experiment.client import ClientState, Experiment
 from teardown_lab.experiment.in_memory import run_in_memory
+from teardown_lab.experiment.neighbours import second_stack
 from teardown_lab.experiment.on_broker import run_on_broker
 from teardown_lab.experiment.stack import Stack, StackFailed, StackOptions, started
 from teardown_lab.leftovers import RunFolder, remove_at
@@ -76,12 +77,17 @@ class Finished:
 
 
 class Lab:
-    """See the module; made by `open_lab`."""
+    """See the module; made by `open_lab`.
+
+    Attributes:
+        neighbours: What to say of somebody else's services at the same broker; empty: none.
+    """
 
     def __init__(
         self, provided: ProvidedBroker, stack: Stack | None, run: RunFolder, say: Say
     ) -> None:
         self._say = say
+        self.neighbours = ""
         self.provided = provided
         self.stack = stack
         self._run = run
@@ -202,7 +208,12 @@ def open_lab(options: LabOptions, say: Say, forward: Say = lambda _: None) -> It
                 options.gate,
             )
             services = stack.enter_context(started(wanted, run, forward))
-        yield Lab(provided, services, run, say)
+        lab = Lab(provided, services, run, say)
+        if services is not None and provided.kind == "url" and provided.url is not None:
+            lab.neighbours = second_stack(provided.url, options.workers)
+            if lab.neighbours:
+                say(f"note: {lab.neighbours}")
+        yield lab
 
 
 def _queues_to_remove(experiment: Experiment) -> tuple[str, ...]:

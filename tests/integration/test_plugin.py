@@ -1,14 +1,17 @@
 """The pytest plugin as a user has it: pytest in a process of its own, in another repository."""
 
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from support.needs import need_engine, need_server
+from support.needs import CONTAINERS, need, need_engine, need_server
 
 from teardown_lab.broker.address import knock
+from teardown_lab.broker.private_node import PrivateNode
+from teardown_lab.experiment.lab import LabOptions, open_lab
 from teardown_lab.testing import BrokerUnavailable, broker_for_tests
 
 REPOSITORY = Path(__file__).parents[1] / "user_repository"
@@ -84,9 +87,93 @@ def test_the_report_of_a_run_is_shown_with_the_test_that_fails(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    "message", ["", ", run.explanation"], ids=["in a section", "in the message"]
+)
+def test_that_report_is_shown_once(message: str, tmp_path: Path) -> None:
+    test = tmp_path / "test_it.py"
+    test.write_text(
+        "def test_it(run_ordering):\n"
+        "    run_ordering('unload-in-destroy')\n"
+        "    run = run_ordering('unload-in-destroy-wipe-last')\n"
+        f"    assert run.verdict == 'safe'{message}\n"
+    )
+
+    _, text = pytest_of_a_user("--teardown-broker=simulated", "--rootdir", str(tmp_path), str(test))
+
+    assert text.count("BUG: KASAN: slab-use-after-free in kvm_make_all_cpus_request") == 1
+    assert text.count("unload-in-destroy-wipe-last: VIOLATED") == 1
+    assert text.count("unload-in-destroy: SAFE") == 1
+
+
+@pytest.mark.rabbitmq
+def test_a_second_stack_on_one_broker_is_named_with_the_remedy(lone_node: PrivateNode) -> None:
+    with open_lab(LabOptions(broker=lone_node.url, workers=1), print) as lab:
+        assert lab.neighbours == ""
+        code, text = pytest_of_a_user(f"--teardown-broker={lone_node.url}", "-k", "one_vcpu")
+
+    assert code == 1
+    assert "a second stack of services runs at amqp://guest@127.0.0.1:" in text
+    assert "Give each stack a virtual host of its own" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.container
+def test_a_user_s_own_testcontainers_broker_takes_the_fixture_s_place(tmp_path: Path) -> None:
+    """As docs/testing-your-own.md has it, word for word."""
+    need_engine()
+    page = (REPOSITORY.parents[1] / "docs" / "testing-your-own.md").read_text(encoding="utf-8")
+    (conftest,) = re.findall(r"```python\n(# conftest\.py\n.*?)```", page, re.DOTALL)
+    (tmp_path / "conftest.py").write_text(conftest)
+    (tmp_path / "test_it.py").write_text(
+        "def test_it(run_ordering, teardown_broker, our_rabbitmq):\n"
+        "    assert teardown_broker.endswith(f':{our_rabbitmq.get_exposed_port(5672)}/%2F')\n"
+        "    assert run_ordering('unload-in-destroy').verdict == 'safe'\n"
+    )
+
+    code, text = pytest_of_a_user("--rootdir", str(tmp_path), str(tmp_path))
+
+    assert code == 0, text
+    assert "1 passed" in text
+
+
+@pytest.mark.container
+@pytest.mark.parametrize("testcontainers", [True, False], ids=["testcontainers", "docker"])
+def test_a_container_is_reached_at_the_host_that_is_named(
+    testcontainers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it must be where the engine is another host's: not at 127.0.0.1, and with a password."""
+    need_engine()
+    address = own_address()
+    monkeypatch.setenv("TESTCONTAINERS_HOST_OVERRIDE", address)
+    if testcontainers:
+        from testcontainers.core.config import testcontainers_config
+
+        monkeypatch.setattr(testcontainers_config, "tc_host_override", address)
+    else:
+        for name in ("testcontainers", "testcontainers.community.rabbitmq"):
+            monkeypatch.setitem(sys.modules, name, None)
+
+    with broker_for_tests("container") as url:
+        assert f"@{address}:" in url
+        assert "guest:guest@" not in url
+        assert knock(url).startswith("RabbitMQ ")
+
+
+def own_address() -> str:
+    """Return an address of this machine that is not the loopback's; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        is_routed = probe.connect_ex(("192.0.2.1", 9)) == 0
+        need(is_routed, "address of this machine but the loopback's", CONTAINERS)
+        return str(probe.getsockname()[0])
+
+
+@pytest.mark.parametrize(
     ("call", "words"),
     [
         ("'unload-in-detroy'", "nor a shipped ordering of: zap-all-per-vcpu"),
+        ("'unload-in-detroy'", "; did you mean 'unload-in-destroy'?"),
+        ("'unload-in-destroy', vcpu=4", "; did you mean 'vcpus'?"),
+        ("'unload-in-destroy', nestd=[0]", "; did you mean 'nested'?"),
         ("'unload-in-destroy', vcpus=0", "scenario: vcpus: Input should be greater"),
         ("'unload-in-destroy', vcpu=4", "scenario: vcpu: Extra inputs are not permitted"),
         ("'unload-in-destroy', vcpus=17", "set `teardown_vcpus = 17`"),

@@ -79,14 +79,12 @@ class Collector:
         self._vm = vm
         self._settlement = Settlement(vm)
         self._on_record = on_record
-        self.records: list[Record] = []
         self.has_finished = False
 
     def read(self, records: tuple[Record, ...]) -> None:
         """Keep the records of this VM, up to the last of the run itself."""
         for record in records:
             if record.vm == self._vm and not self.has_finished:
-                self.records.append(record)
                 self._settlement.feed(record)
                 self._on_record(record)
                 self.has_finished = record.event == Event.RUN_FINISHED

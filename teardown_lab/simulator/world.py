@@ -36,6 +36,9 @@ def handling_ns(vcpus: int) -> int:
     return max(1, int(HANDLING_NS * min(1.0, (HANDLED_AT_ONCE / vcpus) ** 2)))
 
 
+BATCH_RECORDS: Final = 64
+"""Records in one batch of the journal, as a busy service's socket read brings about."""
+
 EPOCH_NS: Final = 1_700_000_000_000_000_000
 """Virtual time at which a world begins."""
 
@@ -79,6 +82,7 @@ class World:
         self._timers: dict[tuple[str, str], int] = {}
         self._due: list[tuple[int, int, _Timer]] = []
         self._stirred_ns: dict[str, int] = {}
+        self._journal: list[Record] = []
         self._timer_ids = count()
 
     @property
@@ -112,7 +116,7 @@ class World:
         if isinstance(event, Cancelled):
             self._cancelled(event)
             return True
-        return self._pass_time()
+        return self._publish_journal() or self._pass_time()
 
     def _deliver(self, handed: Handed) -> None:
         self.broker.advance_to(self.now_ns + self._handling_ns)
@@ -153,15 +157,30 @@ class World:
         self._perform(actor, actor.handle(event, cause, self.now_ns))
 
     def _perform(self, actor: Actor[Any], plan: Plan) -> None:
-        """Publish the records first, then perform the actions in order."""
+        """Note the records first, then perform the actions in order.
+
+        A batch of the journal is published when it is full or nothing else happens, and before any
+        reject: a dead letter must not be seen before its record (the other driver's rule).
+        """
         for record in plan.records:
             self._observe(record)
-        if plan.records:
-            exchange, key = topology.JOURNAL_QUEUE.bindings[0]
-            body = codec.encode_records(plan.records)
-            self.broker.publish(exchange, key, Packet(body, {"type": "Records"}, {}))
+        self._journal += plan.records
+        if len(self._journal) >= BATCH_RECORDS:
+            self._publish_journal()
         for action in plan.actions:
+            if isinstance(action, effects.Reject):
+                self._publish_journal()
             self._act(actor, action, plan.cause)
+
+    def _publish_journal(self) -> bool:
+        """Publish the records that wait, in the order in which they were made; False: none did."""
+        if not self._journal:
+            return False
+        exchange, key = topology.JOURNAL_QUEUE.bindings[0]
+        body = codec.encode_records(tuple(self._journal))
+        self._journal.clear()
+        self.broker.publish(exchange, key, Packet(body, {"type": "Records"}, {}))
+        return True
 
     def _act(self, actor: Actor[Any], action: Action, cause: Cause) -> None:
         name = actor.core.actor

@@ -80,6 +80,20 @@ def test_a_tombstone_acknowledges_what_it_saw_alive_and_rejects_what_is_newer() 
     assert bench.state == before
 
 
+def test_a_completion_that_wrote_while_its_vcpu_lived_writes_nothing_when_it_comes_again() -> None:
+    bench = WorkerBench(async_pf=2)
+    early, late = (messages.AsyncPfCompleted(vm="vm-0", vcpu=0, fault=fault) for fault in (0, 1))
+    wrote = bench.take(early, COMMANDS)
+    again_alive = bench.take(early, COMMANDS)
+    bench.command(command("free_vcpu"))
+
+    again, first = bench.take(early, COMMANDS), bench.take(late, COMMANDS)
+
+    assert [each["how"] for each in said(wrote, Event.ASYNC_PF_COMPLETED)] == ["late"]
+    assert again_alive == again == (Ack(COMMANDS, early.identity()),)
+    assert acts(first) == [Reject(COMMANDS, late.identity(), RejectReason.FREED)]
+
+
 def test_without_the_fence_a_tombstone_rejects_a_request_that_was_under_way() -> None:
     bench = WorkerBench()
     bench.request(flush(2))

@@ -202,6 +202,40 @@ def test_a_touch_of_vm_state_is_rejected_exactly_when_that_state_is_freed(
     ]
 
 
+def test_a_touch_that_was_granted_and_comes_again_after_the_free_touches_nothing() -> None:
+    bench = ManagerBench.running()
+    bench.command(
+        destroy(loop("leave_nested", order="descending"), "free_irqchip", loop("free_vcpu"))
+    )
+    reads = [
+        messages.VmStateRead(vm="vm-0", vcpu=vcpu, step="0.0", position=0, state="irqchip")
+        for vcpu in (0, 1)
+    ]
+    granted = bench.reply(reads[0])
+    for vcpu in (1, 0):
+        bench.reply(messages.VcpuStepsDone(vm="vm-0", vcpu=vcpu, step="0.0", outcome="done"))
+
+    again, first = bench.reply(reads[0]), bench.reply(reads[1])
+
+    assert bench.vm.freed_state == {"irqchip"}
+    assert len(said(granted, Event.VM_STATE_READ)) == 1
+    assert again == (Ack(REPLIES, reads[0].identity()),)
+    assert acts(first) == [Reject(REPLIES, reads[1].identity(), RejectReason.VM_STATE_FREED)]
+
+
+def test_a_zap_that_is_asked_for_again_frees_nothing_more_and_is_answered_as_before() -> None:
+    bench = ManagerBench.running(Scenario(vcpus=2, ticker=False))
+    bench.command(destroy(loop("zap_all_until_empty")))
+    answer = sent(bench.reply(zap_requested(0, "root-0")))
+    bench.reply(released(1, ("root-1",)))
+    before = bench.state
+
+    again = bench.reply(zap_requested(0, "root-0"))
+
+    assert sent(again) == answer
+    assert (said(again), bench.state) == ([], before)
+
+
 # --- stuck -----------------------------------------------------------------------------------
 
 

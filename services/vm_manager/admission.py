@@ -79,8 +79,7 @@ def end_wait(state: ManagerState, vm: str) -> Result:
     waits = waiting_room.find(state.waiting, vm)
     if waits is None:
         return state, ()
-    before = state.waiting.index(waits) + 1
-    why = waiting_room.why_not_begun(waits, before)
+    why = waiting_room.why_not_begun(waits)
     refused = messages.Refused(
         vm=vm,
         incarnation=waits.create.incarnation,

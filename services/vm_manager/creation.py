@@ -6,7 +6,7 @@ from vm_manager import roots
 from vm_manager.memory import Page
 from vm_manager.vm import Slot, Vm
 from vm_manager.vm_steps import Stepped, tick_timer
-from vm_protocol import messages, topology
+from vm_protocol import limits, messages, topology
 from vm_protocol.effects import (
     Ack,
     Bind,
@@ -40,17 +40,24 @@ def create(command: messages.CreateVm, reply_to: str, replies_queue: str) -> Ste
         shown += [DeclareMailbox(mailbox), Bind(mailbox)]
         visible = observed(Event.VCPU_VISIBLE, vm.name, mailbox.vcpu, mailbox=mailbox.name)
         shown.append(visible)
-    placements = [
+    vm, asked = _ask(vm, limits.PLACEMENTS_AT_ONCE)
+    return vm, (*effects, *shown, *asked)
+
+
+def _ask(vm: Vm, count: int) -> Stepped:
+    """Ask for the placement of so many further vCPUs, or of those that are left."""
+    until = min(vm.asked + count, len(vm.slots))
+    placements = tuple(
         Publish(
             topology.PLACEMENT.name,
             topology.PLACEMENT_QUEUE.name,
             _placement(vm, vcpu),
             mandatory=True,
-            reply_to=replies_queue,
+            reply_to=vm.replies_queue,
         )
-        for vcpu in range(len(vm.slots))
-    ]
-    return vm, (*effects, *shown, *placements)
+        for vcpu in range(vm.asked, until)
+    )
+    return replace(vm, asked=until), placements
 
 
 def _placement(vm: Vm, vcpu: int) -> messages.PlaceVcpu:
@@ -82,7 +89,8 @@ def placed(vm: Vm, message: messages.VcpuPlaced, reply_to: str) -> Stepped:
         return vm, (answer,)
     vm = vm.with_slot(message.vcpu, replace(slot, worker=message.worker))
     if any(slot.worker is None for slot in vm.slots):
-        return vm, (answer,)
+        vm, further = _ask(vm, 1)
+        return vm, (answer, *further)
     effects: tuple[Effect, ...] = (
         answer,
         observed(
@@ -128,7 +136,8 @@ def created(vm: Vm) -> tuple[Effect, ...]:
 
 def awaited(vm: Vm) -> set[str]:
     """Return the ids of the placements that nobody has answered yet."""
-    vcpus = (vcpu for vcpu, slot in enumerate(vm.slots) if slot.worker is None)
+    asked = enumerate(vm.slots[: vm.asked])
+    vcpus = (vcpu for vcpu, slot in asked if slot.worker is None)
     return {_placement(vm, vcpu).identity() for vcpu in vcpus}
 
 

@@ -11,6 +11,10 @@ def _vms(state: ManagerState) -> int:
     return len(state.vms)
 
 
+def _waiting_creations(state: ManagerState) -> int:
+    return len(state.waiting) + (state.placing is not None)
+
+
 def _teardowns(state: ManagerState) -> int:
     return sum(vm.phase == "destroying" for vm in state.vms.values())
 
@@ -50,6 +54,11 @@ MANAGER_GAUGES: Final = (
         "teardown_known_vcpus",
         "vCPUs of VMs that the manager knows, freed ones and those in quarantine included",
         _known,
+    ),
+    GaugeRow(
+        "teardown_creations_waiting",
+        "Creations that have not got all their places yet, the one that takes them included",
+        _waiting_creations,
     ),
     GaugeRow("teardown_teardowns_running", "Teardowns in progress", _teardowns),
     GaugeRow("teardown_visible_vcpus", "vCPUs that a request reaches", _visible),

@@ -67,6 +67,7 @@ class FlushWait:
 class Vm:
     """A VM; workers answer on `replies_queue`.
 
+    `asked` counts the vCPUs, from the first on, whose placement was sent out.
     `generation` is that of the newest request, `freed_state` what VM-level state is gone, `pages`
     the guest's memory that its owner has not got back. `background` tells whether the kvmclock
     ticker and the PIT are alive; `in_guest` are vCPUs that have not acknowledged any request that
@@ -84,6 +85,7 @@ class Vm:
     replies_queue: str
     phase: Phase = "creating"
     slots: tuple[Slot, ...] = ()
+    asked: int = 0
     roots: tuple[Root, ...] = ()
     pages: Pages = ()
     generation: int = 0

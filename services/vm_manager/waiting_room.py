@@ -91,12 +91,12 @@ def why_not_placed(vm: Vm, known: int) -> str:
     )
 
 
-def why_not_begun(waits: Waiting, before: int) -> str:
+def why_not_begun(waits: Waiting) -> str:
     """Return what the client of a VM is told whose turn has not come."""
     return (
-        f"{waits.create.scenario.vcpus} vCPUs want a place each, and 0 were free for "
-        f"{limits.CREATION_WAIT_MS // 1000} s: {before} creations were before it; destroy or "
-        "remove VMs, start more workers, or try again"
+        f"{waits.create.scenario.vcpus} vCPUs want a place each, and 0 were free for them within "
+        f"{limits.CREATION_WAIT_MS // 1000} s: creations before this one took what came free; "
+        "destroy or remove VMs, start more workers, or try again"
     )
 
 

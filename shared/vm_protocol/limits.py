@@ -120,6 +120,10 @@ TICKER_MS: Final = 20
 CREATIONS_WAITING_MAX: Final = 256
 """Creations that wait for places at the manager; a further one is refused at once."""
 
+PLACEMENTS_AT_ONCE: Final = 16
+"""Placements of one VM in `vcpu.placement` at once: enough that no worker waits for one. Those of
+a VM that is given up stay there, and each takes a worker's time before the next VM's."""
+
 PLACING_MS: Final = 5_000
 """How often a creation under way is looked at. One that got no further, and that all workers who
 have VMs could not hold together, ends then: it would keep everybody else waiting in vain."""

@@ -64,7 +64,7 @@ def assemble(ordering: Ordering, scenario: Scenario) -> Cast:
             taken = Received(queue, message, message.identity(), 0, publish.reply_to)
             manager_state, done = manager.step(manager_state, taken)
             replies = workers[message.vcpu].queues.replies
-            inbox += [(replies, each) for each in _sent(done)]
+            inbox += [(_queue_of(each, replies), each) for each in _sent(done)]
         elif isinstance(message, messages.PlacementAnswered):
             taken = Received(queue, message, message.identity(), manager.epoch)
             state, _ = workers[message.vcpu].step(worker_states[message.vcpu], taken)
@@ -84,6 +84,12 @@ def assemble(ordering: Ordering, scenario: Scenario) -> Cast:
         tuple(queues),
         destroy,
     )
+
+
+def _queue_of(publish: effects.Publish, replies: str) -> str:
+    """Return where the manager's answer to a placement goes, or the next placement with it."""
+    is_next = isinstance(publish.message, messages.PlaceVcpu)
+    return topology.PLACEMENT_QUEUE.name if is_next else replies
 
 
 def _sent(done: tuple[effects.Effect, ...]) -> list[effects.Publish]:

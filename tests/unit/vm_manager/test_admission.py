@@ -178,7 +178,19 @@ def test_places_that_come_one_by_one_keep_a_creation_alive() -> None:
     assert bench.vm.phase == "running"
 
 
-def test_one_whose_turn_does_not_come_is_told_how_many_are_before_it() -> None:
+def test_a_large_vm_asks_for_a_few_places_at_once_and_for_the_next_with_each_that_it_gets() -> None:
+    bench = ManagerBench()
+    vcpus = limits.PLACEMENTS_AT_ONCE + 2
+
+    begun = bench.command(creation_of("vm-0", vcpus=vcpus))
+    later = [len(placements_in(says(bench, "vm-0", vcpu, "a", vcpus))) for vcpu in range(vcpus)]
+
+    assert len(placements_in(begun)) == limits.PLACEMENTS_AT_ONCE
+    assert later == [1, 1] + [0] * limits.PLACEMENTS_AT_ONCE
+    assert bench.vm.phase == "running"
+
+
+def test_one_whose_turn_does_not_come_is_told_why() -> None:
     bench = ManagerBench()
     for vm in ("vm-0", "vm-1", "vm-2"):
         bench.command(creation_of(vm))
@@ -186,7 +198,7 @@ def test_one_whose_turn_does_not_come_is_told_how_many_are_before_it() -> None:
     effects = bench.step(TimerFired("waiting/vm-2"))
 
     (refused,) = refusals_in(effects)
-    assert "2 creations were before it" in refused.why
+    assert "creations before this one took what came free" in refused.why
     assert Ack(COMMANDS, creation_of("vm-2").identity()) in effects
     assert bench.step(TimerFired("waiting/vm-2")) == ()
 

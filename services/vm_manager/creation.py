@@ -21,7 +21,7 @@ from vm_protocol.scenario import root_contexts
 
 
 def create(command: messages.CreateVm, reply_to: str, replies_queue: str) -> Stepped:
-    """Declare and bind a mailbox for each vCPU, allocate and pin roots, ask for placement."""
+    """Allocate and pin roots; make the first vCPUs visible, and ask for their placement."""
     vm = Vm(
         name=command.vm,
         incarnation=command.incarnation,
@@ -35,18 +35,18 @@ def create(command: messages.CreateVm, reply_to: str, replies_queue: str) -> Ste
     listed, effects = roots.allocate(vm.name, command.scenario)
     pages = tuple(Page(root.name) for root in listed)
     vm = replace(vm, roots=listed, pages=pages)
-    shown: list[Effect] = []
-    for mailbox in vm.mailboxes():
-        shown += [DeclareMailbox(mailbox), Bind(mailbox)]
-        visible = observed(Event.VCPU_VISIBLE, vm.name, mailbox.vcpu, mailbox=mailbox.name)
-        shown.append(visible)
     vm, asked = _ask(vm, limits.PLACEMENTS_AT_ONCE)
-    return vm, (*effects, *shown, *asked)
+    return vm, (*effects, *asked)
 
 
 def _ask(vm: Vm, count: int) -> Stepped:
-    """Ask for the placement of so many further vCPUs, or of those that are left."""
+    """Make so many further vCPUs visible, or those that are left, and ask for their placement."""
     until = min(vm.asked + count, len(vm.slots))
+    shown: list[Effect] = []
+    for mailbox in map(vm.mailbox, range(vm.asked, until)):
+        shown += [DeclareMailbox(mailbox), Bind(mailbox)]
+        visible = observed(Event.VCPU_VISIBLE, vm.name, mailbox.vcpu, mailbox=mailbox.name)
+        shown.append(visible)
     placements = tuple(
         Publish(
             topology.PLACEMENT.name,
@@ -57,7 +57,7 @@ def _ask(vm: Vm, count: int) -> Stepped:
         )
         for vcpu in range(vm.asked, until)
     )
-    return replace(vm, asked=until), placements
+    return replace(vm, asked=until), (*shown, *placements)
 
 
 def _placement(vm: Vm, vcpu: int) -> messages.PlaceVcpu:

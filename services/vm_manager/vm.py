@@ -67,7 +67,7 @@ class FlushWait:
 class Vm:
     """A VM; workers answer on `replies_queue`.
 
-    `asked` counts the vCPUs, from the first on, whose placement was sent out.
+    `asked` counts the vCPUs, from the first on, that have a mailbox and whose placement was sent.
     `generation` is that of the newest request, `freed_state` what VM-level state is gone, `pages`
     the guest's memory that its owner has not got back. `background` tells whether the kvmclock
     ticker and the PIT are alive; `in_guest` are vCPUs that have not acknowledged any request that
@@ -106,8 +106,8 @@ class Vm:
         return Mailbox(self.name, vcpu, self.incarnation)
 
     def mailboxes(self) -> tuple[Mailbox, ...]:
-        """Return the mailboxes of all vCPUs."""
-        return tuple(self.mailbox(vcpu) for vcpu in range(len(self.slots)))
+        """Return the mailboxes that were declared: all, once the VM is created."""
+        return tuple(self.mailbox(vcpu) for vcpu in range(self.asked))
 
     def is_step_waiting(self) -> bool:
         """Tell whether the VM step that the teardown stands at waits for a flush."""

@@ -57,7 +57,7 @@ def test_nonsense_in_any_place_is_judged_or_named(tmp_path: Path) -> None:
     ends, refused = set(), []
     for _ in range(FILES):
         spoiled = list(lines)
-        for place in chance.sample(range(len(lines)), 3):
+        for place in chance.sample(range(len(lines)), 1):
             fields = json.loads(lines[place])
             spoil(fields, chance)
             spoiled[place] = json.dumps(fields)

@@ -69,6 +69,10 @@ def _steps(facts: Facts, ordering: Ordering) -> Iterator[str]:
             continue
         command = f"{scope.partition('/')[0]}/destroy-vcpu/{vcpu}/{path}"
         yield from _command(facts, command, names, found, fence=ordering.fence)
+        answer = facts.answers.get(command)
+        is_over = answer is not None and answer.outcome != "stuck"
+        if is_over and ended.get(place, []) != found:
+            yield f"{command} was answered, but not all of its steps ended"
 
 
 def _command(

@@ -5,7 +5,7 @@ from math import ceil
 from typing import Any
 
 from teardown_lab.experiment.client import Client, ClientState, Collector, Experiment
-from teardown_lab.simulator.world import World, handling_ns
+from teardown_lab.simulator.world import BATCH_RECORDS, HANDLED_AT_ONCE, World, handling_ns
 from vcpu_worker import VcpuWorker
 from vm_manager import DeadLetterMonitor, VmManager
 from vm_protocol import limits
@@ -37,7 +37,9 @@ def run_in_memory(
         world: A world whose services are running already; None makes one.
     """
     if world is None:
-        world = World(handling_ns=handling_ns(experiment.scenario.vcpus))
+        vcpus = experiment.scenario.vcpus
+        batch = BATCH_RECORDS if vcpus > HANDLED_AT_ONCE else 1
+        world = World(handling_ns=handling_ns(vcpus), batch_records=batch)
         for service in services(workers, experiment.scenario.vcpus):
             world.add(service)
     client = Client(experiment, Collector(experiment.vm, on_record))

@@ -37,7 +37,10 @@ def handling_ns(vcpus: int) -> int:
 
 
 BATCH_RECORDS: Final = 64
-"""Records in one batch of the journal, as a busy service's socket read brings about."""
+"""Records in one batch of the journal of a large VM, as a busy service's socket read brings about.
+
+In a small one each handler's go out at once: their deliveries are what gives the ticker its time.
+"""
 
 EPOCH_NS: Final = 1_700_000_000_000_000_000
 """Virtual time at which a world begins."""
@@ -66,6 +69,7 @@ class World:
         observe: Called with each record.
         version: Whose rules the broker follows.
         handling_ns: Virtual time that one delivery takes.
+        batch_records: How many records a batch of the journal waits for.
     """
 
     def __init__(
@@ -73,10 +77,12 @@ class World:
         observe: Observe = lambda _: None,
         version: BrokerVersion = NEWEST,
         handling_ns: int = HANDLING_NS,
+        batch_records: int = 1,
     ) -> None:
         self.broker = SimulatedBroker(version, now_ns=EPOCH_NS)
         self._observe = observe
         self._handling_ns = handling_ns
+        self._batch_records = batch_records
         self._actors: dict[str, Actor[Any]] = {}
         self._held: dict[tuple[str, str, str], list[int]] = {}
         self._timers: dict[tuple[str, str], int] = {}
@@ -165,7 +171,7 @@ class World:
         for record in plan.records:
             self._observe(record)
         self._journal += plan.records
-        if len(self._journal) >= BATCH_RECORDS:
+        if len(self._journal) >= self._batch_records:
             self._publish_journal()
         for action in plan.actions:
             if isinstance(action, effects.Reject):

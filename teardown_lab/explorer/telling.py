@@ -111,7 +111,8 @@ def violation_of(stage: Stage, key: FindingKey) -> Violation | None:
 def violation_in(stage: Stage, judgement: Judgement, key: FindingKey) -> Violation | None:
     """Return the violation of a kind in a judgement of what a stage has recorded."""
     invariant, vcpu, is_late = key
-    for each in judgement.violations:
+    of_no_vcpu_first = sorted(judgement.violations, key=lambda each: each.vcpu is not None)
+    for each in of_no_vcpu_first:
         about = -1 if each.vcpu is None else each.vcpu
         is_kind = str(each.invariant) == invariant and vcpu in (-1, about)
         if is_kind and (_place(stage, each) in _LATE) == is_late:

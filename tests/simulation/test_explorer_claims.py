@@ -256,3 +256,14 @@ def test_what_was_found_before_ctrl_c_is_judged_and_told() -> None:
     assert verdict.verdict == "violated"
     assert verdict.as_json(0.0)["complete"] is False
     assert verdict.as_json(0.0)["counterexample"]["token"].startswith("td1.")
+
+
+def test_workers_that_outlive_the_vm_are_no_vcpus_use_of_its_state() -> None:
+    """Both break one invariant, and the checker confirms each of them by its own violation."""
+    order = ordering("free_irqchip", loop("unload_mmu", "free_vcpu", "erase_vcpu"))
+    begin = schedule(order, Scenario(vcpus=1, nested=(0,), ticker=False), Budget())
+
+    found = answer(begin).verdict.violations
+
+    uses = {each.vcpu for each in found if each.invariant == "vm-state-used-after-free"}
+    assert uses == {None, 0}

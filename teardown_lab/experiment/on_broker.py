@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from service_runtime.losses import SessionLost
 from service_runtime.rabbit_driver import RabbitDriver
 from service_runtime.tracing import Observe, traced
 from teardown_lab.broker.address import endpoint_of
@@ -16,6 +15,7 @@ from teardown_lab.experiment.client import (
     Collector,
     Experiment,
 )
+from teardown_lab.experiment.giving_up import give_up
 from teardown_lab.experiment.stack import Stack, StackFailed
 from teardown_lab.experiment.watch import Watch
 from teardown_lab.experiment.whereabouts import Whereabouts
@@ -81,14 +81,15 @@ async def _run(
 
     # The client's own bounds need a broker that answers; this one holds without it.
     patience_s = (client.experiment.timeout_ms + REMOVAL_MS) / 1000 + BROKER_S
-    deadline = loop.call_later(patience_s, lambda: fail(_unanswered(driver, patience_s)))
+    silence = loop.create_task(give_up(lambda: driver.is_blocked, patience_s))
+    silence.add_done_callback(lambda task: None if task.cancelled() else fail(task.result()))
     watching = loop.create_task(watch.run(lambda: driver.fire(LOST_TIMER)))
     try:
         if stack is not None:
             stack.watch(on_failure)
         await driver.run()
     finally:
-        deadline.cancel()
+        silence.cancel()
         watching.cancel()
         if stack is not None:
             stack.unwatch()
@@ -97,13 +98,3 @@ async def _run(
     if stack is not None and actor.state.outcome == "timed-out-alive":
         stack.require_connected()
     return actor.state
-
-
-def _unanswered(driver: RabbitDriver, patience_s: float) -> SessionLost:
-    """Say why a run could not even write its end down."""
-    if driver.is_blocked:
-        return SessionLost(
-            "the broker blocks publishers (a memory or disk alarm: `rabbitmq-diagnostics alarms`); "
-            f"gave up after {patience_s:g} s: free what it lacks, or raise --timeout"
-        )
-    return SessionLost(f"the broker does not answer: gave up after {patience_s:g} s")

@@ -1,0 +1,54 @@
+"""When a run gives up on a broker that does not answer; time in which it blocks us counts apart.
+
+A memory or disk alarm blocks publishers: nothing moves, and nobody is at fault. The client's timers
+stand still meanwhile, so the bound that holds without the broker must not run out before them.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from service_runtime.losses import SessionLost
+
+TURN_S: Final = 0.5
+"""How often it is looked whether the broker blocks us."""
+
+_ALARM: Final = "a memory or disk alarm: `rabbitmq-diagnostics alarms`"
+
+
+async def give_up(
+    is_blocked: Callable[[], bool], patience_s: float, turn_s: float = TURN_S
+) -> SessionLost:
+    """Return why a run is given up, once its broker has been silent for too long.
+
+    Args:
+        is_blocked: Whether the broker blocks publishers right now.
+        patience_s: Seconds without an answer, and as many again in which it blocks us.
+        turn_s: Seconds between two looks.
+    """
+    loop = asyncio.get_running_loop()
+    waited_s = blocked_s = 0.0
+    last = loop.time()
+    while waited_s < patience_s and blocked_s < patience_s:
+        await asyncio.sleep(turn_s)
+        now = loop.time()
+        if is_blocked():
+            blocked_s += now - last
+        else:
+            waited_s += now - last
+        last = now
+    return SessionLost(_reason(is_blocked(), waited_s + blocked_s, blocked_s))
+
+
+def _reason(is_blocked: bool, all_s: float, blocked_s: float) -> str:
+    if is_blocked:
+        return (
+            f"the broker blocks publishers ({_ALARM}); gave up after {all_s:.0f} s: free what it "
+            "lacks, or raise --timeout"
+        )
+    if blocked_s > 0:
+        return (
+            f"the broker does not answer: gave up after {all_s:.0f} s; it blocked publishers for "
+            f"{blocked_s:.0f} s of them ({_ALARM}): free what it lacks, or raise --timeout"
+        )
+    return f"the broker does not answer: gave up after {all_s:.0f} s"

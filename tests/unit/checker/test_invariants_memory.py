@@ -137,6 +137,7 @@ def test_a_vcpu_freed_in_its_guest_is_freed_while_running_once(new_story, summar
     found = [each for each in judgement.violations if each.invariant == "freed-while-running"]
     assert [(each.vcpu, each.message_id) for each in found] == [(0, "vm-a.1/destroy-vcpu/0/1")]
     assert found[0].explain == (
+        "`free_vcpu` of vCPU 0 freed it in its guest: nothing had made it leave. "
         "kvm_vcpu_destroy() freed vCPU 0 while it was IN_GUEST_MODE, and its processor runs on in "
         "what is freed: no request had made it leave the guest before vm-a.1/destroy-vcpu/0/1."
     )

@@ -104,6 +104,7 @@ def examine(facts: Facts) -> Doubts:
     return Doubts(
         missing=_all(
             missing_records(facts),
+            requests.lost(facts),
             framed.missing,
             steps.unanswered(facts),
             ordering.notes(facts),

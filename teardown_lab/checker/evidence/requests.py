@@ -30,10 +30,30 @@ def notes(facts: Facts) -> Iterator[str]:
     if unexpected:
         yield some("{} delivered to a vCPU that is not among the recipients", unexpected)
     if facts.is_lab_file:
-        yield from _generations(facts)
         yield from _routed(facts)
         yield from _raisers(facts)
         yield from _outcomes(facts)
+
+
+def lost(facts: Facts) -> Iterator[str]:
+    """Yield requests that must have been posted, as a fence or a later one is numbered after them.
+
+    All of their records may be lost at once: who would have been reached is then not known.
+    """
+    if not facts.is_lab_file:
+        return
+    known = {facts.body(each).number("generation") for each in facts.sent if facts.kind(each)}
+    known |= {shapes.number(post.record, "generation") for post in facts.posts}
+    found = {number for number in known if number}
+    told = (
+        facts.body(each).number("generation") or 0
+        for each in facts.sent
+        if facts.types[each] in ("UnloadDone", "DestroyVcpu")
+    )
+    newest = max((*found, *told), default=0)
+    count = newest - len(found)
+    if count > 0:
+        yield f"{count} of {newest} generations of requests not in the history"
 
 
 def _differs(facts: Facts, post: Moment) -> Iterator[str]:
@@ -66,22 +86,6 @@ def _seen_again(facts: Facts) -> Iterator[str]:
                     f"{delivery[0]} came to freed vCPU {delivery[1]} again: when it came first is "
                     f"not in the history"
                 )
-
-
-def _generations(facts: Facts) -> Iterator[str]:
-    """Yield requests that must have been posted, as later ones are numbered after them."""
-    known = {facts.body(each).number("generation") for each in facts.sent if facts.kind(each)}
-    known |= {shapes.number(post.record, "generation") for post in facts.posts}
-    found = {number for number in known if number}
-    told = (
-        facts.body(each).number("generation") or 0
-        for each in facts.sent
-        if facts.types[each] in ("UnloadDone", "DestroyVcpu")
-    )
-    newest = max((*found, *told), default=0)
-    lost = newest - len(found)
-    if lost > 0:
-        yield f"{lost} of {newest} generations of requests not in the history"
 
 
 def _routed(facts: Facts) -> Iterator[str]:

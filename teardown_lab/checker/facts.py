@@ -221,9 +221,8 @@ class Facts:
         said = frozenset(shapes.numbers(post.record, "recipients"))
         if post.record.message_id is None:
             return frozenset() if self.has_messages else said
-        came = {vcpu for vcpu in said if (post.record.message_id, vcpu) in self.mailbox_arrivals}
         if post.record.message_id in self.sent:
-            return self.recipients(post.record.message_id) | came
+            return self.recipients(post.record.message_id)
         return said
 
     def delivery(self, record: Record) -> Delivery:

@@ -20,12 +20,13 @@ UNREAD: Final = ("expired", "maxlen")
 def lost_posts(facts: Facts) -> Iterator[tuple[Moment, Found]]:
     """Yield, with its post, each vCPU that a request missed.
 
-    The id is the request's; if it was not published, that of the message whose handling raised
-    it.
+    A vCPU that took the request did not miss it, whatever its recipients say. The id is the
+    request's; if it was not published, that of the message whose handling raised it.
     """
     for post in facts.posts:
         for vcpu in sorted((facts.visible.keys() | facts.created.keys()) - facts.reached(post)):
-            if _should_get(facts, post, vcpu):
+            came = (post.record.message_id, vcpu) in facts.mailbox_arrivals
+            if not came and _should_get(facts, post, vcpu):
                 message_id = post.record.message_id or post.record.caused_by
                 text = explain.lost_post(facts, post, vcpu)
                 violation = Violation(Invariant.LOST_REQUEST, vcpu, message_id, text)

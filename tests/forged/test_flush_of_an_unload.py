@@ -1,4 +1,4 @@
-"""A flush that an unload owed and did not raise is a finding; one whose records are lost is none."""
+"""A flush that an unload owed and never raised is a finding; one whose records are lost is none."""
 
 import pytest
 from forged.runs import records_of

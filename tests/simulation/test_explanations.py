@@ -130,9 +130,22 @@ def test_a_root_that_is_freed_twice_names_both_steps() -> None:
 def test_an_erased_vcpu_that_a_request_counts_in_names_the_erase() -> None:
     found = told(WHOLE, Scenario(vcpus=1, ticker=False))
 
-    broken = forged(
-        found, Event.REQUEST_POSTED, kind="tlb-flush", by="zap-all", generation=9, recipients=[0]
-    )
+    *_, last = (record for record in found.records if record.actor == "manager")
+    post = {"kind": "tlb-flush", "by": "zap-all", "generation": 9, "recipients": [0]}
+    body = {"vm": VM, "incarnation": 1, "generation": 9, "recipients": [0], "type": "TlbFlush"}
+    to = {"exchange": "vm.requests", "routing_key": VM}
+    message = {"message_id": "vm-0.1/request/9", "vcpu": None, "lamport": last.lamport + 1}
+    more = [
+        last.model_copy(update={**message, "event": event, "seq": last.seq + n, "details": details})
+        for n, (event, details) in enumerate(
+            [
+                (Event.REQUEST_POSTED, post),
+                (Event.MESSAGE_SENT, {"type": "TlbFlush", **to, "body": body}),
+            ],
+            start=1,
+        )
+    ]
+    broken = judge(History.of((*found.records, *more)), VM).violations
 
     (only,) = (each for each in broken if each.invariant is Invariant.VISIBLE_AFTER_ERASE)
     assert "`erase_vcpu`, line 7" in only.explain.partition(". ")[0]

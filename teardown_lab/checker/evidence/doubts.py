@@ -105,6 +105,7 @@ def examine(facts: Facts) -> Doubts:
         missing=_all(
             missing_records(facts),
             requests.lost(facts),
+            requests.untold(facts),
             framed.missing,
             steps.unanswered(facts),
             ordering.notes(facts),
@@ -117,7 +118,7 @@ def examine(facts: Facts) -> Doubts:
         frees=frozenset(framed.frees),
         states=framed.states,
         erases=frozenset(framed.erases),
-        roots=_is_copied(facts),
+        roots=_is_copied(facts) or (held is not None and held.lacks_frees),
         owed=tuple((each.begun, each.message_id) for each in held.owed) if held else (),
         messages=frozenset(wrong.messages),
     )

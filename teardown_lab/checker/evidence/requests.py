@@ -56,6 +56,25 @@ def lost(facts: Facts) -> Iterator[str]:
         yield f"{count} of {newest} generations of requests not in the history"
 
 
+def untold(facts: Facts) -> Iterator[str]:
+    """Yield what a vCPU that took a request must have done, and nothing in the history tells."""
+    if not facts.is_lab_file:
+        return
+    acks = {
+        (facts.body(each).number("generation"), facts.vcpu_of.get(each))
+        for each in facts.sent
+        if facts.types[each] == "RequestAcked"
+    }
+    for (message, vcpu), said in facts.delivered.items():
+        if vcpu is None or "posted" not in said:
+            continue
+        if vcpu in facts.guest_entered and vcpu not in facts.guest_left:
+            yield f"vCPU {vcpu} took {message} in its guest, but guest.left is not in the history"
+        body = facts.body(message)
+        if vcpu in body.numbers("wait_for") and (body.number("generation"), vcpu) not in acks:
+            yield f"vCPU {vcpu} took {message}, but its RequestAcked is not in the history"
+
+
 def _differs(facts: Facts, post: Moment) -> Iterator[str]:
     record = post.record
     sent = facts.sent.get(record.message_id or "")

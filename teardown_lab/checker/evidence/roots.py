@@ -51,11 +51,15 @@ class OwedFlush:
 
 
 class RootsHeld:
-    """The table and the records, turn by turn."""
+    """The table and the records, turn by turn.
+
+    `lacks_frees`: a root was freed of which no record says so, so that another's record may be its.
+    """
 
     def __init__(self, facts: Facts, scenario: Scenario) -> None:
         self.notes: list[str] = []
         self.owed: list[OwedFlush] = []
+        self.lacks_frees = False
         self._facts = facts
         self._table = RootTable(scenario)
         self._names = frozenset(self._table.roots)
@@ -141,6 +145,7 @@ class RootsHeld:
         turn, self._turn = self._turn, Turn("what followed")
         for change, times in sorted((turn.wanted - turn.said).items()):
             self.notes.append(_note(turn, change, times, "is not recorded"))
+            self.lacks_frees |= change[0] == Event.ROOT_FREED
         for change, times in sorted((turn.said - turn.wanted).items()):
             self.notes.append(_note(turn, change, times, "has no reason in the history"))
         if turn.dropped and sorted(turn.dropped) != sorted(turn.pinned):

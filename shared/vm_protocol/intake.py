@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,7 +14,7 @@ from vm_protocol.errors import RejectReason, RemoteProtocolError
 from vm_protocol.messages import Message
 from vm_protocol.observations import Event
 from vm_protocol.trust import ANYBODY, Trust
-from vm_protocol.wire import Envelope
+from vm_protocol.wire import Envelope, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +59,25 @@ def read_journal(
             or what its actor cannot know, or they are not of the actors of its user; skip it.
     """
     delivery.packet.check_readable()
-    records = codec.decode_records(delivery.packet.body, skip)
-    trust.check_records(records, delivery.packet.properties.get("user_id"))
+    body = delivery.packet.body
+    trust.check_records(_decoded(body, skip), delivery.packet.properties.get("user_id"))
+    return JournalRead(_believable(body, skip))
+
+
+@lru_cache(maxsize=8)
+def _decoded(body: bytes, skip: frozenset[Event]) -> tuple[Record, ...]:
+    """Return a batch's records; where several readers are in one process, they share them."""
+    return codec.decode_records(body, skip)
+
+
+@lru_cache(maxsize=8)
+def _believable(body: bytes, skip: frozenset[Event]) -> tuple[Record, ...]:
+    """Return a batch's records, each of which says what its event does and its actor can know."""
+    records = _decoded(body, skip)
     for record in records:
         details.check(record)
         testimony.check(record)
-    return JournalRead(records)
+    return records
 
 
 def read_dead_letter(delivery: Delivery, letter: str, trust: Trust = ANYBODY) -> DeadLettered:

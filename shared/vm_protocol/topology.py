@@ -111,6 +111,7 @@ def manager_replies(epoch: int) -> Queue:
     return _replies(f"manager.{epoch}.replies")
 
 
+@lru_cache(maxsize=64)
 def worker_commands(worker: str) -> Queue:
     """Return the queue with the commands to one worker's vCPUs.
 
@@ -122,6 +123,7 @@ def worker_commands(worker: str) -> Queue:
     return replace(queue, bindings=(*queue.bindings, (ASYNC_PF.name, queue.name)))
 
 
+@lru_cache(maxsize=64)
 def worker_replies(worker: str) -> Queue:
     """Return the queue with the replies to one worker; nothing on it is ever held."""
     return _replies(f"worker.{worker}.replies")

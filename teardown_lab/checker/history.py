@@ -107,6 +107,7 @@ def load_history(path: str | Path) -> History:
         OSError: The file cannot be read.
     """
     lines = Lines(path)
+    named: dict[frozenset[str], set[str]] = {}
     records: list[Record] = []
     unusable: list[Unusable] = []
     unfinished = b""
@@ -115,7 +116,9 @@ def load_history(path: str | Path) -> History:
             if lines.cut_off and not _is_json(line):
                 unfinished = line
             elif line.strip():
-                _sort_out(_parse(line, f"{path}:{number}"), f"line {number}", records, unusable)
+                record = _parse(line, f"{path}:{number}")
+                _share_names(record, named)
+                _sort_out(record, f"line {number}", records, unusable)
     except DamagedFile as error:
         raise HistoryError(f"{path}: {error}") from None
     cut_off = lines.is_short or bool(unfinished.strip())
@@ -130,6 +133,16 @@ def _sort_out(record: Record, place: str, found: list[Record], unusable: list[Un
         found.append(record)
     else:
         unusable.append(Unusable(record, place, lacks))
+
+
+def _share_names(record: Record, named: dict[frozenset[str], set[str]]) -> None:
+    """Let records that give the same fields share the set of their names: it is half of each.
+
+    Nobody changes such a set: a record is frozen, and a copy of it gets a set of its own.
+    """
+    names = record.model_fields_set
+    common = named.setdefault(frozenset(names), names)
+    object.__setattr__(record, "__pydantic_fields_set__", common)
 
 
 def _is_json(line: bytes) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from teardown_lab.checker.history import load_history
+from teardown_lab.checker.history import History, load_history
 from teardown_lab.checker.verdict import exit_code
 from teardown_lab.cli.choices import check_work, find_ordering, make_scenario
 from teardown_lab.cli.exits import INFRASTRUCTURE, SAFE, exit_codes, warn
@@ -14,6 +14,7 @@ from teardown_lab.cli.output import print_json
 from teardown_lab.cli.parameters import Duration, broker_option
 from teardown_lab.experiment.lab import Finished, LabOptions, RunOptions, open_lab
 from teardown_lab.report.junit import junit_xml
+from teardown_lab.report.kasan import accesses_of
 from teardown_lab.report.text import describe
 
 
@@ -74,7 +75,8 @@ def _report(finished: Finished, flags: dict[str, Any]) -> bool:
     if flags["as_json"]:
         print_json(judgement.to_json(str(path)))
     else:
-        click.echo(describe(judgement, load_history(path), path, verbose=flags["verbose"]))
+        history = load_history(path) if accesses_of(judgement) else History(())
+        click.echo(describe(judgement, history, path, verbose=flags["verbose"]))
     if flags["junit"]:
         text = junit_xml(judgement, strict=flags["strict"])
         try:

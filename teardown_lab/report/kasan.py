@@ -28,6 +28,13 @@ _KINDS: Final = {
 }
 
 
+def accesses_of(judgement: Judgement) -> list[Violation]:
+    """Return the violations that have a report; without any, nobody needs to read the history."""
+    return [
+        each for each in judgement.violations if each.invariant in _KINDS and each.vcpu is not None
+    ]
+
+
 def kasan_report(
     history: History,
     judgement: Judgement,
@@ -40,9 +47,7 @@ def kasan_report(
     With `reports_max`, a last line tells how many were left out; `whole_chains` leaves out none of
     their messages.
     """
-    accesses = [
-        each for each in judgement.violations if each.invariant in _KINDS and each.vcpu is not None
-    ]
+    accesses = accesses_of(judgement)
     if not accesses:
         return ""
     facts = gather(history, judgement.vm)

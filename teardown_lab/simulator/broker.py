@@ -7,7 +7,6 @@ RabbitMQ's documentation; docs/broker-rules.md lists them with the tests that ti
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
 
 from teardown_lab.simulator import dead_letters
 from teardown_lab.simulator.consumers import Consumer
@@ -305,13 +304,13 @@ class SimulatedBroker:
         self._last_position += 1
         stream = self._streams.get(name)
         if stream is not None:
-            stream.append(replace(message, position=self._last_position))
+            stream.append(message.placed(self._last_position))
             self._read(stream)
             return
         queue = self._queues[name]
         ttl_ms = queue.arguments.message_ttl_ms
         expires_ns = None if ttl_ms is None else self.now_ns + ttl_ms * 1_000_000
-        queue.push(replace(message, position=self._last_position, expires_ns=expires_ns))
+        queue.push(message.placed(self._last_position, expires_ns))
         self._dispatch(queue, is_direct=queue.ready_count == 1)
         self._die(queue, queue.drop_excess())
         self._expiries.note(queue)

@@ -25,6 +25,10 @@ def test_a_history_read_back_is_the_history_that_was_written(tmp_path, new_story
 
     assert history == History(tuple(story.records), False, str(path))
     assert judge(history) == story.judge()
+    for read, told in zip(history.records, story.records, strict=True):
+        assert read.model_fields_set == set(json.loads(told.to_line())) - {"schema"} | {
+            "schema_version"
+        }
 
 
 @pytest.mark.parametrize(

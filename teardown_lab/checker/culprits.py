@@ -198,7 +198,7 @@ def _pinned_root_freed(culprits: Culprits, found: Found, moment: Moment) -> str:
         return f"{place.subject} freed {root} while several vCPUs pinned it."
     if culprits.gave_up(vcpu, moment):
         return f"{place.subject} freed {root} while vCPU {vcpu} pinned it."
-    unload = culprits.planned("unload_mmu", vcpu)
+    unload = culprits.planned("unload_mmu", vcpu) or culprits.planned("zap_all_until_empty", vcpu)
     before_it = f"before {unload.subject} gave it up" if unload else "and no step unloads its vCPU"
     return f"{place.subject} freed {root} {before_it}."
 
@@ -243,8 +243,12 @@ def _at_the_end(culprits: Culprits, left: str, needed: list[str]) -> str:
 
 def _lost_request(culprits: Culprits, found: Found, moment: Moment) -> str:
     vcpu = found.violation.vcpu
-    if vcpu is None or moment.record.event != Event.REQUEST_POSTED:
+    if vcpu is None:
         return ""
+    if moment.record.event != Event.REQUEST_POSTED:
+        owing = found.violation.message_id
+        unload = culprits.places.of_message(owing, culprits.facts.vcpu_of.get(owing or ""))
+        return f"{unload.subject} raised no TLB flush, and vCPU {vcpu} missed it." if unload else ""
     hidden = culprits.facts.hidden.get(vcpu)
     hole = shapes.number(hidden.record, "hole") if hidden else None
     if hidden is None or hole is None or not before(hidden, moment):

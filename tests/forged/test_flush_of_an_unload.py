@@ -1,5 +1,7 @@
 """A flush that an unload owed and never raised is a finding; one whose records are lost is none."""
 
+import re
+
 import pytest
 from forged.runs import records_of
 from support.forging import renumbered
@@ -54,7 +56,11 @@ def test_a_flush_that_was_owed_and_not_raised_misses_each_vcpu_that_was_there(na
     assert {each.invariant for each in judgement.violations} == {"lost-request"}
     assert [each.vcpu for each in judgement.violations] == last.details["recipients"]
     assert {each.message_id for each in judgement.violations} == {last.caused_by}
-    assert all("no TlbFlush was raised" in each.explain for each in judgement.violations)
+    for each in judgement.violations:
+        culprit, _, how = each.explain.partition(". ")
+        missed = f"of vCPU {last.vcpu} raised no TLB flush, and vCPU {each.vcpu} missed it"
+        assert re.fullmatch(rf"`unload_mmu`, line \d+, {missed}", culprit)
+        assert "no TlbFlush was raised" in how
 
 
 @pytest.mark.parametrize("name", RUNS)

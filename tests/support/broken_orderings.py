@@ -86,6 +86,13 @@ FIRST = {
         "pinned-root-freed",
         "`uninit_mmu`, line 3, freed root-0 and no step unloads its vCPU. ",
     ),
+    "a root freed before it was given up by a zap until empty": (
+        steps("- uninit_mmu", LOOP, "    - zap_all_until_empty", "    - free_vcpu"),
+        Scenario(vcpus=1),
+        "pinned-root-freed",
+        "`uninit_mmu`, line 3, freed root-0 before `zap_all_until_empty`, line 5, of vCPU 0 gave "
+        "it up. ",
+    ),
     "a leaked root": (
         steps(
             "- stop_background_workers",

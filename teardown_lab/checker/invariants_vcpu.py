@@ -165,7 +165,8 @@ def _reached_after_erase(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
     """Yield requests that were sent after a vCPU's erase and yet count it in or reach it."""
     for post in facts.posts:
         message_id = post.record.message_id
-        for vcpu in sorted(facts.reached(post)):
+        said = shapes.numbers(post.record, "recipients")
+        for vcpu in sorted(facts.reached(post).intersection(said)):
             erased = facts.erased.get(vcpu)
             if erased is not None and before(erased, post):
                 text = explain.visible_after_erase(facts, message_id, vcpu, "recipient")

@@ -19,8 +19,10 @@ WRONG: dict[str, Callable[[list[int]], list[int]]] = {
 }
 
 
-def with_recipients(name: str, wrong: Callable[[list[int]], list[int]], *, body: bool) -> Judgement:
-    """Judge a run whose posts, and with `body` its published messages, name other recipients."""
+def with_recipients(
+    name: str, wrong: Callable[[list[int]], list[int]], *, body: bool, post: bool = True
+) -> Judgement:
+    """Judge a run whose posts, published messages or both name other recipients."""
 
     def forged(details: dict[str, Any]) -> dict[str, Any]:
         if "recipients" not in details:
@@ -29,7 +31,7 @@ def with_recipients(name: str, wrong: Callable[[list[int]], list[int]], *, body:
 
     def changed(each: Record) -> Record:
         details = dict(each.details)
-        if each.event is Event.REQUEST_POSTED:
+        if post and each.event is Event.REQUEST_POSTED:
             details = forged(details)
         if body and isinstance(details.get("body"), dict):
             details["body"] = forged(details["body"])
@@ -53,3 +55,11 @@ def test_a_vcpu_that_took_a_request_did_not_miss_it(name: str, wrong: str) -> No
 
     lost = [each for each in judgement.violations if each.invariant == "lost-request"]
     assert not lost
+
+
+@pytest.mark.parametrize("name", SAFE)
+def test_an_erased_vcpu_is_shown_only_where_post_and_message_count_it_in(name: str) -> None:
+    judgement = with_recipients(name, WRONG["vCPU 0 only"], body=True, post=False)
+
+    shown = [each for each in judgement.violations if each.invariant == "visible-after-erase"]
+    assert not shown

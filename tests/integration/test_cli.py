@@ -27,6 +27,7 @@ KEYS = {
     "counts",
     "vacuity",
     "notes",
+    "messages",
     "source",
     "seconds",
     "history",
@@ -39,6 +40,15 @@ COUNTS = {
     "unload_flush_requests",
     "dead_letters",
     "unaccounted",
+}
+OF_VIOLATION = {
+    "invariant",
+    "vcpu",
+    "message_id",
+    "explain",
+    "used_by",
+    "freed_by",
+    "allocated_by",
 }
 WRONG = "unload-in-destroy-wipe-last"
 HAZARDOUS = "unload-all-first-wipe-last"
@@ -69,7 +79,7 @@ def test_json_is_one_object_with_the_contracts_keys(place: Place, at: dict[str, 
     assert set(said["counts"]) == COUNTS
     assert set(said["seconds"]) == {"create", "teardown"}
     assert all(seconds > 0 for seconds in said["seconds"].values())
-    assert {"invariant", "vcpu", "message_id", "explain"} == set(said["violations"][0])
+    assert set(said["violations"][0]) == OF_VIOLATION
     assert {"hazard", "vcpu"} == set(said["hazards"][0]) if said["hazards"] else True
     assert {"reason", "queue", "vcpu", "invariant"} == set(said["dead_letters"][0])
     assert (said["schema"], said["ordering"], said["source"]) == (1, WRONG, "run")

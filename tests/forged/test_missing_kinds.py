@@ -47,3 +47,14 @@ def test_a_free_of_a_root_under_anothers_name_is_no_second_free() -> None:
 
     assert found
     assert {each.verdict() for each in found} == {"inconclusive"}
+
+
+def test_a_flush_to_nobody_whose_post_is_lost_is_noted() -> None:
+    found = [
+        each
+        for each in forgeries(records_of("hidden first"))
+        if each.kind.event == "request.posted" and each.kind.how == "removed, renumbered"
+    ]
+
+    assert found
+    assert {each.verdict() for each in found} == {"inconclusive"}

@@ -11,7 +11,7 @@ from typing import Final
 from teardown_lab.checker import shapes
 from teardown_lab.checker.evidence.root_table import Change, RootTable, pin_name
 from teardown_lab.checker.facts import TLB_FLUSH, Facts
-from teardown_lab.checker.happens_before import Moment
+from teardown_lab.checker.happens_before import Moment, before
 from vm_protocol.observations import Event
 from vm_protocol.scenario import Scenario
 from vm_protocol.wire import Record
@@ -163,7 +163,11 @@ class RootsHeld:
         )
 
     def _owe(self, turn: Turn) -> None:
-        if turn.by_zap or turn.begun is None:
+        begun, facts = turn.begun, self._facts
+        nobody = begun is not None and all(
+            vcpu in facts.erased and before(facts.erased[vcpu], begun) for vcpu in facts.visible
+        )
+        if turn.by_zap or turn.begun is None or nobody:
             self.notes.append(f"{turn.place} raised {turn.posts} of {turn.flushes} requests")
         else:
             self.owed.append(OwedFlush(turn.begun, turn.place))

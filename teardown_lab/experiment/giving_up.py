@@ -26,18 +26,16 @@ async def give_up(
         patience_s: Seconds without an answer, and as many again in which it blocks us.
         turn_s: Seconds between two looks.
     """
-    loop = asyncio.get_running_loop()
     waited_s = blocked_s = 0.0
-    last = loop.time()
+    blocked = False
     while waited_s < patience_s and blocked_s < patience_s:
         await asyncio.sleep(turn_s)
-        now = loop.time()
-        if is_blocked():
-            blocked_s += now - last
+        blocked = is_blocked()
+        if blocked:
+            blocked_s += turn_s
         else:
-            waited_s += now - last
-        last = now
-    return SessionLost(_reason(is_blocked(), waited_s + blocked_s, blocked_s))
+            waited_s += turn_s
+    return SessionLost(_reason(blocked, waited_s + blocked_s, blocked_s))
 
 
 def _reason(is_blocked: bool, all_s: float, blocked_s: float) -> str:

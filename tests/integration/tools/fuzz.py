@@ -321,7 +321,9 @@ def _to_worker(fuzzer: Fuzzer) -> tuple[Message, str | None, int, str]:
     fault = messages.AsyncPfCompleted(**_vcpu(fuzzer), fault=0)
     return fuzzer.random.choice(
         [
-            (command, NOWHERE, 1, dead(RejectReason.NOT_OWNED)),
+            (command, topology.manager_replies(1).name, 1, dead(RejectReason.NOT_OWNED)),
+            # A worker answers managers only.
+            (command, NOWHERE, 1, dead(RejectReason.UNEXPECTED)),
             (command, NOWHERE, 0, dead(RejectReason.STALE_EPOCH)),
             (command, None, 1, dead(RejectReason.UNEXPECTED)),
             (fault, None, 0, dead(RejectReason.NOT_OWNED)),

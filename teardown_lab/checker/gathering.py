@@ -29,7 +29,7 @@ def _sent(facts: Facts, moment: Moment) -> None:
     message_id = moment.record.message_id or ""
     first = facts.sent.setdefault(message_id, moment)
     if first is not moment:
-        if first.record.details.get("body") != moment.record.details.get("body"):
+        if not _is_same_message(first, moment):
             facts.sent_again.append(message_id)
         return
     facts.types[message_id] = shapes.text(moment.record, "type")
@@ -41,6 +41,22 @@ def _sent(facts: Facts, moment: Moment) -> None:
         _answered(facts, moment, body)
     if facts.types[message_id] == "AsyncPfCompleted":
         facts.faults_done.add((body.number("vcpu"), body.number("fault")))
+
+
+def _is_same_message(first: Moment, again: Moment) -> bool:
+    """Tell whether a message says again what it said first.
+
+    The answer to an unload that came twice names the newest request of its own moment: a fence may
+    be later the second time, and the worker, which has gone on, waits for neither.
+    """
+    said, repeated = first.record.details.get("body"), again.record.details.get("body")
+    if shapes.text(first.record, "type") != "UnloadDone":
+        return said == repeated
+    earlier = shapes.body(first.record).number("generation")
+    later = shapes.body(again.record).number("generation")
+    if not isinstance(said, dict) or earlier is None or later is None or later < earlier:
+        return False
+    return {**said, "generation": later} == repeated
 
 
 def _answered(facts: Facts, moment: Moment, body: shapes.Body) -> None:

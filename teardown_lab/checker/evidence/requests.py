@@ -115,7 +115,7 @@ def _routed(facts: Facts) -> Iterator[str]:
         if record.event is not Event.MESSAGE_SENT or moment.actor != facts.manager():
             continue
         message = record.message_id or ""
-        body = facts.body(message)
+        body = shapes.body(record)
         if facts.kind(message):
             generation = body.number("generation") or 0
             routed.update(dict.fromkeys(body.numbers("recipients"), generation))

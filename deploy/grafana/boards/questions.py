@@ -109,9 +109,11 @@ SAFE: Final = Question(
         ),
         Panel(
             "Commands and pins",
-            "DestroyVcpu commands in progress at workers, and MMU roots that some vCPU pins.",
+            "DestroyVcpu commands in progress at workers, MMU roots that some vCPU pins, and VMs "
+            "that wait for places: where they wait for long, start more workers.",
             (
                 Query("sum(teardown_commands_running)", "commands running"),
+                Query("sum(teardown_creations_waiting)", "creations waiting"),
                 Query(f"sum({rate('teardown_commands_total')})", "commands sent a second"),
                 Query("sum(teardown_pinned_roots)", "pinned roots"),
             ),

@@ -74,6 +74,8 @@ class Frames:
                 self._end(moment)
             case Event.MESSAGE_RECEIVED | Event.MESSAGE_SENT:
                 self._message(moment)
+            case Event.ASYNC_PF_COMPLETED if shapes.text(record, "how") == "late":
+                self._completed_late(moment)
             case Event.VCPU_FREED | Event.VCPU_ERASED | Event.ASYNC_PF_COMPLETED:
                 self._own(moment)
             case Event.VCPU_HIDDEN:
@@ -206,6 +208,13 @@ class Frames:
             self._contradict(moment, f"{frame.name} did so already")
         else:
             frame.seen.append(Event.VM_STATE_FREED)
+
+    def _completed_late(self, moment: Moment) -> None:
+        """A fault that no step cleared completes by a message of its own, while the vCPU lives."""
+        last = self._last.get(moment.actor)
+        is_own = last is not None and last.vcpu == moment.record.vcpu
+        if last is None or not is_own or shapes.text(last, "type") != "AsyncPfCompleted":
+            self._contradict(moment, "no AsyncPfCompleted had reached its worker")
 
     def _guest(self, moment: Moment) -> None:
         """A vCPU leaves its guest, or flushes its TLB, because of a request in its mailbox."""

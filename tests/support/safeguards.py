@@ -329,9 +329,19 @@ UNCONFIRMED: Final = {
     "a generation for each request": "different requests carry one id",
     "idempotence: VmStateRead": "the history shows no free before it",
     "flush: the guest is left": "the checker sees no such violation",
+    "fence: consumed without a gap": "when it came first is not in the history",
+    "idempotence: an answer that nobody awaits": "without its vcpu.freed",
+    "idempotence: DestroyVm": "the history shows no free before it",
+    "idempotence: DestroyVm after the end": "began 2 times in the history",
+    "zap: roots become invalid": "is not recorded",
+    "zap: the flush": "raised 2 of 3 requests",
+    "flush: the guest is left, its TLB dropped": "guest.left is not in the history",
+    "unload: pins are dropped": "is not recorded",
+    "unload: no pins but one's own": "are not those that it recorded",
 }
-"""Where a core's state and its records part, or two messages cannot be told apart, the checker does
-not confirm what the explorer saw; the verdict says so, and proves nothing."""
+"""Where a core's state and its records part, a record is missing that the others ask for, or two
+messages cannot be told apart, the checker does not confirm what the explorer saw: it cannot tell a
+faulty core from a history that was damaged. The verdict says so, and is inconclusive, never safe."""
 
 REDUNDANT: Final[dict[str, Row]] = {
     "the ticker's timer (a late tick finds the background stopped)": Row(

@@ -341,7 +341,7 @@ UNCONFIRMED: Final = {
 }
 """Where a core's state and its records part, a record is missing that the others ask for, or two
 messages cannot be told apart, the checker does not confirm what the explorer saw: it cannot tell a
-faulty core from a history that was damaged. The verdict says so, and is inconclusive, never safe."""
+faulty core from a damaged history. The verdict says so, and is inconclusive, never safe."""
 
 REDUNDANT: Final[dict[str, Row]] = {
     "the ticker's timer (a late tick finds the background stopped)": Row(

@@ -1,5 +1,6 @@
 """The pytest plugin as a user has it: pytest in a process of its own, in another repository."""
 
+import os
 import re
 import socket
 import subprocess
@@ -15,13 +16,16 @@ from teardown_lab.experiment.lab import LabOptions, open_lab
 from teardown_lab.testing import BrokerUnavailable, broker_for_tests
 
 REPOSITORY = Path(__file__).parents[1] / "user_repository"
+IN_CI = ("CI", "BUILD_NUMBER")
 OURS = ("teardown_lab", "vm_protocol", "vm_manager", "vcpu_worker", "service_runtime", "pika")
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python as a user does: in CI, pytest repeats whole messages in its summary."""
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=REPOSITORY,
+        env={name: value for name, value in os.environ.items() if name not in IN_CI},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -144,14 +148,15 @@ def test_a_container_is_reached_at_the_host_that_is_named(
     """As it must be where the engine is another host's: not at 127.0.0.1, and with a password."""
     need_engine()
     address = own_address()
-    monkeypatch.setenv("TESTCONTAINERS_HOST_OVERRIDE", address)
     if testcontainers:
+        # It reads the environment when it is imported: not while that is changed.
         from testcontainers.core.config import testcontainers_config
 
         monkeypatch.setattr(testcontainers_config, "tc_host_override", address)
     else:
         for name in ("testcontainers", "testcontainers.community.rabbitmq"):
             monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setenv("TESTCONTAINERS_HOST_OVERRIDE", address)
 
     with broker_for_tests("container") as url:
         assert f"@{address}:" in url

@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+OURS = Path(__file__).parents[1] / "orderings" / "detach-first.yaml"
 TICKER = "ticker-left-running"
 
 
 def explore(ordering, *arguments):
     """Return what `teardown explore --json` finds; it needs no broker."""
-    command = [sys.executable, "-m", "teardown_lab", "explore", ordering, "--json", *arguments]
+    command = [sys.executable, "-m", "teardown_lab", "explore", str(ordering), "--json", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode in (0, 1), done.stderr
     return json.loads(done.stdout)
@@ -27,6 +29,6 @@ def test_every_interleaving_of_it_is_judged():
 
 
 def test_no_interleaving_breaks_ours():
-    found = explore("orderings/detach-first.yaml", "--vcpus", "2")
+    found = explore(OURS, "--vcpus", "2")
 
     assert (found["verdict"], found["complete"]) == ("safe", True)

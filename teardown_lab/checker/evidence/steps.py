@@ -257,5 +257,9 @@ def unanswered(facts: Facts) -> Iterator[str]:
             yield f"{message_id} was answered {outcome}, but neither acknowledged nor rejected"
         elif outcome == "done" and delivery in facts.rejected and delivery not in facts.acked:
             yield f"{message_id} was answered done, but rejected"
-        elif outcome in ("refused", "stuck") and delivery in facts.acked:
+        elif (
+            outcome in ("refused", "stuck")
+            and delivery in facts.acked
+            and delivery not in facts.rejected  # a repetition of a finished command is acknowledged
+        ):
             yield f"{message_id} was answered {outcome}, but acknowledged"

@@ -118,6 +118,7 @@ class Facts:
     stuck: list[Moment] = field(default_factory=list)
     flush_waits: list[Moment] = field(default_factory=list)
     vm_freed: Moment | None = None
+    vm_removed: Moment | None = None
     run_started: Record | None = None
     run_finished: Record | None = None
     placed_faults: dict[int | None, int | None] = field(default_factory=dict)

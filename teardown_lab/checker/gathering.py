@@ -232,6 +232,10 @@ def _flush_waited(facts: Facts, moment: Moment) -> None:
     facts.flush_waits.append(moment)
 
 
+def _vm_removed(facts: Facts, moment: Moment) -> None:
+    facts.vm_removed = facts.vm_removed or moment
+
+
 def _vm_freed(facts: Facts, moment: Moment) -> None:
     facts.vm_freed = facts.vm_freed or moment
 
@@ -279,6 +283,7 @@ _HANDLERS: Final[dict[Event, Callable[[Facts, Moment], None]]] = {
     Event.TEARDOWN_STUCK: _teardown_stuck,
     Event.FLUSH_WAITED: _flush_waited,
     Event.VM_FREED: _vm_freed,
+    Event.VM_REMOVED: _vm_removed,
     Event.RUN_STARTED: _run_started,
     Event.RUN_FINISHED: _run_finished,
 }

@@ -161,7 +161,10 @@ def _strangers(facts: Facts) -> Iterator[str]:
     for (_, vcpu), rejected in facts.rejected.items():
         reason = shapes.text(rejected.record, "reason")
         key = (rejected.record.actor, vcpu)
-        if reason == RejectReason.NOT_OWNED and vcpu in facts.created and key not in seen:
+        removed = facts.vm_removed is not None and before(facts.vm_removed, rejected)
+        if removed or key in seen:
+            continue
+        if reason == RejectReason.NOT_OWNED and vcpu in facts.created:
             seen.add(key)
             yield (
                 f"{rejected.record.actor} did not know vCPU {vcpu}, which it had been given: it "

@@ -54,6 +54,13 @@ CASES: dict[str, tuple[Ordering, Scenario]] = {
         shipped("unload-in-destroy-wipe-last"),
         Scenario(vcpus=2, ticker=False),
     ),
+    "a command that is done, while a later one waits": (
+        ordering(
+            loop("put_vcpu", "leave_nested"),
+            loop("load_vcpu", "put_vcpu", "unload_mmu", "free_vcpu", "erase_vcpu"),
+        ),
+        Scenario(vcpus=2, ticker=False, mmu="tdp", previous_roots=1),
+    ),
     "a flush that waits for all": (
         shipped("unload-in-destroy", flush_wait="all"),
         Scenario(vcpus=2, ticker=False),
@@ -121,3 +128,17 @@ def test_a_late_copy_of_any_message_changes_nothing(name: str) -> None:
     ]
 
     assert differing == []
+
+
+def test_a_copy_that_spins_until_the_vm_is_removed_is_blamed_on_nobody() -> None:
+    """The manager forgot the VM because it was told to: it was not restarted."""
+    order = ordering(loop("zap_all_until_empty", "free_vcpu"))
+    begin = Schedule(order, Scenario(vcpus=2, ticker=False, mmu="tdp"), Budget(), ())
+    once = Stage(begin)
+    once.finish()
+    command = next(at for at, key in enumerate(once.trace) if key.startswith("destroy-vcpu/"))
+
+    stage = with_a_copy(begin, command, once.trace.index("vm-destroyed"))
+
+    judgement = stage.judgement()
+    assert judgement.notes == ()

@@ -134,9 +134,17 @@ def test_an_erased_vcpu_that_a_request_counts_in_names_the_erase() -> None:
     post = {"kind": "tlb-flush", "by": "zap-all", "generation": 9, "recipients": [0]}
     body = {"vm": VM, "incarnation": 1, "generation": 9, "recipients": [0], "type": "TlbFlush"}
     to = {"exchange": "vm.requests", "routing_key": VM}
-    message = {"message_id": "vm-0.1/request/9", "vcpu": None, "lamport": last.lamport + 1}
+    message = {"message_id": "vm-0.1/request/9", "vcpu": None}
     more = [
-        last.model_copy(update={**message, "event": event, "seq": last.seq + n, "details": details})
+        last.model_copy(
+            update={
+                **message,
+                "event": event,
+                "seq": last.seq + n,
+                "lamport": last.lamport + n,
+                "details": details,
+            }
+        )
         for n, (event, details) in enumerate(
             [
                 (Event.REQUEST_POSTED, post),

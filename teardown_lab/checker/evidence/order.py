@@ -5,10 +5,14 @@ then nobody can tell what came first, and no finding that rests on an order is m
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.words import some
 from vm_protocol.observations import Event
+
+_TICKS: Final = (Event.MESSAGE_SENT, Event.MESSAGE_RECEIVED)
+"""They advance the Lamport time of their actor, which begins at 0 (`vm_protocol/recorder.py`)."""
 
 
 def notes(facts: Facts) -> Iterator[str]:
@@ -30,10 +34,16 @@ def _clocks(facts: Facts) -> Iterator[str]:
     last: dict[int, int] = {}
     for moment in facts.moments:
         record = moment.record
+        again = record.actor in facts.timeline.restarted
         if record.lamport < last.get(moment.actor, 0):
             yield (
                 f"record {record.seq} of {record.actor} ({record.event}) has an earlier Lamport "
                 f"time than the record before it"
+            )
+        elif record.event in _TICKS and record.lamport == last.get(moment.actor, 0) and not again:
+            yield (
+                f"record {record.seq} of {record.actor} ({record.event}) has the Lamport time of "
+                f"the record before it, though each sending and receipt advances it"
             )
         last[moment.actor] = record.lamport
         if record.event is not Event.MESSAGE_RECEIVED:

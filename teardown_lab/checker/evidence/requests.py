@@ -108,19 +108,32 @@ def _seen_again(facts: Facts) -> Iterator[str]:
 
 
 def _routed(facts: Facts) -> Iterator[str]:
-    """Yield fences that are not the newest request routed to their vCPU's mailbox."""
+    """Yield fences that are not the newest request routed to their vCPU's mailbox.
+
+    The fence of an unload is that of the moment at which the manager took RootsReleased, also where
+    the answer waits for a flush and is sent later: others may post requests meanwhile.
+    """
     routed: dict[int, int] = {}
+    taken: dict[str, int] = {}
     for moment in facts.moments:
         record = moment.record
-        if record.event is not Event.MESSAGE_SENT or moment.actor != facts.manager():
+        if moment.actor != facts.manager():
             continue
         message = record.message_id or ""
+        kind = facts.types.get(message)
+        if record.event is Event.MESSAGE_ACKED and kind == "RootsReleased":
+            taken.setdefault(message, routed.get(facts.vcpu_of.get(message) or 0, 0))
+        if record.event is not Event.MESSAGE_SENT:
+            continue
         body = shapes.body(record)
         if facts.kind(message):
             generation = body.number("generation") or 0
             routed.update(dict.fromkeys(body.numbers("recipients"), generation))
-        elif facts.types.get(message) in ("DestroyVcpu", "UnloadDone"):
+        elif kind in ("DestroyVcpu", "UnloadDone"):
             newest = routed.get(body.number("vcpu") or 0, 0)
+            released = message.replace("/unload-done/", "/roots-released/")
+            if released not in (message, record.caused_by):  # what ended its wait sent it
+                newest = taken.get(released, newest)
             if body.number("generation") != newest:
                 yield f"{message} names another fence than the newest request before it, {newest}"
 

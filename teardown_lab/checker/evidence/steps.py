@@ -58,7 +58,8 @@ class Frames:
         self._facts = facts
         self._open: dict[tuple[int, int | None], Frame] = {}
         self._last: dict[int, Record] = {}
-        self._commands: dict[tuple[int, int | None], str] = {}
+        self._commands: dict[tuple[int, int | None], list[str]] = defaultdict(list)
+        self._done_commands: set[str] = set()
         self._unloaded: dict[int | None, int] = {}
         self._done: dict[Event, set[object]] = defaultdict(set)
         if facts.is_lab_file:
@@ -99,7 +100,7 @@ class Frames:
             self._contradict(moment, f"{self._open[key].name} has not ended")
         self._open[key] = Frame(name, record.step or "", record.vcpu)
         if name in WORKER_STEPS:
-            body = self._facts.body(self._commands.get(key, ""))
+            body = self._facts.body(self._running(key))
             if name not in body.texts("steps") or record.step != body.text("step"):
                 self.frees.add(record.vcpu or 0)
                 self._contradict(moment, f"no command with {name} had reached its worker")
@@ -156,16 +157,41 @@ class Frames:
         record = moment.record
         if record.event is Event.MESSAGE_SENT:
             if shapes.text(record, "type") == "VcpuStepsDone":
-                self._commands.pop((moment.actor, record.vcpu), None)
+                self._answer(moment)
             return
         self._last[moment.actor] = record
         message = record.message_id or ""
         if self._facts.types.get(message) == "DestroyVcpu":
-            self._commands[moment.actor, record.vcpu] = message
-            self._unloaded.pop(record.vcpu, None)
+            self._command(moment, message)
         elif self._facts.types.get(message) == "UnloadDone":
             generation = self._facts.body(message).number("generation") or 0
             self._unloaded[record.vcpu] = max(generation, self._unloaded.get(record.vcpu, 0))
+
+    def _command(self, moment: Moment, message: str) -> None:
+        """Take a command that reached its worker; the copy of one that is done runs nothing.
+
+        Copies come at any later time (at-least-once), also while another command waits.
+        """
+        waiting = self._commands[moment.actor, moment.record.vcpu]
+        if message in waiting or message in self._done_commands:
+            return
+        waiting.append(message)
+        self._unloaded.pop(moment.record.vcpu, None)
+
+    def _answer(self, moment: Moment) -> None:
+        """End the command that an answer names; a repeated answer ends nothing more."""
+        body = shapes.body(moment.record)
+        scope = (moment.record.message_id or "").partition("/")[0]
+        command = f"{scope}/destroy-vcpu/{body.number('vcpu')}/{body.text('step')}"
+        waiting = self._commands[moment.actor, moment.record.vcpu]
+        if command in waiting:
+            waiting.remove(command)
+        if body.text("outcome") == "done":
+            self._done_commands.add(command)
+
+    def _running(self, key: tuple[int, int | None]) -> str:
+        """Return the id of the command that runs, the last one that came; empty if none does."""
+        return self._commands[key][-1] if self._commands[key] else ""
 
     def _own(self, moment: Moment) -> None:
         """Take what one step does to its vCPU; a free or erase elsewhere is not to be trusted."""
@@ -182,7 +208,7 @@ class Frames:
     def _check_command(self, moment: Moment) -> None:
         """A free is its command's, and stands behind its fence."""
         record = moment.record
-        command = self._commands.get((moment.actor, record.vcpu), "")
+        command = self._running((moment.actor, record.vcpu))
         body = self._facts.body(command)
         if record.message_id != command or record.step != body.text("step"):
             self._contradict(moment, f"{command or 'no command'} was running")

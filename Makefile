@@ -1,9 +1,12 @@
 # Every target makes .venv first if it must (deploy/setup.sh): a fresh clone needs nothing else.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test test-long bench docs lock clean
+.PHONY: help setup demo check test test-all test-long bench docs lock clean
 
 bin := .venv/bin
+# Most tests wait for a broker most of the time: more of them at once than there are cores.
+PROCESSES ?= 4
 pytest := $(bin)/python -m pytest
+spread := -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -20,8 +23,11 @@ check: setup ## lint, format, types and import contracts
 	$(bin)/mypy
 	$(bin)/lint-imports
 
-test: setup ## the tests, without the ones that take minutes
-	$(pytest) -m "not long"
+test: setup ## the tests that need no container engine and are not slow
+	$(pytest) $(spread) -m "not long and not slow and not container"
+
+test-all: test ## those, then the slow ones and those with containers
+	$(pytest) $(spread) -m "not long and (slow or container)"
 
 test-long: setup ## the tests that take minutes
 	$(pytest) -m long

@@ -29,6 +29,34 @@ settings.register_profile("wandering", deadline=None, print_blob=True, max_examp
 settings.load_profile(os.environ.get("TEARDOWN_HYPOTHESIS", "repeatable"))
 
 
+SHARED_STATE = ("container", "cluster")
+"""Rooms whose tests share more than a file: one compose stack, one Erlang distribution."""
+SLOWEST_FIRST = (
+    *SHARED_STATE, "integration", "security", "observability", "conformance", "end_to_end",
+    "packaging", "drivers",
+)  # fmt: skip
+"""The order of the rooms: what waits for brokers begins first, what computes fills the gaps."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what runs where, when several processes share the tests (`-n`).
+
+    The tests of a file stay in one process, as they share its brokers; those of a file that is
+    marked `spread` share nothing and go wherever there is room.
+    """
+    for item in items:
+        room, _, file = item.location[0].removeprefix("tests/").partition("/")
+        if not item.get_closest_marker("spread"):
+            group = room if room in SHARED_STATE else f"{room}/{file}"
+            item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    room = item.location[0].removeprefix("tests/").partition("/")[0]
+    return SLOWEST_FIRST.index(room) if room in SLOWEST_FIRST else len(SLOWEST_FIRST)
+
+
 collect_ignore = ["user_repository"]
 """A repository of its own: tests/packaging runs it, on the wheel."""
 

@@ -21,6 +21,8 @@ from support.randomness import seeded
 
 from teardown_lab.checker import History, judge
 
+pytestmark = pytest.mark.spread
+
 INSTANCES = 100
 """Forgeries of one run in the normal suite; a judgement takes some 10 ms."""
 

@@ -18,6 +18,8 @@ from teardown_lab.explorer.stage import Stage
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
 
+pytestmark = pytest.mark.spread
+
 SEED = 20_260_815
 LATER_POINTS = 3
 """Of the points after each delivery, so many are drawn, the last one always among them."""

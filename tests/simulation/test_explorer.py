@@ -9,6 +9,8 @@ from teardown_lab.explorer.faults import Budget
 from vm_manager.catalogue import catalogue_entry, catalogue_names
 from vm_protocol.scenario import Scenario
 
+pytestmark = pytest.mark.spread
+
 SHAPES = {
     "distinct": {"roots": "distinct"},
     "shared": {"roots": "shared"},

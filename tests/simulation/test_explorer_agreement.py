@@ -1,5 +1,6 @@
 """Three witnesses of one protocol: the explorer, the simulated run, the checker on each history."""
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.exploring import explored, found_kinds, judged_kinds, schedule
@@ -14,6 +15,8 @@ from teardown_lab.explorer.strategy import Bounds, Path
 from teardown_lab.explorer.verdict import conclude
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
+
+pytestmark = pytest.mark.spread
 
 WALKS = 6
 STATES_MAX = 8_000

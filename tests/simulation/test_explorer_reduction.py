@@ -21,6 +21,8 @@ from vm_manager.catalogue import catalogue_names
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
 
+pytestmark = pytest.mark.spread
+
 SHAPES = [
     {"roots": "distinct"},
     {"roots": "shared"},

@@ -10,6 +10,8 @@ from teardown_lab.experiment.lab import Lab
 from vm_manager.catalogue import catalogue_entry, catalogue_names
 from vm_protocol.scenario import Scenario
 
+pytestmark = pytest.mark.spread
+
 TWO = {"vcpus": 2}
 
 

@@ -17,6 +17,8 @@ from teardown_lab.explorer.stage import Stage
 from teardown_lab.explorer.strategy import Bounds
 from teardown_lab.explorer.verdict import Verdict
 
+pytestmark = pytest.mark.spread
+
 
 def explored(row: Row) -> Verdict:
     return answer(row.begin(), Bounds(reduce=False)).verdict

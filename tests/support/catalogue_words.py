@@ -1,9 +1,9 @@
 """What the lab says of the whole catalogue in many scenarios: frozen, so that no change is silent.
 
-One file for each ordering in `tests/golden/catalogue/`, one line for each scenario: verdict, exit
-codes (plain and strict), counts, violations and hazards by vCPU, and the hash of the whole report
-that a person reads. `TEARDOWN_GOLDEN=write pytest tests/simulation/test_catalogue_words.py` writes
-them anew; a change belongs into the changelog.
+One file for each ordering in `tests/simulation/catalogue_words/`, one line for each scenario:
+verdict, exit codes (plain and strict), counts, violations and hazards by vCPU, and the hash of the
+whole report that a person reads. `TEARDOWN_GOLDEN=write pytest tests/simulation/
+test_catalogue_words.py` writes them anew; a change belongs into the changelog.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from support.golden import FOLDER, IS_WRITING
+from support.golden import IS_WRITING
 from support.simulated import run
 from teardown_lab.checker.history import History
 from teardown_lab.checker.verdict import exit_code
@@ -22,6 +22,7 @@ from vm_manager.catalogue import catalogue_entry
 from vm_protocol.scenario import Scenario
 
 Shape = dict[str, Any]
+FOLDER: Final = Path(__file__).parent.parent / "simulation" / "catalogue_words"
 MMUS: Final = ("shadow", "tdp")
 SIZES: Final = (1, 2, 4)
 
@@ -56,7 +57,7 @@ def words_of(name: str) -> list[str]:
 
 def frozen_words(name: str, now: list[str]) -> list[str]:
     """Return the lines of the ordering's golden file, after writing it if that is asked for."""
-    file = FOLDER / "catalogue" / f"{name}.jsonl"
+    file = FOLDER / f"{name}.jsonl"
     if IS_WRITING:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("\n".join(now) + "\n", encoding="utf-8")

@@ -20,7 +20,7 @@ from vm_manager.catalogue import catalogue_entry
 from vm_protocol.observations import Event
 from vm_protocol.scenario import Scenario
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 PORT = 5672
 USER, PASSWORD = "worker", "s3cret"

@@ -20,6 +20,8 @@ import pytest
 from teardown_lab.broker.private_node import server_script
 from vm_manager.catalogue import catalogue_entry, catalogue_names
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 STAND_INS = {"make demo": "teardown demo"}

@@ -10,7 +10,7 @@ from teardown_lab.benchmark.hops import HOPS
 from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.cli.bench import describe
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 VCPUS = 2
 DELIVERIES = VCPUS + VCPUS * VCPUS + VCPUS + VCPUS * (VCPUS + 1) // 2

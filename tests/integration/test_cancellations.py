@@ -24,6 +24,8 @@ from teardown_lab.leftovers import RunFolder
 from vm_protocol.codec import Packet
 from vm_protocol.topology import COMMANDS, Mailbox, Queue
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT_MS = 1_000
 PATIENCE_S = 120.0
 

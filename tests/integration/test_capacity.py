@@ -14,7 +14,7 @@ from teardown_lab.broker.private_node import PrivateNode
 from vm_protocol import messages, topology
 from vm_protocol.scenario import Scenario
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 VMS, VCPUS = 4, 250
 MEGABYTES_MAX = 150

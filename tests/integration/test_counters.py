@@ -15,7 +15,7 @@ from vm_manager.catalogue import catalogue_entry
 from vm_protocol.observations import Event
 from vm_protocol.scenario import Scenario
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 FLUSH = ("tlb-flush",)
 SHOWN = ("unload-in-destroy", "unload-in-destroy-wipe-last", "async-pf-not-cleared")

@@ -17,7 +17,7 @@ from support.randomness import seeded
 from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
 from vm_protocol import limits, messages
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(1800), pytest.mark.slow]
 
 RECORDS = int(os.environ.get("TEARDOWN_FUZZ_RECORDS", "300"))
 HEADERS = int(os.environ.get("TEARDOWN_FUZZ_HEADERS", "150"))

@@ -25,7 +25,7 @@ from vm_protocol.observations import Event
 from vm_protocol.scenario import Scenario
 from vm_protocol.wire import Record
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 MANAGER = topology.MANAGER_COMMANDS_QUEUE.name
 

@@ -16,7 +16,7 @@ from teardown_lab.broker.processes import wait_gone
 from vm_protocol import topology
 from vm_protocol.topology import Mailbox
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 LARGE = ("run", "unload-in-destroy", "--vcpus", "64", "-v")
 """Long enough to be interrupted: its teardown takes about a second."""

@@ -23,7 +23,7 @@ from vm_protocol import limits, messages, topology
 from vm_protocol.scenario import Scenario
 from vm_protocol.wire import Record
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(300), pytest.mark.slow]
 
 ORDERING = catalogue_entry("unload-in-destroy").ordering
 TIMEOUT_MS = 200_000

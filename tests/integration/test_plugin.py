@@ -15,6 +15,8 @@ from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.experiment.lab import LabOptions, open_lab
 from teardown_lab.testing import BrokerUnavailable, broker_for_tests
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[1] / "user_repository"
 IN_CI = ("CI", "BUILD_NUMBER")
 OURS = ("teardown_lab", "vm_protocol", "vm_manager", "vcpu_worker", "service_runtime", "pika")

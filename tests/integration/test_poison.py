@@ -20,7 +20,7 @@ from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
 from vm_protocol import limits, messages, topology
 from vm_protocol.codec import Packet
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 VCPUS = 8
 PATIENCE_S = 60.0

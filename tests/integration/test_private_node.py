@@ -32,6 +32,7 @@ time.sleep(300)
 """
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.rabbitmq,
     pytest.mark.skipif(
         server_script() is None and not os.environ.get("TEARDOWN_REQUIRE_BROKER"),

@@ -27,7 +27,7 @@ from vm_protocol.scenario import Scenario
 from vm_protocol.topology import Mailbox
 from vm_protocol.wire import Record
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(600), pytest.mark.slow]
 
 PATCH = "unload-in-destroy"
 VCPUS = 48

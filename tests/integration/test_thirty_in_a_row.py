@@ -20,7 +20,7 @@ from vm_protocol.scenario import Scenario
 from vm_protocol.topology import Mailbox
 from vm_protocol.wire import Record
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 RUNS = 30
 VCPUS = 4

@@ -19,7 +19,7 @@ from vm_protocol import limits
 from vm_protocol.observations import Event
 from vm_protocol.wire import Record
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 RUN = ("run", "unload-in-destroy-wipe-last", "--vcpus", "4", "--workers", "2", "--verbose")
 

@@ -15,6 +15,8 @@ from teardown_lab.explorer.schedule import Schedule, turns
 from teardown_lab.explorer.stage import Stage
 from teardown_lab.explorer.strategy import Bounds
 
+pytestmark = pytest.mark.slow
+
 CHUNKS, CASES_OF_CHUNK = 6, 40
 WALKS = 60
 STATES_MAX = 20_000

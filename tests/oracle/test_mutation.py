@@ -11,7 +11,7 @@ from oracle.comparison import differences
 from oracle.mutations import DIRECTED, MUTATIONS, MUTATIONS_OF_RACES, RACES, UNREACHABLE
 from oracle.sample import CHUNKS, Case, case, chunk
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 """Whoever comes first runs the sample: a minute, on a machine that is busy many."""
 
 SOURCE = Path(oracle.__file__).read_text(encoding="utf-8")

@@ -22,6 +22,8 @@ from support.needs import BROKER, need
 
 from vm_manager.catalogue import catalogue_names
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("teardown", "vm-manager", "vcpu-worker")
 SECONDS_MAX = 120

@@ -17,7 +17,7 @@ from security.guarded import make_definitions
 
 from teardown_lab.broker.private_node import PrivateNode
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 USER = "lab"
 PASSWORD = "Qz7/pass@word:91"  # noqa: S105 - a test's

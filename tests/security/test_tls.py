@@ -16,7 +16,7 @@ from support.needs import BROKER, need, need_server
 
 from teardown_lab.broker.private_node import PrivateNode
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 ORDERING = "unload-in-destroy"
 

@@ -5,7 +5,7 @@ from support.catalogue_words import frozen_words, words_of
 
 from vm_manager.catalogue import catalogue_names
 
-pytestmark = pytest.mark.spread
+pytestmark = [pytest.mark.spread, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("name", catalogue_names())

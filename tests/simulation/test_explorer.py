@@ -126,6 +126,7 @@ def test_every_entry_is_explored_to_the_end_with_the_expected_verdict(
     assert tuple(counts) == STATES[name, shape]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", catalogue_names())
 def test_four_vcpus_are_explored_to_the_end_with_the_expected_verdict(name: str) -> None:
     entry, scenario = catalogue_entry(name), Scenario(vcpus=4)
@@ -146,6 +147,7 @@ def test_the_page_shows_these_counts_and_verdicts() -> None:
     assert shown == STATES_OF
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_the_reduction_saves() -> None:
     rows = rows_of_the_page(3)
 
@@ -192,6 +194,7 @@ def test_richer_scenarios_are_explored_with_the_expected_verdicts(shape: dict[st
         assert ("violated" if found.paths else "safe") == expected.explore, name
 
 
+@pytest.mark.slow
 def test_the_patch_is_safe_with_every_fault() -> None:
     """One copy, one lost acknowledgement and one message held back, in every combination."""
     found = answer(schedule("unload-in-destroy", 3, EVERY_FAULT))

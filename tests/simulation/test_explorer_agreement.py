@@ -16,7 +16,7 @@ from teardown_lab.explorer.verdict import conclude
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
 
-pytestmark = pytest.mark.spread
+pytestmark = [pytest.mark.spread, pytest.mark.slow]
 
 WALKS = 6
 STATES_MAX = 8_000

@@ -67,6 +67,7 @@ def test_an_exploration_that_is_repeated_is_the_same_one() -> None:
     assert first.digest != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["parallel-destroy", "ticker-left-running"])
 def test_two_processes_with_different_hash_seeds_explore_the_same(name: str) -> None:
     ran = [

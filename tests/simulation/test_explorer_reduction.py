@@ -21,7 +21,7 @@ from vm_manager.catalogue import catalogue_names
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
 
-pytestmark = pytest.mark.spread
+pytestmark = [pytest.mark.spread, pytest.mark.slow]
 
 SHAPES = [
     {"roots": "distinct"},

@@ -17,6 +17,8 @@ from vm_manager.catalogue import catalogue_entry, catalogue_names
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
 
+pytestmark = pytest.mark.slow
+
 STATES_MAX = 8_000
 QUIET = Scenario(vcpus=3, ticker=False)
 SEEDS = range(12)

@@ -46,6 +46,7 @@ def visited() -> str:
     return found.hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", [recorded, visited])
 def test_two_processes_with_different_hash_seeds_come_to_the_same(what: Callable[[], str]) -> None:
     code = f"from simulation.test_hash_seeds import {what.__name__}; print({what.__name__}())"

@@ -7,7 +7,7 @@ from teardown_lab.simulator.world import HANDLED_AT_ONCE, HANDLING_NS, handling_
 from vm_manager.catalogue import catalogue_entry
 from vm_protocol.scenario import Scenario
 
-pytestmark = pytest.mark.spread
+pytestmark = [pytest.mark.spread, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(("vcpus", "nanoseconds"), [(1, 200_000), (64, 200_000), (128, 50_000)])

@@ -10,7 +10,7 @@ from teardown_lab.experiment.lab import Lab
 from vm_manager.catalogue import catalogue_entry, catalogue_names
 from vm_protocol.scenario import Scenario
 
-pytestmark = pytest.mark.spread
+pytestmark = [pytest.mark.spread, pytest.mark.slow]
 
 TWO = {"vcpus": 2}
 

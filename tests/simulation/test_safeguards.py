@@ -17,7 +17,7 @@ from teardown_lab.explorer.stage import Stage
 from teardown_lab.explorer.strategy import Bounds
 from teardown_lab.explorer.verdict import Verdict
 
-pytestmark = pytest.mark.spread
+pytestmark = [pytest.mark.spread, pytest.mark.slow]
 
 
 def explored(row: Row) -> Verdict:

@@ -55,6 +55,7 @@ def test_a_broker_that_others_can_reach_has_a_password_of_its_own() -> None:
     assert "guest" not in passwords
 
 
+@pytest.mark.slow
 def test_every_package_tells_type_checkers_that_it_is_typed(tmp_path: Path) -> None:
     import service_runtime
     import teardown_lab

@@ -86,7 +86,7 @@ class RemoveVm(_Message):
 
 
 class VmRemoved(_Message):
-    """Answer to `RemoveVm`: the VM's mailboxes are deleted."""
+    """Answer to `RemoveVm`: the VM is forgotten, the deletion of its mailboxes has begun."""
 
     type: Literal["VmRemoved"] = "VmRemoved"
     id_form: ClassVar[str] = "{scope}/vm-removed"

@@ -96,7 +96,7 @@ EVENTS: Final[dict[Event, Meaning]] = {
     ),
     Event.VM_CREATED: Meaning("every vCPU is placed", ("scenario", "workers")),
     Event.VM_FREED: Meaning("the last step ended: the VM's memory is gone"),
-    Event.VM_REMOVED: Meaning("mailboxes are deleted, tombstones end with them"),
+    Event.VM_REMOVED: Meaning("its mailboxes are being deleted, tombstones end with them"),
     Event.TEARDOWN_STARTED: Meaning("DestroyVm is taken up", ("ordering",)),
     Event.TEARDOWN_STUCK: Meaning("a step cannot end; later steps do not run", ("why",)),
     Event.STEP_STARTED: Meaning("a step of the ordering begins", ("name",)),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
-from integration.tools.amqp import existing
+from integration.tools.amqp import left_over
 from support.orderings import orderings, scenarios
 from support.runs import essence, tear_down
 
@@ -30,7 +30,7 @@ ON_A_BROKER = settings(
 def queues_left(url: str, judgement: Judgement, scenario: Scenario) -> list[str]:
     """Return what a VM and its client still have on the broker."""
     mailboxes = [Mailbox(judgement.vm, vcpu).name for vcpu in range(scenario.vcpus)]
-    return existing(url, [*mailboxes, topology.client_replies(judgement.vm).name])
+    return left_over(url, [*mailboxes, topology.client_replies(judgement.vm).name])
 
 
 @pytest.mark.rabbitmq

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pika
 import pytest
-from integration.tools.amqp import channel_to, existing, publish
+from integration.tools.amqp import channel_to, left_over, publish
 from integration.tools.fuzz import encode
 from integration.tools.log import Log
 from integration.tools.service import service
@@ -101,7 +101,7 @@ def test_a_teardown_whose_command_dies_twice_is_answered_and_inconclusive(
     assert judgement.verdict is Verdict.INCONCLUSIVE, judgement.violations
     assert any("given up: lost connections" in note for note in judgement.notes), judgement.notes
     assert losing.lost_count == 42
-    assert existing(url, [topology.Mailbox(judgement.vm, 0).name]) == []
+    assert left_over(url, [topology.Mailbox(judgement.vm, 0).name]) == []
 
 
 def test_a_creation_whose_placement_dies_twice_is_refused(lab: Lab, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import pytest
-from integration.tools.amqp import channel_to, existing, publish
+from integration.tools.amqp import channel_to, left_over, publish
 from integration.tools.fuzz import encode
 from integration.tools.log import Log
 from integration.tools.service import service
@@ -80,7 +80,7 @@ def test_clients_that_want_more_than_there_is_are_served_in_turn_or_told_why_not
     assert ended["vm-huge"].state.why.startswith("40 vCPUs want a place each, and ")
     small = [end for vm, end in ended.items() if vm != "vm-huge"]
     assert [(end.state.refusal, end.verdict) for end in small] == [(None, Verdict.SAFE)] * 7
-    assert existing(fresh_node.url, mailboxes(wanted)) == []
+    assert left_over(fresh_node.url, mailboxes(wanted)) == []
 
 
 def test_a_teardown_gets_through_when_the_manager_has_all_the_creations_that_it_takes(
@@ -112,7 +112,7 @@ def test_a_teardown_gets_through_when_the_manager_has_all_the_creations_that_it_
         channel.queue_delete(replies.name)
 
     assert removed == many
-    assert existing(url, [topology.Mailbox("flood-0", 0).name]) == []
+    assert left_over(url, [topology.Mailbox("flood-0", 0).name]) == []
 
 
 def answers(channel: BlockingChannel, queue: str, wanted: Callable[[str], bool], count: int) -> int:

@@ -1,5 +1,6 @@
 """Raw AMQP, as a stranger speaks it: queues looked up, messages published, deletions."""
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -29,6 +30,18 @@ def existing(url: str, names: Sequence[str]) -> list[str]:
             else:
                 found.append(name)
                 channel.close()
+    return found
+
+
+def left_over(url: str, names: Sequence[str], seconds: float = 10.0) -> list[str]:
+    """Return those of the queues that are still there when they should be gone.
+
+    VmRemoved says that the manager forgot the VM and began to delete its mailboxes; nothing waits
+    for the broker's answer, which takes a moment, and seconds while a node of a cluster is away.
+    """
+    end = time.monotonic() + seconds
+    while (found := existing(url, names)) and time.monotonic() < end:
+        time.sleep(0.05)
     return found
 
 

@@ -2,7 +2,7 @@
 
 A state is (manager, worker of each vCPU, contents of each queue, unsettled deliveries, floating
 copies, timers, visible vCPUs, budget, requests seen); each entry is a number of an interning
-table, so that states are small, hash fast and compare by value.
+table. The package's docstring tells how the model works: states, moves, what is left out and why.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """What the monitor remembers of the journal: who sent, freed, allocated and rejected what; pure.
 
-Bounded: MONITOR_VMS_MAX virtual machines that a manager has told of, MONITOR_HEARSAY_MAX that only
-others speak of, MONITOR_MESSAGES_MAX messages of each.
+Its memory is bounded: MONITOR_VMS_MAX virtual machines of which a manager has told,
+MONITOR_HEARSAY_MAX of which only others have, and MONITOR_MESSAGES_MAX messages of each.
 """
 
 from dataclasses import dataclass, field, replace
@@ -71,9 +71,9 @@ class VmIndex:
 
 @dataclass(frozen=True, slots=True)
 class HistoryIndex:
-    """The VMs of the journal; those that a manager has told of, oldest first, and hearsay.
+    """The VMs of the journal: those that a manager has told of, oldest first, and hearsay.
 
-    Whoever writes of VMs that no manager knows displaces nothing but such.
+    Records about a VM that no manager knows can push only other hearsay out of the memory.
     """
 
     vms: Map[str, VmIndex] = field(default_factory=Map)

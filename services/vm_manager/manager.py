@@ -336,7 +336,7 @@ class VmManager:
 
 
 def _is_anothers(vm: Vm, event: Received) -> bool:
-    """Tell whether a worker speaks of a vCPU that another worker owns; who places one may."""
+    """Tell whether a worker speaks of another worker's vCPU; any worker may place one."""
     vcpu = getattr(event.message, "vcpu", None)
     if vcpu is None or isinstance(event.message, messages.VcpuPlaced):
         return False

@@ -1,8 +1,10 @@
-"""DeadLetterMonitor: the pure core that tells dead letters apart and links them to their chains.
+"""DeadLetterMonitor: the pure core that classifies dead letters and links them to their chains.
 
-It reads the journal beside the dead letters. A reject's record is confirmed before the reject goes
-out, so it stands before whatever the monitor writes when the letter has arrived: a letter whose
-record is not read yet waits until the monitor reads its own `dead_letter.arrived`.
+It reads the journal beside the dead letters, and the two arrive independently. But a reject's
+record is confirmed before the reject is sent, so it stands in the journal before anything that the
+monitor writes after the letter has arrived. A letter whose record is not read yet therefore waits
+until the monitor reads its own `dead_letter.arrived`: by then it has read the record, if there is
+one.
 """
 
 from dataclasses import dataclass, field, replace
@@ -40,8 +42,8 @@ SKIPPED = frozenset(Event) - READ_BY_INDEX - READ_BY_OPEN_REQUESTS - _OF_MONITOR
 class MonitorState:
     """The journal's index, requests on their way, and letters that wait.
 
-    Letters wait in their order of arrival, at most DEAD_LETTERS_PREFETCH of them. What was settled
-    before `started_ns` an earlier monitor has told.
+    Letters wait in their order of arrival, at most DEAD_LETTERS_PREFETCH of them. An earlier
+    monitor has reported what was settled before `started_ns`.
     """
 
     index: HistoryIndex = field(default_factory=HistoryIndex)

@@ -32,8 +32,8 @@ class _Open:
 class OpenRequests:
     """Requests that some recipient has neither acknowledged nor rejected yet, by message id.
 
-    `early` are settlements that were read before the sending: two services write one journal. Those
-    whose sending never comes fill the memory of them; then it begins anew.
+    `early` are settlements that were read before the sending, since two services write one journal.
+    A settlement whose sending never comes stays there; when they fill the memory, it begins anew.
     """
 
     requests: Map[str, _Open] = field(default_factory=Map)

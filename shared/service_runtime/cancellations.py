@@ -37,8 +37,8 @@ class Cancellations:
     async def look(self, session: AmqpSession) -> list[Mailbox]:
         """Return the mailboxes that are gone.
 
-        A consumer of what is still there, and of any queue that is no mailbox, needs a new session,
-        which declares and consumes everything: this one is given up.
+        Any other queue, and a mailbox that is still there, has to be consumed again. That takes a
+        new session, which declares and consumes everything, so the present one is given up.
 
         Raises:
             SessionLost: The session is lost meanwhile.

@@ -42,7 +42,8 @@ class Mailboxes:
     async def restore(self, session: AmqpSession) -> None:
         """Bring every mailbox to what the last session had reached.
 
-        One that was bound and is gone stays so: its requests are lost, and its worker says so.
+        A mailbox that was bound and does not exist any more is not declared again: its requests are
+        lost, and the worker that consumes it reports that.
 
         Raises:
             SessionLost: The session is lost meanwhile.

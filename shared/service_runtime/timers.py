@@ -56,7 +56,7 @@ class Timers:
         self._stirred_s = asyncio.get_running_loop().time()
 
     def suspend(self, why: str) -> None:
-        """Stop all timers until `resume` for the same reason, and for every other."""
+        """Stop all timers until `resume` for this reason, and for every other that holds."""
         self._stopped_by.add(why)
         for timer in self._timers.values():
             if timer.handle is not None:

@@ -70,9 +70,10 @@ def role_of(actor: str) -> Role | None:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """The users of each role; a role for which nobody is named is anybody's.
+    """The users of each role; a role for which no users are named may be played by any user.
 
-    `workers` are users that are one worker each, with its id: they speak for no other.
+    `workers` are users that belong to one worker each, with its id: such a user may not speak for
+    another worker.
     """
 
     users: Mapping[Role, frozenset[str]] = field(default_factory=dict)

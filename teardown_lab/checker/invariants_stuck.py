@@ -118,7 +118,7 @@ class Waits:
     # --- flushes ---------------------------------------------------------------------------
 
     def flush_waits(self) -> Iterator[FlushWait]:
-        """Yield the waits for flushes that an acknowledgement is missing of to the end."""
+        """Yield the waits for flushes of which some acknowledgement never came."""
         acked = {
             (self.facts.body(message_id).number("generation"), vcpu)
             for message_id, vcpu in self.facts.arrivals
@@ -137,7 +137,7 @@ class Waits:
     # --- spins -----------------------------------------------------------------------------
 
     def spins(self) -> Iterator[tuple[Delivery, frozenset[int]]]:
-        """Yield commands that their worker gave back up to the limit, with who pins roots still."""
+        """Yield commands given back up to the limit, with the vCPUs that still pin roots."""
         limited = (letter for letter in self.facts.letters if at_delivery_limit(self.facts, letter))
         for delivery in dict.fromkeys(self.facts.delivery(letter.record) for letter in limited):
             if delivery not in self.facts.rejected:
@@ -196,9 +196,9 @@ def at_delivery_limit(facts: Facts, letter: Moment) -> bool:
 
 
 def given_up(facts: Facts) -> tuple[str, ...]:
-    """Return the commands that lost connections brought to their delivery limit, and again.
+    """Return the commands that lost connections brought to their delivery limit twice.
 
-    The first time such a command is sent once more, and the letter is not classified.
+    After the first time the monitor sends the command once more and does not classify the letter.
     """
     letters = (
         letter

@@ -1,7 +1,8 @@
 """A counterexample told as deviations from first in, first out.
 
-The schedule that was found is the shortest, and leaves out what does not matter; a person thinks in
-"everything in order, except this one". So the same violation is looked for again with few holds.
+The schedule that was found is the shortest one, and leaves out everything that does not matter. A
+person thinks in "everything in order, except for this one message". So the same violation is looked
+for again in runs where few messages are held.
 """
 
 from collections.abc import Iterator

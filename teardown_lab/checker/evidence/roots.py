@@ -53,7 +53,8 @@ class OwedFlush:
 class RootsHeld:
     """The table and the records, turn by turn.
 
-    `lacks_frees`: a root was freed of which no record says so, so that another's record may be its.
+    `lacks_frees`: a root was freed and no record says so, so a record of another root's free may
+    really be that one's.
     """
 
     def __init__(self, facts: Facts, scenario: Scenario) -> None:

@@ -115,7 +115,7 @@ class Frames:
         self._ended(frame, record)
 
     def _ended(self, frame: Frame, record: Record) -> None:
-        """Note what a step that ended must have brought."""
+        """Note what a step that has ended must have recorded and has not."""
         wanted: tuple[Event, object] | None = None
         if frame.name == "free_vcpu":
             wanted = Event.VCPU_FREED, frame.vcpu

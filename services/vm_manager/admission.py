@@ -67,6 +67,7 @@ def look(state: ManagerState, vm: Vm) -> tuple[ManagerState, tuple[Effect, ...],
     if placing is None or placing.vm != vm.name:
         return state, (), None
     placed = waiting_room.placed_count(vm)
+    # Start over at each place that was got: only a creation without progress is ended.
     idle_ms = 0 if placed > placing.placed else placing.idle_ms + limits.PLACING_MS
     known = waiting_room.known_places(state.vms.values(), state.places.items())
     never = known > 0 and len(vm.slots) > known

@@ -44,6 +44,7 @@ def _ask(vm: Vm, count: int) -> Stepped:
     until = min(vm.asked + count, len(vm.slots))
     shown: list[Effect] = []
     for mailbox in map(vm.mailbox, range(vm.asked, until)):
+        # Declared and bound before it is offered: whichever worker takes it finds its mailbox.
         shown += [DeclareMailbox(mailbox), Bind(mailbox)]
         visible = observed(Event.VCPU_VISIBLE, vm.name, mailbox.vcpu, mailbox=mailbox.name)
         shown.append(visible)
@@ -82,6 +83,7 @@ def placed(vm: Vm, message: messages.VcpuPlaced, reply_to: str) -> Stepped:
     With the last one the VM is created and its ticker starts.
     """
     slot = vm.slots[message.vcpu]
+    # A placement may reach two workers (decision 0014); the first to answer owns the vCPU.
     is_first = vm.phase == "creating" and slot.worker is None
     accepted = is_first or slot.worker == message.worker
     answer = answer_placement(message, reply_to, accepted=accepted)

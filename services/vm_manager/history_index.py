@@ -92,6 +92,7 @@ class HistoryIndex:
         after = _RULES[record.event](before, record)
         if after is before:
             return self
+        # The manager's first word about a VM turns it from hearsay into one that is vouched for.
         is_vouched = role_of(record.actor) == Role.MANAGER
         if record.vm in self.vms and not (is_vouched and record.vm in self.hearsay):
             index = replace(self, vms=self.vms.set(record.vm, after))
@@ -113,6 +114,7 @@ class HistoryIndex:
         return HistoryIndex(vms, order, hearsay)
 
     def _bounded(self) -> "HistoryIndex":
+        # Removed VMs are forgotten first: only late dead letters can still ask for them.
         removed = [name for name in self.order if self.vms[name].removed]
         if len(removed) > limits.MONITOR_REMOVED_MAX or (
             removed and len(self.order) > limits.MONITOR_VMS_MAX
@@ -138,6 +140,7 @@ def _sent(index: VmIndex, record: Record) -> VmIndex:
         index = replace(index, removed=False)
     if kind == "PlacementAnswered":
         index = _accepted(index, record)
+    # Sent again after a lost connection: the first sending counts.
     if record.message_id in index.causes:
         return index
     if len(index.causes) >= limits.MONITOR_MESSAGES_MAX:

@@ -95,6 +95,7 @@ def judge(index: VmIndex, letter: DeadLettered) -> tuple[str | None, str]:
     if letter.reason == "delivery_limit":
         if sending_of(index, letter) is None:
             return None, UNRECORDED
+        # Lost connections count towards the broker's limit too; only recorded rejects accuse.
         rejected = letter.message_id in index.requeues
         return ("stuck", RejectReason.ROOTS_PINNED) if rejected else (None, CONNECTIONS_LOST)
     return None, letter.reason

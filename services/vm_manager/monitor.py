@@ -104,6 +104,7 @@ class DeadLetterMonitor:
             repeats, is_repeated = repeats.read(record)
             if is_repeated:
                 continue
+            # Written by a monitor: what a replica has judged already, or how far we have read.
             if record.actor.partition(".")[0] == MONITOR:
                 if record.event in _TOLD:
                     index = index.read(record)
@@ -112,6 +113,7 @@ class DeadLetterMonitor:
                 continue
             index = index.read(record)
             open_requests, completed = open_requests.read(record)
+            # What was completed before our start, an earlier monitor has reported.
             if completed is not None and record.at_ns >= state.started_ns:
                 effects.append(completed)
         state = replace(state, index=index, open_requests=open_requests, repeats=repeats)
@@ -129,6 +131,7 @@ class DeadLetterMonitor:
     def _take(self, state: MonitorState, letter: DeadLettered) -> Result:
         if letter.message is None or letters.is_told(state.index, letter):
             return self._classify(state, letter)
+        # The timer is for a journal that cannot be read; else our own record comes back first.
         timer = SetTimer(letter.letter, limits.MONITOR_HISTORY_MS)
         vm, vcpu = letters.vm_of(letter), letters.vcpu_of(letter)
         arrived = observed(Event.DEAD_LETTER_ARRIVED, vm, vcpu, letter=letter.letter)
@@ -146,8 +149,10 @@ class DeadLetterMonitor:
         ack = Ack(topology.DEAD_LETTERS_QUEUE.name, letter.letter)
         sending = letters.sending_of(index, letter)
         if letter.reason == "delivery_limit" and sending is not None and not index.removed:
+            # The worker rejected it each time: sending it again would end in the same way.
             if why != letters.CONNECTIONS_LOST:
                 effects += letters.tell(letter, sending, why, self.epoch)
+            # Lost connections are nobody's fault, so the command gets one more chance.
             elif not letters.is_republished(index, letter):
                 said = letters.republish(letter, sending)
                 return self._noted(state, letter, "republished"), (*effects, *said, ack)

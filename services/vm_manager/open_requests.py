@@ -79,6 +79,7 @@ class OpenRequests:
             return self, None
         if len(self.requests) >= limits.MONITOR_MESSAGES_MAX:
             return self, None
+        # Recipients write the journal too, and may have been read before the sender was.
         settled = self.early.get(message_id, frozenset())
         missing = frozenset(body.get("recipients", ())) - settled
         opened = _Open(kind, vm, record.at_ns, missing)

@@ -19,12 +19,14 @@ def unload(vm: Vm, message: messages.RootsReleased, reply_to: str) -> Stepped:
     that one will do for both.
     """
     effects: list[Effect] = []
+    # The first copy of this message waits for its flush; that answer will do for both.
     if any(_is_for(wait, message) for wait in vm.waits):
         return vm, ()
     for context, names in enumerate(message.contexts):
         released = roots.release(vm.name, vm.roots, message.vcpu, context, names)
         vm = replace(vm, roots=released.roots)
         effects += released.effects
+        # One flush for each context, not for each root; it precedes the frees, as in KVM.
         if released.doomed:
             vm, flushed = requests.flush_tlb(vm, "unload", message.vcpu)
             effects += flushed
@@ -35,6 +37,7 @@ def unload(vm: Vm, message: messages.RootsReleased, reply_to: str) -> Stepped:
         vcpu=message.vcpu,
         step=message.step,
         position=message.position,
+        # This raises the worker's fence: its free also waits for the flush just posted.
         generation=vm.slots[message.vcpu].routed,
     )
     missing = flush_waits.missing_of(effects)
@@ -68,6 +71,7 @@ def zap_until_empty(vm: Vm, message: messages.ZapRequested, reply_to: str) -> St
     listed = vm.roots
     for context, names in enumerate(message.contexts):
         released = roots.release(vm.name, listed, message.vcpu, context, names)
+        # The zap of 2007 knows nothing doomed: all roots without pins are freed alike, below.
         listed = (*released.roots, *released.doomed)
         effects += released.effects
     left, zapped = roots.zap_unpinned(vm.name, listed, "zap-until-empty")

@@ -68,6 +68,7 @@ class Consumptions:
             self._session = session
             self._keeper = asyncio.create_task(self._keep_bound(session))
         if isinstance(queue, Mailbox):
+            # Only the manager declares mailboxes; consuming a missing one closes the channel.
             if not await session.exists(name):
                 return queue
             await session.consume(name, wanted.prefetch)

@@ -40,11 +40,13 @@ class Publishing:
         self._confirms.published(outgoing, batch)
         if self._watch is None:
             self._look_later()
+        # Nothing is lost with the session: the tracker has it, and resume() publishes it again.
         with suppress(SessionLost):
             self._session.publish(outgoing)
 
     def resume(self, session: AmqpSession) -> None:
         """Go on with another session: publish again what the last one left unconfirmed."""
+        # A new channel numbers its publishes from 1 again.
         unconfirmed = self._confirms.unconfirmed()
         self._confirms = ConfirmTracker()
         self._session = session

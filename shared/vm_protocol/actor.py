@@ -88,6 +88,7 @@ class Actor(Generic[State]):
         """Step the core with any input and return the plan of records and actions."""
         records: list[Record] = []
         if isinstance(event, Received):
+            # Comes first, so that all records of this handler are later than the sending.
             self.recorder.witness(cause.lamport)
             records.append(self._received(event, at_ns, cause))
         elif isinstance(event, Returned):
@@ -108,6 +109,7 @@ class Actor(Generic[State]):
         plan = self.handle(event, NO_CAUSE, at_ns, key)
         if not intake.is_journal(delivery.queue):
             return plan
+        # A stream wants acks only for its flow control, so cores need not ask for them.
         return Plan(plan.records, (*plan.actions, Ack(delivery.queue, key)), NO_CAUSE, key)
 
     def _refuse(self, delivery: Delivery, error: RemoteProtocolError, at_ns: int) -> Plan:

@@ -52,6 +52,7 @@ def _should_get(facts: Facts, post: Moment, vcpu: int) -> bool:
     erased = facts.erased.get(vcpu)
     if erased is not None and before(erased, post):
         return False
+    # To miss a freed vCPU is right: to reach it would be the violation.
     return facts.freed_before(vcpu, post) is None
 
 

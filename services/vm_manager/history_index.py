@@ -224,7 +224,7 @@ def _republished(index: VmIndex, record: Record) -> VmIndex:
 
 
 def _removed(index: VmIndex, record: Record) -> VmIndex:
-    """Dead letters may still be on their way: the bound forgets what is known of the VM."""
+    """Mark the VM as removed, but keep it: dead letters may still be on their way."""
     return replace(index, removed=True)
 
 

@@ -47,6 +47,7 @@ class Cancellations:
         while self._queues:
             queue = self._queues.pop(0)
             mailbox, exists = parse_mailbox(queue), await session.exists(queue)
+            # A mailbox may end, and its core is told; any other queue has to be consumed again.
             if mailbox is not None and not exists:
                 gone.append(mailbox)
                 continue

@@ -53,7 +53,10 @@ class Mailboxes:
                 case "not yet":
                     await session.declare(mailbox.queue())
                 case "bound":
+                    # A mailbox that was bound and is gone took its requests with it; a new one
+                    # would hide that.
                     if await session.exists(mailbox.name):
                         await session.bind(mailbox)
+                # Again, as a killed node may have forgotten the unbind that it answered.
                 case "unbound":
                     await session.unbind(mailbox)

@@ -17,6 +17,7 @@ class Reconnecting:
 
     def __init__(self, endpoint: Endpoint, name: str) -> None:
         endpoints = endpoint.each()
+        # A hash that is the same in every process, as Python's own is not.
         first = crc32(name.encode()) % len(endpoints)
         self._turns = islice(cycle(endpoints), first, None)
         self._pause_ms = limits.RECONNECT_MS_MIN

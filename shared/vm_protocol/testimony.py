@@ -105,6 +105,7 @@ def _may_say(role: Role, record: Record) -> bool:
     if role not in WITNESSES[record.event]:
         return False
     if record.event == Event.MESSAGE_SENT:
+        # Who may send a type of message may also say that it did.
         return role in SENDERS.get(str(record.details.get("type")), frozenset())
     if record.event in _SETTLED:
         return _consumes(role, record)

@@ -91,6 +91,7 @@ class Trust:
             place = f"property: user_id: {message.type} is not {user_id or 'nobody'}'s to send"
             raise RemoteProtocolError(RejectReason.FORGED, place[:200])
         worker = self.workers.get(user_id or "")
+        # VcpuPlaced also names its worker in the body, where another's name would do as much harm.
         named = getattr(message, "worker", worker) if message.type == "VcpuPlaced" else worker
         if worker is not None and (sender, named) != (f"worker.{worker}", worker):
             place = f"property: user_id: {user_id} is not {sender} of {named}"
@@ -112,6 +113,7 @@ class Trust:
 
     def _is_one_of(self, roles: frozenset[Role], user_id: str | None) -> bool:
         named = [self.users.get(role) for role in roles] if self.users else [None]
+        # A role that nobody was named for may be played by anybody.
         return any(users is None or user_id in users for users in named)
 
 

@@ -67,6 +67,8 @@ class Waits:
             if shapes.text(letter.record, "reason") == "rejected":
                 message_id, vcpu = facts.delivery(letter.record)
                 known = facts.rejected.get((message_id, vcpu))
+                # Its worker's record of the reject is lost, but the dead letter shows that it
+                # refused.
                 if known is None and vcpu is not None and facts.freed.get(vcpu):
                     waits.refused.add((message_id, vcpu))
         return waits
@@ -77,6 +79,7 @@ class Waits:
         It was not routed to the vCPU, or the vCPU was freed when it was sent or has refused it.
         """
         message_id = self.requests.get(generation)
+        # Nothing is known of that request, so nothing is concluded.
         if message_id is None:
             return False
         recipients = self.facts.recipients(message_id)
@@ -163,6 +166,7 @@ class Waits:
 
 def stuck_steps(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
     """Yield the steps that the history shows cannot end: one per command, and one for a flush."""
+    # A teardown that has come to its end was not stuck, whatever was slow on the way.
     if facts.vm_freed is not None:
         return
     waits = Waits.of(facts, lives)
@@ -173,6 +177,7 @@ def stuck_steps(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
             why = f"its fence needs {message_id}, which can never reach vCPU {fence.vcpu}"
             yield _stuck(facts, fence.moment, fence.vcpu, fence.command, why)
     for delivery, holders in waits.spins():
+        # Roots whose holders still had a command that gives them up were only not waited for.
         if any(waits.keeps_for_good(holder) for holder in holders):
             why = "the worker rejected it, as roots are still pinned, up to the delivery limit"
             yield _stuck(facts, facts.requeued[delivery], delivery[1], delivery[0], why)

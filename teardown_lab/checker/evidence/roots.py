@@ -85,6 +85,7 @@ class RootsHeld:
         elif record.event is Event.MESSAGE_SENT:
             if shapes.text(record, "type") == "DropObsoleteRoots":
                 self._turn.dropped.append(shapes.body(record).text("root"))
+        # A vCPU gives up roots: a new turn begins, so the one before is compared first.
         elif record.event is Event.MESSAGE_RECEIVED and self._is_give_up(record):
             self._close()
             self._give_up(moment)

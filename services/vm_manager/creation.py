@@ -78,9 +78,9 @@ def _placement(vm: Vm, vcpu: int) -> messages.PlaceVcpu:
 
 
 def placed(vm: Vm, message: messages.VcpuPlaced, reply_to: str) -> Stepped:
-    """Note a vCPU's worker, the first that took it, and answer it; others are told to forget.
+    """Answer a worker that took a vCPU's placement: the first one owns it, others forget it.
 
-    With the last one the VM is created and its ticker starts.
+    When the last vCPU is placed, the VM is created and its ticker starts.
     """
     slot = vm.slots[message.vcpu]
     # A placement may reach two workers (decision 0014); the first to answer owns the vCPU.

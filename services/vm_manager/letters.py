@@ -173,7 +173,7 @@ def tell(letter: DeadLettered, sending: Sending, why: str, epoch: int) -> tuple[
 
 
 def classified(index: VmIndex, letter: DeadLettered, invariant: str | None, why: str) -> Observed:
-    """Return what is said of a letter, with the chains that used, freed and allocated."""
+    """Return the record that classifies a letter, with its three chains."""
     vcpu = vcpu_of(letter)
     freed_by = index.freed_by.get(vcpu) if vcpu is not None else None
     allocated_by = index.allocated_by.get(vcpu) if vcpu is not None else None

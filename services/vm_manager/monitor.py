@@ -168,7 +168,7 @@ class DeadLetterMonitor:
     def _noted(
         self, state: MonitorState, letter: DeadLettered, what: Literal["republished", "classified"]
     ) -> MonitorState:
-        """Return the state with what is said of a letter, ahead of reading it in the journal."""
+        """Return the state with a letter noted as handled, ahead of reading that in the journal."""
         vm = letters.vm_of(letter)
         index = state.index.of(vm)
         if what == "republished":

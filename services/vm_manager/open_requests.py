@@ -40,7 +40,7 @@ class OpenRequests:
     early: Map[str, frozenset[int]] = field(default_factory=Map)
 
     def read(self, record: Record) -> tuple["OpenRequests", Observed | None]:
-        """Return the requests after a record, and what is said when one is settled by all."""
+        """Return the requests after a record, and what to observe if one is settled by all now."""
         if record.event == Event.VM_REMOVED:
             return self._without(record.vm), None
         if record.message_id is None or record.vm is None:

@@ -77,7 +77,7 @@ def known_places(vms: Iterable[Vm], places: Iterable[tuple[str, int]]) -> int:
 
 
 def why_not_placed(vm: Vm, known: int) -> str:
-    """Return what is told to the client of a VM that has not got its places."""
+    """Return the words for the client of a VM that has not got its places."""
     wanted, got = len(vm.slots), placed_count(vm)
     if known and wanted > known:
         return (
@@ -92,7 +92,7 @@ def why_not_placed(vm: Vm, known: int) -> str:
 
 
 def why_not_begun(waits: Waiting) -> str:
-    """Return what is told to the client of a VM whose turn has not come."""
+    """Return the words for the client of a VM whose turn has not come."""
     return (
         f"{waits.create.scenario.vcpus} vCPUs want a place each, and 0 were free for them within "
         f"{limits.CREATION_WAIT_MS // 1000} s: creations before this one took what came free; "
@@ -101,7 +101,7 @@ def why_not_begun(waits: Waiting) -> str:
 
 
 def why_full() -> str:
-    """Return what is told to the client of a VM that may not even wait."""
+    """Return the words for the client of a VM that may not even wait."""
     return (
         f"0 places are free, and {limits.CREATIONS_WAITING_MAX} creations wait for one: destroy or "
         "remove VMs, start more workers, or try again later"

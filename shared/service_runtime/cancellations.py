@@ -31,7 +31,7 @@ class Cancellations:
         self._queues.append(queue)
 
     def clear(self) -> None:
-        """Forget what a session that is over was told: the next one consumes all anew."""
+        """Forget what was cancelled on a session that is over: the next consumes all anew."""
         self._queues.clear()
 
     async def look(self, session: AmqpSession) -> list[Mailbox]:

@@ -83,8 +83,8 @@ class Consumptions:
     async def _keep_bound(self, session: AmqpSession) -> None:
         """Bind queues again and again, as long as a session lasts: somebody may have unbound one.
 
-        Nobody is told of that, and nothing arrives any more (RabbitMQ: a bind that is there is
-        harmless). What the deployment has declared is the deployment's to bind.
+        The broker tells nobody about an unbind; messages just stop to arrive. Binding again is
+        harmless (RabbitMQ). Queues of the deployment are bound by the deployment.
         """
         with suppress(SessionLost, TopologyMismatch):
             while not session.lost.done():

@@ -1,9 +1,9 @@
-"""The mailboxes that a driver has declared, and whether each is to be bound.
+"""The mailboxes that a driver has declared, and whether each has to be bound.
 
 A broker that is killed may forget what it has answered: of 30 nodes of RabbitMQ 3.10 that were
 killed within 8 ms of an unbind-ok, one came back with the binding. Requests would then reach a vCPU
 that is no longer in the array, which is what this project calls a use-after-free. So each new
-session says again how each mailbox is bound, before anything is published.
+session binds or unbinds every mailbox again, before anything is published.
 """
 
 from typing import Literal

@@ -1,6 +1,6 @@
-"""Stamps one actor's messages and numbers its records; the envelope's side of an actor.
+"""Stamps one actor's messages and numbers its records: everything that surrounds a core's output.
 
-Pure but for its own counters: `seq` and Lamport time live here, never in a core's state, and
+Pure except for its own counters: `seq` and Lamport time live here, never in a core's state, and
 clocks are arguments.
 """
 

@@ -1,4 +1,4 @@
-"""Whether what is said of a request when it is posted is what was published and what arrived."""
+"""Whether the post of a request agrees with what was published and with what arrived."""
 
 from collections.abc import Iterator
 

@@ -53,8 +53,8 @@ class Deviation:
 class Told:
     """A schedule in words: the deviations with their steps, and where it parts from FIFO.
 
-    `racing` are the keys of the use and of the delivery that frees where nothing orders the two,
-    `race` says it.
+    `racing` are the keys of the use and of the delivery that frees, if nothing orders the two;
+    `race` is the sentence about them.
     """
 
     text: str

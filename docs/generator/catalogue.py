@@ -14,7 +14,7 @@ COMMIT_PAGE = "https://git.kernel.org/torvalds/c/"
 INTRODUCTION = """
 The orderings that ship with the lab, in the order of kernel history; after them come mutants and
 an ordering of this project's own. `teardown orderings show NAME` prints an entry's file,
-`teardown orderings diff A B` what lies between two. The language is told in
+`teardown orderings diff A B` what lies between two. The language is described in
 [orderings.md](orderings.md).
 
 *Expected* says which verdicts a run may have and what an exploration of all schedules must find;

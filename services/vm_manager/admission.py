@@ -1,7 +1,8 @@
 """Which creations are taken up, which wait, and which are refused with the reason; pure.
 
-Commands that free places are never held up by this: a creation that waits is one unsettled message
-of `manager.commands`, they are bounded, and the manager's prefetch is larger than all of them.
+A creation that waits is one unsettled message of `manager.commands`. The number of such messages is
+bounded, and the manager's prefetch is larger than all of them together. So the DestroyVm and
+RemoveVm that free places always reach the manager, however many creations wait.
 """
 
 from dataclasses import replace
@@ -34,7 +35,7 @@ def is_full(state: ManagerState) -> bool:
 
 
 def go_on(result: Result, replies_queue: str) -> Result:
-    """Let the next creation take places if the last one has ended, well or not."""
+    """Let the next creation take places if the last one has ended, whether it succeeded or not."""
     state, effects = result
     placing = state.placing
     if placing is None or _is_creating(state, placing.vm):
@@ -57,14 +58,16 @@ def learn(state: ManagerState, placed: messages.VcpuPlaced) -> ManagerState:
 
 
 def look(state: ManagerState, vm: Vm) -> tuple[ManagerState, tuple[Effect, ...], str | None]:
-    """Look at the VM that takes places; return why it is to end, or None.
+    """Look at the VM that takes places; return why its creation has to end, or None.
 
-    It goes on while it gets places, and waits for those of others as long as it could have enough.
+    It goes on as long as it gets places. When it gets none, it waits for places of other VMs, but
+    only if all known workers together could hold it.
     """
     placing = state.placing
     if placing is None or placing.vm != vm.name:
         return state, (), None
     placed = waiting_room.placed_count(vm)
+    # Start over at each place that was got: only a creation without progress is ended.
     idle_ms = 0 if placed > placing.placed else placing.idle_ms + limits.PLACING_MS
     known = waiting_room.known_places(state.vms.values(), state.places.items())
     never = known > 0 and len(vm.slots) > known
@@ -93,7 +96,7 @@ def end_wait(state: ManagerState, vm: str) -> Result:
 
 
 def forget(state: ManagerState, vm: str) -> Result:
-    """Take a creation that waits out, and settle it."""
+    """Take a creation out of those that wait, and settle its command."""
     waits = waiting_room.find(state.waiting, vm)
     if waits is None:
         return state, ()

@@ -44,6 +44,7 @@ def _ask(vm: Vm, count: int) -> Stepped:
     until = min(vm.asked + count, len(vm.slots))
     shown: list[Effect] = []
     for mailbox in map(vm.mailbox, range(vm.asked, until)):
+        # Declared and bound before it is offered: whichever worker takes it finds its mailbox.
         shown += [DeclareMailbox(mailbox), Bind(mailbox)]
         visible = observed(Event.VCPU_VISIBLE, vm.name, mailbox.vcpu, mailbox=mailbox.name)
         shown.append(visible)
@@ -77,11 +78,12 @@ def _placement(vm: Vm, vcpu: int) -> messages.PlaceVcpu:
 
 
 def placed(vm: Vm, message: messages.VcpuPlaced, reply_to: str) -> Stepped:
-    """Note a vCPU's worker, the first that took it, and answer it; others are told to forget.
+    """Answer a worker that took a vCPU's placement: the first one owns it, others forget it.
 
-    With the last one the VM is created and its ticker starts.
+    When the last vCPU is placed, the VM is created and its ticker starts.
     """
     slot = vm.slots[message.vcpu]
+    # A placement may reach two workers (decision 0014); the first to answer owns the vCPU.
     is_first = vm.phase == "creating" and slot.worker is None
     accepted = is_first or slot.worker == message.worker
     answer = answer_placement(message, reply_to, accepted=accepted)

@@ -1,8 +1,8 @@
-"""Waiting for a flush or a scan: by whom, and what goes on afterwards; pure.
+"""Waits for a flush or a scan: for whom, and what happens afterwards; pure.
 
 KVM: the IPI wait in `kvm_make_all_cpus_request()`. A vCPU that is freed never acknowledges: once
-nothing has reached the manager for `request_ms`, the teardown that waits for it is given up. A vCPU
-that lives is waited for as long as it takes: a slow worker is no bug of the ordering.
+nothing has reached the manager for `request_ms`, a teardown that waits for a freed vCPU is given
+up. A live vCPU is waited for as long as it takes: a slow worker is no bug of the ordering.
 """
 
 from collections.abc import Iterable
@@ -47,7 +47,7 @@ def missing_of(effects: Iterable[Effect]) -> Missing:
 
 
 def wait(vm: Vm, wanted: FlushWait) -> Stepped:
-    """Begin a wait; one that misses nobody ends at once."""
+    """Begin a wait; it ends at once if no acknowledgement is missing."""
     if not wanted.missing:
         return _end(vm, wanted)
     said = tuple(

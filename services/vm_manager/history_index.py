@@ -1,7 +1,7 @@
 """What the monitor remembers of the journal: who sent, freed, allocated and rejected what; pure.
 
-Bounded: MONITOR_VMS_MAX virtual machines that a manager has told of, MONITOR_HEARSAY_MAX that only
-others speak of, MONITOR_MESSAGES_MAX messages of each.
+Its memory is bounded: MONITOR_VMS_MAX virtual machines of which a manager has told,
+MONITOR_HEARSAY_MAX of which only others have, and MONITOR_MESSAGES_MAX messages of each.
 """
 
 from dataclasses import dataclass, field, replace
@@ -71,9 +71,9 @@ class VmIndex:
 
 @dataclass(frozen=True, slots=True)
 class HistoryIndex:
-    """The VMs of the journal; those that a manager has told of, oldest first, and hearsay.
+    """The VMs of the journal: those that a manager has told of, oldest first, and hearsay.
 
-    Whoever writes of VMs that no manager knows displaces nothing but such.
+    Records about a VM that no manager knows can push only other hearsay out of the memory.
     """
 
     vms: Map[str, VmIndex] = field(default_factory=Map)
@@ -92,6 +92,7 @@ class HistoryIndex:
         after = _RULES[record.event](before, record)
         if after is before:
             return self
+        # The manager's first word about a VM turns it from hearsay into one that is vouched for.
         is_vouched = role_of(record.actor) == Role.MANAGER
         if record.vm in self.vms and not (is_vouched and record.vm in self.hearsay):
             index = replace(self, vms=self.vms.set(record.vm, after))
@@ -113,6 +114,7 @@ class HistoryIndex:
         return HistoryIndex(vms, order, hearsay)
 
     def _bounded(self) -> "HistoryIndex":
+        # Removed VMs are forgotten first: only late dead letters can still ask for them.
         removed = [name for name in self.order if self.vms[name].removed]
         if len(removed) > limits.MONITOR_REMOVED_MAX or (
             removed and len(self.order) > limits.MONITOR_VMS_MAX
@@ -138,6 +140,7 @@ def _sent(index: VmIndex, record: Record) -> VmIndex:
         index = replace(index, removed=False)
     if kind == "PlacementAnswered":
         index = _accepted(index, record)
+    # Sent again after a lost connection: the first sending counts.
     if record.message_id in index.causes:
         return index
     if len(index.causes) >= limits.MONITOR_MESSAGES_MAX:
@@ -221,7 +224,7 @@ def _republished(index: VmIndex, record: Record) -> VmIndex:
 
 
 def _removed(index: VmIndex, record: Record) -> VmIndex:
-    """Dead letters may still be on their way: the bound forgets what is known of the VM."""
+    """Mark the VM as removed, but keep it: dead letters may still be on their way."""
     return replace(index, removed=True)
 
 

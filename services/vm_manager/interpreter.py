@@ -27,6 +27,7 @@ def split(steps: tuple[str, ...]) -> tuple[Part, ...]:
     """Return a loop's body as parts, in order."""
     parts: list[Part] = []
     for step in steps:
+        # Only the manager can unbind a mailbox, so `erase_vcpu` divides a body into parts.
         if (step,) == ERASE or not parts or parts[-1] == ERASE:
             parts.append((step,))
         else:
@@ -51,6 +52,7 @@ def run(vm: Vm, replies_queue: str) -> Stepped:
         if isinstance(step, ForEachVcpu):
             vm, done = _advance_loop(vm, step.for_each_vcpu, replies_queue)
             effects += done
+            # Some vCPU's worker is at work; part_done() takes its answer and runs on from here.
             if vm.teardown is None or vm.teardown.loop is not None:
                 break
         else:
@@ -58,6 +60,7 @@ def run(vm: Vm, replies_queue: str) -> Stepped:
             effects.append(observed(Event.STEP_STARTED, vm.name, None, path, name=step))
             vm, done = VM_STEPS[step](vm)
             effects += done
+            # The step's flush waits for vCPUs in their guest; step_waited() goes on from here.
             if vm.is_step_waiting():
                 break
             vm, finished = _finish_step(vm, teardown)
@@ -87,6 +90,7 @@ def part_done(vm: Vm, vcpu: int, path: str, replies_queue: str) -> Stepped:
     loop, current = _current_loop(vm)
     if loop is None or current is None:
         return vm, ()
+    # An answer that comes again after a lost connection names a part that no longer runs.
     for index, part in current.running:
         if index == vcpu and f"{_position(vm)}.{part}" == path:
             running = tuple(entry for entry in current.running if entry[0] != vcpu)
@@ -140,6 +144,8 @@ def _advance_loop(vm: Vm, loop: Loop, replies_queue: str) -> Stepped:
     """Begin as many bodies as may be in flight; leave the loop when all have ended."""
     assert vm.teardown is not None, "loops are a teardown's"
     if vm.teardown.loop is None:
+        # Every vCPU that was created, also those that an earlier loop has erased or freed: what
+        # their steps then do is for the run to show.
         order = tuple(range(len(vm.slots)))
         vm = _with_loop(vm, LoopProgress(order if loop.order == "ascending" else order[::-1]))
     parallel = len(vm.slots) if loop.parallel == "all" else loop.parallel
@@ -191,6 +197,7 @@ def _command(vm: Vm, vcpu: int, path: str, part: Part, replies_queue: str) -> Ef
         vcpu=vcpu,
         step=path,
         steps=cast(tuple[WorkerStep, ...], part),
+        # The fence: a free in this command waits for all that was routed to the mailbox by now.
         generation=slot.routed,
         fence=vm.teardown.ordering.fence,
     )
@@ -205,6 +212,7 @@ def _answer(vm: Vm, teardown: Teardown, outcome: str) -> tuple[Effect, ...]:
     publish = Publish(
         topology.REPLIES.name, teardown.reply_to, message, correlation_id=teardown.command_id
     )
+    # DestroyVm was unsettled until here: had this manager died, it would be back in its queue.
     return publish, Ack(topology.MANAGER_COMMANDS_QUEUE.name, teardown.command_id)
 
 

@@ -1,7 +1,8 @@
-"""Dead letters against the history: what broke, what may be sent once more, whom to tell; pure.
+"""What a dead letter means, told from the history: what broke, what to do about it; pure.
 
-A letter is a peer's word: whoever may declare a queue can have anything dead-lettered. So what is
-sent again, and to whom, is what the history shows to have been sent and to have died.
+Nobody may believe a dead letter as such: whoever may declare a queue can have anything
+dead-lettered. So a command is sent again, and somebody told of it, only if the history shows that
+it was sent and has died.
 """
 
 from pydantic import ValidationError
@@ -57,24 +58,26 @@ def death_of(letter: DeadLettered) -> Death:
 
 
 def is_counted(index: VmIndex, letter: DeadLettered) -> bool:
-    """Tell whether this death was told before: its Ack, or a publish's confirm, was lost.
+    """Tell whether this death was counted before: then the letter's Ack, or a confirm, was lost.
 
-    A request is in a mailbox once; of other messages, two of one id are two letters.
+    A request lies in a mailbox only once. Of other messages, two letters with one id are two
+    deaths.
     """
     is_one = letter.redelivered or isinstance(letter.message, messages.REQUEST_TYPES)
     return letter.message is not None and is_one and death_of(letter) in index.classified
 
 
 def is_told(index: HistoryIndex, letter: DeadLettered) -> bool:
-    """Tell whether what was read says all about a letter.
+    """Tell whether the journal, as far as it is read, says all that is needed to judge a letter.
 
-    Of one that was delivered before, another monitor may have told, further on in the journal.
+    If the letter was delivered before, another monitor may have judged it; its record then comes
+    later in the journal.
     """
     return not letter.redelivered and _recorded(index.of(vm_of(letter)), letter)
 
 
 def _recorded(index: VmIndex, letter: DeadLettered) -> bool:
-    """Tell whether the history already says how this letter came about."""
+    """Tell whether the history read so far says how this letter came about."""
     if letter.reason == "rejected":
         return (letter.message_id, letter.queue) in index.rejects
     if letter.reason == "delivery_limit":
@@ -92,6 +95,7 @@ def judge(index: VmIndex, letter: DeadLettered) -> tuple[str | None, str]:
     if letter.reason == "delivery_limit":
         if sending_of(index, letter) is None:
             return None, UNRECORDED
+        # Lost connections count towards the broker's limit too; only recorded rejects accuse.
         rejected = letter.message_id in index.requeues
         return ("stuck", RejectReason.ROOTS_PINNED) if rejected else (None, CONNECTIONS_LOST)
     return None, letter.reason
@@ -169,7 +173,7 @@ def tell(letter: DeadLettered, sending: Sending, why: str, epoch: int) -> tuple[
 
 
 def classified(index: VmIndex, letter: DeadLettered, invariant: str | None, why: str) -> Observed:
-    """Return what is said of a letter, with the chains that used, freed and allocated."""
+    """Return the record that classifies a letter, with its three chains."""
     vcpu = vcpu_of(letter)
     freed_by = index.freed_by.get(vcpu) if vcpu is not None else None
     allocated_by = index.allocated_by.get(vcpu) if vcpu is not None else None

@@ -51,6 +51,7 @@ class VmManager:
 
     def step(self, state: ManagerState, event: Input) -> Result:
         """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
+        # Any input may have ended the creation that takes places; then the next one begins.
         return admission.go_on(self._step(state, event), self.replies_queue)
 
     def _step(self, state: ManagerState, event: Input) -> Result:
@@ -77,6 +78,8 @@ class VmManager:
         after, effects = result
         if before.elected:
             return result
+        # A stand-by has a reply queue of the same name: if it consumed that queue before it is
+        # elected, it would take answers that are meant for the active manager.
         replies = Consume(topology.manager_replies(self.epoch), limits.REPLIES_PREFETCH)
         return replace(after, elected=True), (replies, *effects)
 
@@ -158,6 +161,7 @@ class VmManager:
         vm = state.vms.get(remove.vm)
         if vm is None or vm.incarnation != remove.incarnation:
             return state, answered
+        # The command that this VM was working on is never answered now, so it is settled here.
         held: tuple[Effect, ...] = ()
         if vm.phase == "creating":
             held = (Ack(event.queue, vm.create_id),)
@@ -186,6 +190,7 @@ class VmManager:
         vm = state.vms.get(message.vm)
         if vm is None or vm.incarnation != message.incarnation:
             return self._not_owned(state, event)
+        # A peer may name any number.
         if getattr(message, "vcpu", 0) >= len(vm.slots):
             return self._not_owned(state, event)
         if _is_anothers(vm, event):
@@ -253,6 +258,7 @@ class VmManager:
         *settle: Effect,
     ) -> Result:
         vm = state.vms.get(message.vm)
+        # A late word about a step that has ended changes nothing.
         if vm is None or not interpreter.waits_for(vm, message.vcpu, message.step):
             return state, settle
         vm, effects = interpreter.stop_stuck(vm, why, message.vcpu)
@@ -273,6 +279,7 @@ class VmManager:
             return self._forget(state, vm)
         if kind == "flush":
             return self._flush_expired(state, vm)
+        # The one timer that is left is the ticker's.
         if not vm.background:
             return state, ()
         vm, effects = requests.clock_update(vm)
@@ -289,6 +296,7 @@ class VmManager:
     def _flush_expired(self, state: ManagerState, vm: Vm) -> Result:
         if not vm.waits or vm.phase != "destroying":
             return state, ()
+        # All that are missing live: a slow worker is no reason to give up, so wait once more.
         if not flush_waits.are_hopeless(vm, progress.freed_vcpus(vm)):
             return state, (flush_waits.timer(vm),)
         vm, effects = interpreter.stop_stuck(vm, flush_waits.why_stuck(vm), None)
@@ -336,7 +344,7 @@ class VmManager:
 
 
 def _is_anothers(vm: Vm, event: Received) -> bool:
-    """Tell whether a worker speaks of a vCPU that another worker owns; who places one may."""
+    """Tell whether a worker speaks of another worker's vCPU; any worker may place one."""
     vcpu = getattr(event.message, "vcpu", None)
     if vcpu is None or isinstance(event.message, messages.VcpuPlaced):
         return False

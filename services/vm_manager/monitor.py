@@ -1,8 +1,10 @@
-"""DeadLetterMonitor: the pure core that tells dead letters apart and links them to their chains.
+"""DeadLetterMonitor: the pure core that classifies dead letters and links them to their chains.
 
-It reads the journal beside the dead letters. A reject's record is confirmed before the reject goes
-out, so it stands before whatever the monitor writes when the letter has arrived: a letter whose
-record is not read yet waits until the monitor reads its own `dead_letter.arrived`.
+It reads the journal beside the dead letters, and the two arrive independently. But a reject's
+record is confirmed before the reject is sent, so it stands in the journal before anything that the
+monitor writes after the letter has arrived. A letter whose record is not read yet therefore waits
+until the monitor reads its own `dead_letter.arrived`: by then it has read the record, if there is
+one.
 """
 
 from dataclasses import dataclass, field, replace
@@ -40,8 +42,8 @@ SKIPPED = frozenset(Event) - READ_BY_INDEX - READ_BY_OPEN_REQUESTS - _OF_MONITOR
 class MonitorState:
     """The journal's index, requests on their way, and letters that wait.
 
-    Letters wait in their order of arrival, at most DEAD_LETTERS_PREFETCH of them. What was settled
-    before `started_ns` an earlier monitor has told.
+    Letters wait in their order of arrival, at most DEAD_LETTERS_PREFETCH of them. An earlier
+    monitor has reported what was settled before `started_ns`.
     """
 
     index: HistoryIndex = field(default_factory=HistoryIndex)
@@ -102,6 +104,7 @@ class DeadLetterMonitor:
             repeats, is_repeated = repeats.read(record)
             if is_repeated:
                 continue
+            # Written by a monitor: what a replica has judged already, or how far we have read.
             if record.actor.partition(".")[0] == MONITOR:
                 if record.event in _TOLD:
                     index = index.read(record)
@@ -110,6 +113,7 @@ class DeadLetterMonitor:
                 continue
             index = index.read(record)
             open_requests, completed = open_requests.read(record)
+            # What was completed before our start, an earlier monitor has reported.
             if completed is not None and record.at_ns >= state.started_ns:
                 effects.append(completed)
         state = replace(state, index=index, open_requests=open_requests, repeats=repeats)
@@ -127,6 +131,7 @@ class DeadLetterMonitor:
     def _take(self, state: MonitorState, letter: DeadLettered) -> Result:
         if letter.message is None or letters.is_told(state.index, letter):
             return self._classify(state, letter)
+        # The timer is for a journal that cannot be read; else our own record comes back first.
         timer = SetTimer(letter.letter, limits.MONITOR_HISTORY_MS)
         vm, vcpu = letters.vm_of(letter), letters.vcpu_of(letter)
         arrived = observed(Event.DEAD_LETTER_ARRIVED, vm, vcpu, letter=letter.letter)
@@ -144,8 +149,10 @@ class DeadLetterMonitor:
         ack = Ack(topology.DEAD_LETTERS_QUEUE.name, letter.letter)
         sending = letters.sending_of(index, letter)
         if letter.reason == "delivery_limit" and sending is not None and not index.removed:
+            # The worker rejected it each time: sending it again would end in the same way.
             if why != letters.CONNECTIONS_LOST:
                 effects += letters.tell(letter, sending, why, self.epoch)
+            # Lost connections are nobody's fault, so the command gets one more chance.
             elif not letters.is_republished(index, letter):
                 said = letters.republish(letter, sending)
                 return self._noted(state, letter, "republished"), (*effects, *said, ack)
@@ -161,7 +168,7 @@ class DeadLetterMonitor:
     def _noted(
         self, state: MonitorState, letter: DeadLettered, what: Literal["republished", "classified"]
     ) -> MonitorState:
-        """Return the state with what is said of a letter, ahead of reading it in the journal."""
+        """Return the state with a letter noted as handled, ahead of reading that in the journal."""
         vm = letters.vm_of(letter)
         index = state.index.of(vm)
         if what == "republished":

@@ -32,15 +32,15 @@ class _Open:
 class OpenRequests:
     """Requests that some recipient has neither acknowledged nor rejected yet, by message id.
 
-    `early` are settlements that were read before the sending: two services write one journal. Those
-    whose sending never comes fill the memory of them; then it begins anew.
+    `early` are settlements that were read before the sending, since two services write one journal.
+    A settlement whose sending never comes stays there; when they fill the memory, it begins anew.
     """
 
     requests: Map[str, _Open] = field(default_factory=Map)
     early: Map[str, frozenset[int]] = field(default_factory=Map)
 
     def read(self, record: Record) -> tuple["OpenRequests", Observed | None]:
-        """Return the requests after a record, and what is said when one is settled by all."""
+        """Return the requests after a record, and what to observe if one is settled by all now."""
         if record.event == Event.VM_REMOVED:
             return self._without(record.vm), None
         if record.message_id is None or record.vm is None:
@@ -79,6 +79,7 @@ class OpenRequests:
             return self, None
         if len(self.requests) >= limits.MONITOR_MESSAGES_MAX:
             return self, None
+        # Recipients write the journal too, and may have been read before the sender was.
         settled = self.early.get(message_id, frozenset())
         missing = frozenset(body.get("recipients", ())) - settled
         opened = _Open(kind, vm, record.at_ns, missing)

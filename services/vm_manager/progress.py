@@ -25,7 +25,7 @@ def freed_vcpus(vm: Vm) -> frozenset[int]:
 
 
 def _living(teardown: Teardown, loop: Loop) -> frozenset[int]:
-    """Return whom the loop that a teardown stands at has not freed yet."""
+    """Return the vCPUs that the teardown's present loop has not freed yet."""
     assert teardown.loop is not None, "asked for a teardown in a loop"
     freeing = next(number for number, part in enumerate(split(loop.steps)) if FREE in part)
     begun = {vcpu for vcpu, part in teardown.loop.running if part <= freeing}

@@ -21,6 +21,7 @@ MakeRequest = Callable[..., messages.Request]
 def post(vm: Vm, make: MakeRequest, kind: str, by: str, vcpu: int | None = None) -> Posted:
     """Post a request to all visible vCPUs; `vcpu` is the one whose unload raised it, if any."""
     recipients = vm.visible()
+    # With nobody to reach no generation is used up, so mailboxes stay free of gaps.
     if not recipients:
         nobody = observed(
             Event.REQUEST_POSTED, vm.name, vcpu, kind=kind, by=by, generation=0, recipients=()
@@ -30,6 +31,7 @@ def post(vm: Vm, make: MakeRequest, kind: str, by: str, vcpu: int | None = None)
     message = make(
         vm=vm.name, incarnation=vm.incarnation, generation=generation, recipients=recipients
     )
+    # `routed` is what later fences wait for, so it follows what is bound, not what is present.
     slots = tuple(replace(slot, routed=generation) if slot.bound else slot for slot in vm.slots)
     said = Observed(
         Event.REQUEST_POSTED,

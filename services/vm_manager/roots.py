@@ -38,7 +38,7 @@ Roots = tuple[Root, ...]
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Roots after pins were dropped: those that stay, and those that a flush must precede."""
+    """Roots after pins were dropped: those that stay, and doomed ones, to be flushed and freed."""
 
     roots: Roots
     doomed: Roots

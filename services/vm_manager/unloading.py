@@ -1,4 +1,4 @@
-"""What workers ask of the VM in the middle of a command: unload, zap, a look at VM state; pure."""
+"""What a worker asks of the manager during a command: unload, zap, touch VM state; pure."""
 
 from dataclasses import replace
 
@@ -14,16 +14,19 @@ from vm_protocol.observations import Event
 def unload(vm: Vm, message: messages.RootsReleased, reply_to: str) -> Stepped:
     """Drop a vCPU's pins and flush where that dooms roots (kvm_mmu_unload).
 
-    At most one flush for each MMU context. The answer waits for those that the flush waits for. A
-    repeated message finds no pins, and is answered, or with the first where that still waits.
+    At most one flush for each MMU context. If the flush waits for vCPUs, so does the answer. A
+    repeated message finds no pins left and is answered again; while the first answer still waits,
+    that one will do for both.
     """
     effects: list[Effect] = []
+    # The first copy of this message waits for its flush; that answer will do for both.
     if any(_is_for(wait, message) for wait in vm.waits):
         return vm, ()
     for context, names in enumerate(message.contexts):
         released = roots.release(vm.name, vm.roots, message.vcpu, context, names)
         vm = replace(vm, roots=released.roots)
         effects += released.effects
+        # One flush for each context, not for each root; it precedes the frees, as in KVM.
         if released.doomed:
             vm, flushed = requests.flush_tlb(vm, "unload", message.vcpu)
             effects += flushed
@@ -34,6 +37,7 @@ def unload(vm: Vm, message: messages.RootsReleased, reply_to: str) -> Stepped:
         vcpu=message.vcpu,
         step=message.step,
         position=message.position,
+        # This raises the worker's fence: its free also waits for the flush just posted.
         generation=vm.slots[message.vcpu].routed,
     )
     missing = flush_waits.missing_of(effects)
@@ -55,7 +59,8 @@ def zap_until_empty(vm: Vm, message: messages.ZapRequested, reply_to: str) -> St
     """Drop a vCPU's pins, free every root without pins, count the rest (2007: free_mmu_pages).
 
     Posts no request, marks nothing invalid and treats TDP roots alike. A repeated message frees
-    nothing more: the newest attempt of its place is answered again, an older one is not awaited.
+    nothing more: if it is the newest attempt at its place, its answer is sent again; nobody waits
+    for the answer to an older one.
     """
     place = f"{message.vcpu}/{message.step}/{message.position}"
     attempt, roots_left = vm.zaps.get(place, (0, 0))
@@ -66,6 +71,7 @@ def zap_until_empty(vm: Vm, message: messages.ZapRequested, reply_to: str) -> St
     listed = vm.roots
     for context, names in enumerate(message.contexts):
         released = roots.release(vm.name, listed, message.vcpu, context, names)
+        # The zap of 2007 knows nothing doomed: all roots without pins are freed alike, below.
         listed = (*released.roots, *released.doomed)
         effects += released.effects
     left, zapped = roots.zap_unpinned(vm.name, listed, "zap-until-empty")
@@ -91,7 +97,8 @@ def _zap_done(message: messages.ZapRequested, roots_left: int, reply_to: str) ->
 def read_vm_state(vm: Vm, message: messages.VmStateRead, queue: str) -> Stepped:
     """Take a vCPU's touch of VM-level state; reject it when that state is freed.
 
-    A touch that was granted is over: when its message comes again, later, nothing is touched.
+    A touch that was granted is over. If its message comes again after the state was freed, nothing
+    is touched, so it is acknowledged.
     """
     if message.identity() in vm.reads:
         return vm, (Ack(queue, message.identity()),)

@@ -117,6 +117,7 @@ def erase_vcpu(vm: Vm, vcpu: int) -> Stepped:
     if not slot.present:
         return vm, ()
     effects: list[Effect] = []
+    # A vCPU behind a hole is present, but was unbound when the hole was made.
     if slot.bound:
         effects.append(Unbind(vm.mailbox(vcpu)))
     vm = vm.with_slot(vcpu, replace(slot, present=False, bound=False))

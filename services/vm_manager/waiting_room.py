@@ -1,7 +1,7 @@
 """Who is created next: one VM at a time takes places, the others wait in order; pure.
 
-With two that take places at once, each could hold what the other lacks, and neither would end. Who
-waits here holds nothing, so what frees places goes on whatever waits.
+If two VMs took places at once, each could hold what the other lacks, and neither would ever be
+complete. A creation that waits holds no places, so it can keep nobody from freeing them.
 """
 
 from collections.abc import Iterable
@@ -68,16 +68,16 @@ def placed_count(vm: Vm) -> int:
 
 
 def known_places(vms: Iterable[Vm], places: Iterable[tuple[str, int]]) -> int:
-    """Return how many places the workers have in all that hold vCPUs of these VMs; 0: unknown.
+    """Return how many places the workers that hold vCPUs of these VMs have in all; 0: unknown.
 
-    A worker that holds none has places that are free, so it would have taken some.
+    A worker that holds none of them has free places and would have taken some, so it cannot help.
     """
     holding = {slot.worker for vm in vms for slot in vm.slots}
     return sum(count for worker, count in places if worker in holding)
 
 
 def why_not_placed(vm: Vm, known: int) -> str:
-    """Return what the client of a VM is told that has not got its places."""
+    """Return the words for the client of a VM that has not got its places."""
     wanted, got = len(vm.slots), placed_count(vm)
     if known and wanted > known:
         return (
@@ -92,7 +92,7 @@ def why_not_placed(vm: Vm, known: int) -> str:
 
 
 def why_not_begun(waits: Waiting) -> str:
-    """Return what the client of a VM is told whose turn has not come."""
+    """Return the words for the client of a VM whose turn has not come."""
     return (
         f"{waits.create.scenario.vcpus} vCPUs want a place each, and 0 were free for them within "
         f"{limits.CREATION_WAIT_MS // 1000} s: creations before this one took what came free; "
@@ -101,7 +101,7 @@ def why_not_begun(waits: Waiting) -> str:
 
 
 def why_full() -> str:
-    """Return what the client of a VM is told that may not even wait."""
+    """Return the words for the client of a VM that may not even wait."""
     return (
         f"0 places are free, and {limits.CREATIONS_WAITING_MAX} creations wait for one: destroy or "
         "remove VMs, start more workers, or try again later"

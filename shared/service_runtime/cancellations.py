@@ -31,14 +31,14 @@ class Cancellations:
         self._queues.append(queue)
 
     def clear(self) -> None:
-        """Forget what a session that is over was told: the next one consumes all anew."""
+        """Forget what was cancelled on a session that is over: the next consumes all anew."""
         self._queues.clear()
 
     async def look(self, session: AmqpSession) -> list[Mailbox]:
         """Return the mailboxes that are gone.
 
-        A consumer of what is still there, and of any queue that is no mailbox, needs a new session,
-        which declares and consumes everything: this one is given up.
+        Any other queue, and a mailbox that is still there, has to be consumed again. That takes a
+        new session, which declares and consumes everything, so the present one is given up.
 
         Raises:
             SessionLost: The session is lost meanwhile.
@@ -47,6 +47,7 @@ class Cancellations:
         while self._queues:
             queue = self._queues.pop(0)
             mailbox, exists = parse_mailbox(queue), await session.exists(queue)
+            # A mailbox may end, and its core is told; any other queue has to be consumed again.
             if mailbox is not None and not exists:
                 gone.append(mailbox)
                 continue

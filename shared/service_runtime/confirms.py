@@ -75,6 +75,7 @@ class Batch:
         self._settle_if_done()
 
     def _settle_if_done(self) -> None:
+        # Before it is sealed, nothing may be open merely because its publishes are yet to come.
         if self.sealed and self.open_count == 0 and not self.settled:
             self.settled = True
             self.settle()

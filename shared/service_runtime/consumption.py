@@ -68,6 +68,7 @@ class Consumptions:
             self._session = session
             self._keeper = asyncio.create_task(self._keep_bound(session))
         if isinstance(queue, Mailbox):
+            # Only the manager declares mailboxes; consuming a missing one closes the channel.
             if not await session.exists(name):
                 return queue
             await session.consume(name, wanted.prefetch)
@@ -82,8 +83,8 @@ class Consumptions:
     async def _keep_bound(self, session: AmqpSession) -> None:
         """Bind queues again and again, as long as a session lasts: somebody may have unbound one.
 
-        Nobody is told of that, and nothing arrives any more (RabbitMQ: a bind that is there is
-        harmless). What the deployment has declared is the deployment's to bind.
+        The broker tells nobody about an unbind; messages just stop to arrive. Binding again is
+        harmless (RabbitMQ). Queues of the deployment are bound by the deployment.
         """
         with suppress(SessionLost, TopologyMismatch):
             while not session.lost.done():

@@ -47,5 +47,6 @@ class Deletions:
         except SessionLost as lost:
             if session.lost.done():
                 return  # `resume` begins anew
+            # The broker refuses, and asking again would not help: the queue stays until it expires.
             self._log.warning("broker.delete_refused", queue=queue, why=str(lost))
         self._open.pop(queue, None)

@@ -70,6 +70,7 @@ class Gate:
         with suppress(ConnectionError):
             while line := await reader.readline():
                 self._obey(json.loads(line))
+        # A conductor that is gone must not leave the services standing still.
         self._open()
 
     def _obey(self, order: dict[str, Any]) -> None:
@@ -98,6 +99,7 @@ class Gate:
         self._is_open = True
         held, self._waiting = self._waiting, {}
         for number, waiting in held.items():
+            # What was let in already and only kept for a copy is not let in again.
             if not waiting.is_copy:
                 self._let_in(number, waiting)
 
@@ -123,6 +125,7 @@ class Gate:
 
     def after(self, perform: Callable[[], None]) -> Callable[[], None]:
         """Return what settles a batch and then tells the conductor what was handled in it."""
+        # Kept for the batch that is about to be stepped; the next batch gets a list of its own.
         taken = self._taken = []
 
         def settle() -> None:

@@ -124,10 +124,10 @@ def _nobody_caught(
 
 
 def spare_others() -> None:
-    """Write warnings only, on stderr, in a program of others' that has not configured structlog.
+    """Log warnings only, on stderr, inside another program that has not configured structlog.
 
-    Unconfigured, structlog prints everything on stdout. The standard library's logging stays as the
-    program has it.
+    Unconfigured, structlog prints everything on stdout. The standard library's logging stays as
+    that program has it.
     """
     if not structlog.is_configured():
         structlog.configure(

@@ -39,7 +39,7 @@ def is_missing(error: object) -> bool:
 
 
 def loss(error: BaseException, *, topology_given: bool) -> Exception:
-    """Return what an error of pika's, or a session given up, means to who waits for an answer."""
+    """Return what an error of pika's, or a session given up, means to whoever waits for it."""
     mismatch = isinstance(error, ChannelClosed) and error.reply_code == _PRECONDITION_FAILED
     if mismatch and "inequivalent arg" in str(error):
         return TopologyMismatch(str(error))

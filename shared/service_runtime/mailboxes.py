@@ -1,9 +1,9 @@
-"""The mailboxes that a driver has declared, and whether each is to be bound.
+"""The mailboxes that a driver has declared, and whether each has to be bound.
 
 A broker that is killed may forget what it has answered: of 30 nodes of RabbitMQ 3.10 that were
 killed within 8 ms of an unbind-ok, one came back with the binding. Requests would then reach a vCPU
 that is no longer in the array, which is what this project calls a use-after-free. So each new
-session says again how each mailbox is bound, before anything is published.
+session binds or unbinds every mailbox again, before anything is published.
 """
 
 from typing import Literal
@@ -42,7 +42,8 @@ class Mailboxes:
     async def restore(self, session: AmqpSession) -> None:
         """Bring every mailbox to what the last session had reached.
 
-        One that was bound and is gone stays so: its requests are lost, and its worker says so.
+        A mailbox that was bound and does not exist any more is not declared again: its requests are
+        lost, and the worker that consumes it reports that.
 
         Raises:
             SessionLost: The session is lost meanwhile.
@@ -52,7 +53,10 @@ class Mailboxes:
                 case "not yet":
                     await session.declare(mailbox.queue())
                 case "bound":
+                    # A mailbox that was bound and is gone took its requests with it; a new one
+                    # would hide that.
                     if await session.exists(mailbox.name):
                         await session.bind(mailbox)
+                # Again, as a killed node may have forgotten the unbind that it answered.
                 case "unbound":
                     await session.unbind(mailbox)

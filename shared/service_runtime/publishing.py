@@ -18,8 +18,8 @@ from vm_protocol import limits, topology
 class Publishing:
     """Publishes on the driver's present session, and waits for its confirms.
 
-    `is_refused` tells that the broker has refused something which it has not confirmed since;
-    `is_blocked` that it says itself why it confirms nothing.
+    `is_refused`: the broker has refused something and has not confirmed it since. `is_blocked`: the
+    broker has said that it blocks publishers, so the lack of confirms means nothing.
     """
 
     def __init__(self, actor: str) -> None:
@@ -40,11 +40,13 @@ class Publishing:
         self._confirms.published(outgoing, batch)
         if self._watch is None:
             self._look_later()
+        # Nothing is lost with the session: the tracker has it, and resume() publishes it again.
         with suppress(SessionLost):
             self._session.publish(outgoing)
 
     def resume(self, session: AmqpSession) -> None:
         """Go on with another session: publish again what the last one left unconfirmed."""
+        # A new channel numbers its publishes from 1 again.
         unconfirmed = self._confirms.unconfirmed()
         self._confirms = ConfirmTracker()
         self._session = session
@@ -56,8 +58,9 @@ class Publishing:
     def confirmed(self, tag: int, multiple: bool, ok: bool) -> None:
         """Take a confirm; what the broker refuses is published again after a pause.
 
-        What it goes on to refuse is left to another session: a channel that first published to a
-        quorum queue while the queue's leader went refuses all that goes there, for ever (3.10).
+        If the broker refuses again and again, the session is given up: a channel of 3.10 that first
+        published to a quorum queue while the queue's leader went refuses all that goes there, for
+        ever.
         """
         if ok:
             self._confirms.confirmed(tag, multiple=multiple)

@@ -1,9 +1,9 @@
-"""RabbitDriver: runs an actor's core on RabbitMQ.
+"""RabbitDriver: runs an actor's core on RabbitMQ; docs/driver.md is its theory of operation.
 
-One batch covers all handlers run on one socket read: its journal records go out first, then the
-effects in order, on a channel of their own; acks and rejects wait until all is confirmed. After a
-lost connection everything is declared and consumed again, what was not confirmed is published
-again, and actions that had not been performed follow. Nothing here judges or decides.
+One batch covers all handlers that run on one socket read. Its journal records are published first,
+on a channel of their own, then its effects in order; acks and rejects wait until all of that is
+confirmed. After a lost connection the driver declares and consumes everything again, publishes
+again what was not confirmed, and performs the actions that were left. It decides nothing itself.
 """
 
 import asyncio

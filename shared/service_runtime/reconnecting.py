@@ -10,12 +10,14 @@ from vm_protocol import limits
 class Reconnecting:
     """Hosts in turn, with a pause that doubles until a session has done what waited for it.
 
-    Who connects first to which host depends on the service's name: so a cluster's connections are
-    spread over its nodes, and each service's log can be read as its own order.
+    Which host a service tries first depends on its name. That spreads the connections over a
+    cluster's nodes, and gives each service the same order every time, so that its log can be
+    followed.
     """
 
     def __init__(self, endpoint: Endpoint, name: str) -> None:
         endpoints = endpoint.each()
+        # A hash that is the same in every process, as Python's own is not.
         first = crc32(name.encode()) % len(endpoints)
         self._turns = islice(cycle(endpoints), first, None)
         self._pause_ms = limits.RECONNECT_MS_MIN

@@ -151,6 +151,7 @@ async def _serve(service: str, settings: Settings, parts: Sequence[Part], trace:
 
     failures: list[BaseException] = []
     _end_on_bug(stop, failures)
+    # The signal stops all drivers in order: each still waits for its confirms.
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     log = structlog.get_logger()
@@ -177,10 +178,10 @@ async def _run(driver: RabbitDriver, stop_all: Callable[[], None]) -> None:
 
 
 def _end_on_bug(stop: Callable[[], None], failures: list[BaseException]) -> None:
-    """Have our exceptions in callbacks end the service: asyncio would write them down and go on.
+    """Make exceptions of our own in callbacks end the service; asyncio would only log them.
 
-    pika's own are written down: it fails in callbacks when a connection is given up half-open
-    (1.4), and what became of the connection is the session's to tell.
+    Those of pika are logged: pika fails in callbacks when a connection is given up half-open (1.4),
+    and the session reports what became of the connection.
     """
 
     def failed(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

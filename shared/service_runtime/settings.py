@@ -88,7 +88,7 @@ class Settings(BaseModel):
         )
 
     def trust(self) -> Trust:
-        """Return which users' messages are taken for which role's."""
+        """Return which users may play which role."""
         named = {role: _names(getattr(self, f"{role}_users")) for role in Role}
         workers = {user: worker for user, worker in named[Role.WORKER].items() if worker}
         return Trust({role: frozenset(users) for role, users in named.items() if users}, workers)

@@ -119,7 +119,7 @@ class Spans:
             observer(record)
 
     def close(self) -> None:
-        """End what is open: deliveries that this process goes without having settled."""
+        """End the open spans, those of deliveries that this process leaves unsettled."""
         for processing in self._open.values():
             processing.give_up("not-settled", self._now())
         self._open.clear()

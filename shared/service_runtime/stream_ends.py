@@ -25,6 +25,7 @@ async def bounded(session: AmqpSession, queue: str, wanted: Offset) -> Offset:
     declared = await session.aside(
         lambda channel, done: channel.queue_declare(queue, passive=True, callback=done)
     )
+    # Short enough to be read as a whole: the time says where to begin.
     if int(declared.method.message_count) <= limits.LOOK_BACK_MESSAGES_MAX:
         return wanted
     last = await session.aside(lambda channel, done: _read_last(channel, queue, done))

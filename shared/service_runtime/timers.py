@@ -56,7 +56,7 @@ class Timers:
         self._stirred_s = asyncio.get_running_loop().time()
 
     def suspend(self, why: str) -> None:
-        """Stop all timers until `resume` for the same reason, and for every other."""
+        """Stop all timers until `resume` for this reason, and for every other that holds."""
         self._stopped_by.add(why)
         for timer in self._timers.values():
             if timer.handle is not None:
@@ -87,6 +87,7 @@ class Timers:
         loop = asyncio.get_running_loop()
         if timer.wanted.quiet:
             now_s = loop.time()
+            # What has arrived and was not looked at ends the silence now: the machine is busy.
             quiet_since_s = now_s if self._is_busy() else max(timer.begun_s, self._stirred_s)
             if quiet_since_s + timer.wanted.delay_ms / 1000 > now_s:
                 self._wait(timer, quiet_since_s)

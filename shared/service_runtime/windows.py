@@ -1,7 +1,7 @@
 """How long a freed vCPU stayed visible: from the events of one manager, vCPU by vCPU.
 
-A manager knows that a vCPU is freed when its worker answers the command that freed it; until it
-erases the vCPU, a request reaches freed memory.
+A manager knows that a vCPU is freed when the worker answers the command that freed it. From then
+until the manager erases the vCPU, a request reaches freed memory.
 """
 
 from dataclasses import dataclass

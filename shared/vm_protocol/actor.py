@@ -47,7 +47,8 @@ class Plan:
 class Actor(Generic[State]):
     """A core with its state and its recorder.
 
-    Records of `skip` in the journal never reach it, nor does what `trust` tells to be forged.
+    The core never sees journal records of the events in `skip`, and nothing that `trust` finds to
+    be forged.
     """
 
     def __init__(
@@ -66,8 +67,9 @@ class Actor(Generic[State]):
     def deliver(self, delivery: Delivery, at_ns: int) -> Plan:
         """Take a delivery: decode it, step the core, and return the plan.
 
-        What is no message, or forged, is rejected with its reason; where no dead letter is
-        possible (the journal, the dead letters themselves) it is skipped, said and acknowledged.
+        A delivery that is no message of the protocol, or is forged, is rejected with its reason. In
+        the journal and among the dead letters a reject would lead nowhere: there it is
+        acknowledged, and a record says that it was skipped.
         """
         try:
             if intake.is_journal(delivery.queue):
@@ -86,6 +88,7 @@ class Actor(Generic[State]):
         """Step the core with any input and return the plan of records and actions."""
         records: list[Record] = []
         if isinstance(event, Received):
+            # Comes first, so that all records of this handler are later than the sending.
             self.recorder.witness(cause.lamport)
             records.append(self._received(event, at_ns, cause))
         elif isinstance(event, Returned):
@@ -106,6 +109,7 @@ class Actor(Generic[State]):
         plan = self.handle(event, NO_CAUSE, at_ns, key)
         if not intake.is_journal(delivery.queue):
             return plan
+        # A stream wants acks only for its flow control, so cores need not ask for them.
         return Plan(plan.records, (*plan.actions, Ack(delivery.queue, key)), NO_CAUSE, key)
 
     def _refuse(self, delivery: Delivery, error: RemoteProtocolError, at_ns: int) -> Plan:

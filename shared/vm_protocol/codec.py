@@ -89,6 +89,7 @@ def decode(packet: Packet) -> tuple[Message, Envelope]:
     envelope = _decode_envelope(packet)
     if packet.properties.get("type") != message.type:
         raise RemoteProtocolError(RejectReason.MALFORMED, "property: type")
+    # Receivers recognise duplicates by id, so an id that is not formed from its message is refused.
     if envelope.message_id != message.identity():
         raise RemoteProtocolError(RejectReason.MALFORMED, "property: message_id")
     return message, envelope

@@ -1,7 +1,7 @@
-"""The details of each event, by type and bound: what a record must say to be read at all.
+"""The details of each event, with their types and bounds; every record from the journal is checked.
 
-Whatever stands in the journal is a peer's word. A record that is read passes here first, in full:
-behind this line a reader may take every detail for what the table says.
+Any peer can write anything into the journal. Code that gets its records through this check may rely
+on every detail being what the table says.
 """
 
 from collections.abc import Mapping

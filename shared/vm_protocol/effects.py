@@ -123,7 +123,7 @@ class Consume:
 
 @dataclass(frozen=True, slots=True)
 class StopConsuming:
-    """Cancel the consumer of a queue; what it holds stays with it until settled."""
+    """Cancel the consumer of a queue; deliveries that it has not settled stay with it."""
 
     queue: str
 
@@ -193,7 +193,8 @@ class SetTimer:
     """Ask for `TimerFired(name)` after `delay_ms`; a timer of that name is replaced.
 
     A `quiet` timer measures only time in which nothing reaches this actor: each delivery begins it
-    anew. So waiting proves something, and not that a busy machine takes long.
+    anew. When it fires, the actor was idle for that long, and not merely slow because the machine
+    is busy.
     """
 
     name: str

@@ -28,11 +28,11 @@ class Delivery:
 
 
 def read_message(delivery: Delivery, trust: Trust = ANYBODY) -> tuple[Received, Envelope]:
-    """Return the input that a message on an ordinary queue is.
+    """Return what a packet from an ordinary queue means to a core, and its envelope.
 
     Raises:
-        RemoteProtocolError: It is no message of this protocol, or another's than its user's; reject
-            it.
+        RemoteProtocolError: It is no message of this protocol, or its user may not send it in the
+            name of this sender. The caller rejects it.
     """
     message, envelope = codec.decode(delivery.packet)
     trust.check(message, envelope.user_id, envelope.sender)
@@ -52,11 +52,12 @@ def read_message(delivery: Delivery, trust: Trust = ANYBODY) -> tuple[Received, 
 def read_journal(
     delivery: Delivery, skip: frozenset[Event] = frozenset(), trust: Trust = ANYBODY
 ) -> JournalRead:
-    """Return the input that a journal batch is, without the events that its reader skips.
+    """Return a journal batch as an input, without the events that its reader skips.
 
     Raises:
-        RemoteProtocolError: It is no batch of records, a record says what its event does not
-            or what its actor cannot know, or they are not of the actors of its user; skip it.
+        RemoteProtocolError: It is no batch of records; or a record has other details than its event
+            has, or tells what its actor cannot know; or the records' actors are not those of the
+            user who sent them. The caller skips it.
     """
     delivery.packet.check_readable()
     body = delivery.packet.body
@@ -72,7 +73,7 @@ def _decoded(body: bytes, skip: frozenset[Event]) -> tuple[Record, ...]:
 
 @lru_cache(maxsize=8)
 def _believable(body: bytes, skip: frozenset[Event]) -> tuple[Record, ...]:
-    """Return a batch's records, each of which says what its event does and its actor can know."""
+    """Return a batch's records, each with its event's details and told by who can know them."""
     records = _decoded(body, skip)
     for record in records:
         details.check(record)
@@ -81,14 +82,14 @@ def _believable(body: bytes, skip: frozenset[Event]) -> tuple[Record, ...]:
 
 
 def read_dead_letter(delivery: Delivery, letter: str, trust: Trust = ANYBODY) -> DeadLettered:
-    """Return the input that a dead letter is, told by its newest death (RabbitMQ: dlx).
+    """Return a dead letter as an input; its newest death tells where and why (RabbitMQ: dlx).
 
     `x-death` is an array compressed by queue and reason, newest first. The message inside may be
-    anything; what is wrong with it then stands in `wrong`.
+    anything; if there is something wrong with it, `wrong` says what.
 
     Raises:
-        RemoteProtocolError: There is no `x-death` of the broker's kind: nothing has died here; skip
-            it.
+        RemoteProtocolError: It has no `x-death` as the broker writes it, so nothing has died here.
+            The caller skips it.
     """
     death = _newest_death(delivery.packet.headers)
     message, envelope, wrong = _try_decode(delivery.packet, trust)

@@ -78,7 +78,8 @@ JOURNAL_BYTES_MAX: Final = 512 * 1024 * 1024
 """Retention of the journal stream."""
 
 DELIVERY_LIMIT: Final = 20
-"""Deliveries of one message by a quorum queue; 3.10 has no default, 4.x has this one."""
+"""How often a quorum queue takes one message back; the next return, after 21 deliveries, makes it a
+dead letter. 3.10 has no default, 4.x has this one."""
 
 DEAD_LETTER_DELIVERY_LIMIT: Final = 1_000
 """The dead-letter queue's own limit; it has no dead-letter exchange, so this drops.
@@ -87,7 +88,7 @@ Far above DELIVERY_LIMIT: since 4.3 a letter brings the count that it died with 
 """
 
 MAILBOX_TTL_MS: Final = 600_000
-"""A request expires in a mailbox that nobody consumes, and not while its worker lives.
+"""After this a request expires. It is so long that only requests of a worker that is gone expire.
 
 The largest VM's zap-all brings VCPUS_MAX requests to each of VCPUS_MAX mailboxes; at 5,000
 deliveries a second, which a busy machine of two cores does, the last waits 210 s for its turn."""
@@ -106,9 +107,9 @@ QUARANTINE_MS: Final = 500
 FENCE_MS: Final = 5_000
 """How long nothing at all may reach a worker before a free that waits for its fence is given up.
 
-Time without a broker, or with one that blocks publishers, does not count. What the fence needs was
-routed before the free was asked for: only a binding or a message that is gone keeps it away from a
-worker that is idle.
+Time without a broker, or with one that blocks publishers, does not count. The requests that the
+fence needs were routed to the mailbox before the free was asked for. So a worker that has been idle
+for so long will never get them: they, or the mailbox's binding, are lost.
 """
 
 REQUEST_MS: Final = 1_000
@@ -121,16 +122,16 @@ CREATIONS_WAITING_MAX: Final = 256
 """Creations that wait for places at the manager; a further one is refused at once."""
 
 PLACEMENTS_AT_ONCE: Final = 16
-"""Placements of one VM in `vcpu.placement` at once: enough that no worker waits for one. Those of
-a VM that is given up stay there, and each takes a worker's time before the next VM's."""
+"""Placements of one VM in `vcpu.placement` at once: enough that no worker waits for one. No more,
+because placements of a VM that is given up stay in the queue, before those of the next VM."""
 
 PLACING_MS: Final = 5_000
-"""How often a creation under way is looked at. One that got no further, and that all workers who
-have VMs could not hold together, ends then: it would keep everybody else waiting in vain."""
+"""How often the creation that takes places is looked at. If it got no further, and is larger than
+all workers that hold VMs together, it ends: the others would wait for it in vain."""
 
 CREATION_WAIT_MS: Final = 40_000
-"""How long a creation waits for places that others have: below the 60 s that a run takes at most
-unless told otherwise, so that it is the manager who says why."""
+"""How long a creation waits for places that other VMs hold. A run ends after 60 s unless told
+otherwise; this is less, so that its client still hears from the manager why it failed."""
 
 MANAGER_PREFETCH: Final = 2_048
 """Unsettled commands at the manager. What frees places must never wait behind what takes them, so
@@ -155,8 +156,8 @@ MONITOR_LOOK_BACK_MS: Final = 1_800_000 + MAILBOX_TTL_MS
 """How far back a monitor begins to read: no open teardown has begun before (consumer timeout)."""
 
 LOOK_BACK_MESSAGES_MAX: Final = 8_192
-"""Messages of the journal that a monitor reads from before its start: some 50 MB, a few seconds. Of
-what is older it does not know the causes; what it says of letters that died since stays right."""
+"""Messages of the journal that a monitor reads from before its start: some 50 MB, a few seconds. It
+does not know the causes of what is older; it still judges every letter that dies later rightly."""
 
 BINDINGS_MS: Final = 10_000
 """How often a consumer binds its queues again, in case somebody has unbound them."""

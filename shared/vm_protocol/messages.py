@@ -108,8 +108,8 @@ class Refused(_Message):
     """The manager refuses a command, definitely: nothing of it was done.
 
     `why` says what the code leaves open, and the way out: the places that were free, the step that
-    costs too much. `connections-lost` is the exception: those of its receivers died so often that
-    the monitor has given the command up; the VM is to be removed.
+    costs too much. `connections-lost` is the exception: lost connections brought the command to its
+    delivery limit twice and the monitor has given it up; the VM is to be removed.
     """
 
     type: Literal["Refused"] = "Refused"
@@ -273,7 +273,8 @@ class RequestAcked(_VcpuMessage):
 class CommandStuck(_VcpuMessage):
     """The monitor tells the manager that a command reached its delivery limit.
 
-    By rejects, or by lost connections, and again after it was sent once more.
+    It got there by rejects, or by lost connections. In the second case the monitor first sends the
+    command once more, and tells the manager only when it dies again.
     """
 
     type: Literal["CommandStuck"] = "CommandStuck"

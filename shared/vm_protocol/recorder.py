@@ -1,6 +1,6 @@
-"""Stamps one actor's messages and numbers its records; the envelope's side of an actor.
+"""Stamps one actor's messages and numbers its records: everything that surrounds a core's output.
 
-Pure but for its own counters: `seq` and Lamport time live here, never in a core's state, and
+Pure except for its own counters: `seq` and Lamport time live here, never in a core's state, and
 clocks are arguments.
 """
 
@@ -71,6 +71,7 @@ class Recorder:
 
     def send(self, publish: Publish, at_ns: int, cause: Cause) -> tuple[Send, Record]:
         """Return the stamped message and the record of its sending."""
+        # A sending gets a time of its own, so it is later than the record before it.
         self._lamport += 1
         message = publish.message
         message_id = message.identity()
@@ -99,6 +100,7 @@ class Recorder:
     def settled(self, settle: Ack | Reject, at_ns: int, cause: Cause) -> Record:
         """Return the record of an acknowledgement or a reject."""
         details: dict[str, Any] = {"queue": settle.queue}
+        # A delivery that was held may be settled by another message's handler, which knows no type.
         if cause.type is not None and cause.message_id == settle.message_id:
             details["type"] = cause.type
         event = Event.MESSAGE_ACKED
@@ -161,5 +163,6 @@ def _digest(text: str, size: int) -> str:
 
 def _traceparent(scope: str, message_id: str, parent: str | None) -> str:
     """Return a W3C traceparent; trace and span ids are derived, so a simulated run repeats them."""
+    # The trace id is handed on from message to message, so a VM's life is one trace.
     trace_id = parent.split("-")[1] if parent else trace_id_of(scope)
     return f"00-{trace_id}-{span_id_of(message_id)}-01"

@@ -1,8 +1,8 @@
 """Who may say what in the journal: the table of witnesses, and the check; pure.
 
-`vm_protocol.trust` holds an actor's name against the user that the broker vouches for. Here a
-record is held against the actor: a client does not tell of freed vCPUs, and nobody of what
-another's queue held.
+`vm_protocol.trust` checks that a record's actor belongs to the user who sent it, for whom the
+broker vouches. This file checks that the actor can know what the record says: a client, for
+example, cannot see that a vCPU was freed, and no actor can see what another's queue held.
 """
 
 from collections.abc import Mapping
@@ -105,6 +105,7 @@ def _may_say(role: Role, record: Record) -> bool:
     if role not in WITNESSES[record.event]:
         return False
     if record.event == Event.MESSAGE_SENT:
+        # Who may send a type of message may also say that it did.
         return role in SENDERS.get(str(record.details.get("type")), frozenset())
     if record.event in _SETTLED:
         return _consumes(role, record)

@@ -89,11 +89,11 @@ SHARED_QUEUES: Final = (
 
 
 def replicated(queue: Queue) -> Queue:
-    """Return a queue as a cluster is to have it: what would live on one node lives on several.
+    """Return a queue as a cluster is to have it: on several nodes instead of one.
 
     Its arguments stay: since 3.10 quorum queues have message TTLs (RabbitMQ: quorum-queues). So do
-    its name and its bindings; nobody but who declares it knows the difference. A dead letter is not
-    lost with a node, and a full queue refuses instead of dropping.
+    its name and its bindings; only the service that declares it knows the difference. A dead letter
+    is not lost with a node, and a full queue refuses instead of dropping.
     """
     if queue.kind != "classic":
         return queue
@@ -115,8 +115,9 @@ def manager_replies(epoch: int) -> Queue:
 def worker_commands(worker: str) -> Queue:
     """Return the queue with the commands to one worker's vCPUs.
 
-    It goes when its worker has been away for long: a container's name, which is its worker's,
-    never comes back. A consumer keeps it (RabbitMQ: ttl); one that reconnects declares it again.
+    It expires when its worker has been away for long: a worker is named after its container, and a
+    container's name never comes back. A consumer keeps it (RabbitMQ: ttl); a worker that reconnects
+    declares it again.
     """
     expires = ("x-expires", limits.ORPHAN_EXPIRES_MS)
     queue = _quorum(f"worker.{worker}.commands", COMMANDS, expires)

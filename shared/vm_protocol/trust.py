@@ -70,9 +70,10 @@ def role_of(actor: str) -> Role | None:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """The users of each role; a role for which nobody is named is anybody's.
+    """The users of each role; a role for which no users are named may be played by any user.
 
-    `workers` are users that are one worker each, with its id: they speak for no other.
+    `workers` are users that belong to one worker each, with its id: such a user may not speak for
+    another worker.
     """
 
     users: Mapping[Role, frozenset[str]] = field(default_factory=dict)
@@ -90,6 +91,7 @@ class Trust:
             place = f"property: user_id: {message.type} is not {user_id or 'nobody'}'s to send"
             raise RemoteProtocolError(RejectReason.FORGED, place[:200])
         worker = self.workers.get(user_id or "")
+        # VcpuPlaced also names its worker in the body, where another's name would do as much harm.
         named = getattr(message, "worker", worker) if message.type == "VcpuPlaced" else worker
         if worker is not None and (sender, named) != (f"worker.{worker}", worker):
             place = f"property: user_id: {user_id} is not {sender} of {named}"
@@ -111,6 +113,7 @@ class Trust:
 
     def _is_one_of(self, roles: frozenset[Role], user_id: str | None) -> bool:
         named = [self.users.get(role) for role in roles] if self.users else [None]
+        # A role that nobody was named for may be played by anybody.
         return any(users is None or user_id in users for users in named)
 
 

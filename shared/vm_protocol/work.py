@@ -76,6 +76,7 @@ def allowed_for(scenario: Scenario) -> int:
     """
     vcpus = scenario.vcpus
     once = vcpus * (_shadow_root_count(scenario) + vcpus)
+    # A small VM may repeat itself as often as it likes: what it costs is small all the same.
     return max(limits.WORK_MIN, limits.WORK_FACTOR * once)
 
 

@@ -1,7 +1,7 @@
 """A cluster of private RabbitMQ nodes on loopback: started in parallel, removed at the end.
 
-The nodes share an epmd, a cookie and a run, so that a killed owner's cluster is found as a single
-node is.
+The nodes share an epmd, a cookie and a run, so `teardown cleanup` finds the cluster of a killed
+owner as it finds a single node.
 """
 
 import os

@@ -35,7 +35,7 @@ def notes(
 
 
 def missing_records(facts: Facts) -> Iterator[str]:
-    """Yield what shows that records are missing: then nothing follows from what is not there."""
+    """Yield what shows that records are missing: then the absence of a record proves nothing."""
     yield from _unusable(facts)
     yield from _gaps(facts)
     yield from _beginning(facts)
@@ -60,6 +60,7 @@ def _unusable(facts: Facts) -> Iterator[str]:
 
 
 def _gaps(facts: Facts) -> Iterator[str]:
+    # Only a file with whole actors can have gaps; others leave out what is not about their VM.
     if facts.run_started is None or facts.run_started.details.get("whole") is not True:
         return
     numbers: dict[str, set[int]] = {}

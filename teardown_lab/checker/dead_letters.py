@@ -57,6 +57,7 @@ def _letter(
 ) -> DeadLetter:
     reason = shapes.text(moment.record, "reason")
     delivery = facts.delivery(moment.record)
+    # One delivery may break several invariants; the letter's reason says which it can show.
     possible = _OF_UNREAD if reason in UNREAD else _OF_A_REJECT
     found = (each for each in by_delivery.get(delivery, ()) if each in possible)
     invariant = next(found, None)

@@ -189,6 +189,7 @@ class Facts:
         if vcpu is None:
             return None
         first = next(iter(self.freed.get(vcpu, ())), None)
+        # Concurrent is not before: where no order is certain, nobody is accused.
         return first if first is not None and before(first.moment, moment) else None
 
     def is_seen_again(self, delivery: Delivery, arrival: Moment) -> bool:
@@ -238,6 +239,7 @@ class Facts:
         """Return the DestroyVcpu under which a worker does something to a vCPU."""
         if record.caused_by is not None and self.types.get(record.caused_by) == "DestroyVcpu":
             return record.caused_by
+        # After a wait, the cause is what ended it; the command that goes on then is meant.
         return self.running.get(vcpu, record.caused_by)
 
 

@@ -29,6 +29,7 @@ def _sent(facts: Facts, moment: Moment) -> None:
     message_id = moment.record.message_id or ""
     first = facts.sent.setdefault(message_id, moment)
     if first is not moment:
+        # Sent again after a lost connection is fine; one id with two bodies is a contradiction.
         if not _is_same_message(first, moment):
             facts.sent_again.append(message_id)
         return
@@ -80,6 +81,7 @@ def _received(facts: Facts, moment: Moment) -> None:
     vcpu = facts.vcpu_of.setdefault(message_id, record.vcpu)
     first = facts.arrivals.setdefault((message_id, vcpu), moment)
     if first is moment and facts.types[message_id] == "DestroyVcpu" and vcpu is not None:
+        # From now on, what the worker does to this vCPU belongs to this command.
         facts.running[vcpu] = message_id
 
 
@@ -97,6 +99,7 @@ def _rejected(facts: Facts, moment: Moment) -> None:
 def _settle(facts: Facts, into: dict[Delivery, Moment], moment: Moment) -> None:
     delivery = facts.delivery(moment.record)
     if delivery not in facts.mailbox_arrivals and delivery not in facts.arrivals:
+        # Settled and never received: a record is missing (completeness.py says so).
         facts.unknown_settles.append(moment)
     into.setdefault(delivery, moment)
 
@@ -298,6 +301,7 @@ def gather(history: History, vm: str | None = None) -> Facts:
     facts = Facts(history.the_vm(vm), history, order(history.records))
     for moment in facts.timeline.moments:
         record = moment.record
+        # The order was made from all records, as the same services also serve other VMs.
         if record.vm != facts.vm and not (record.vm is None and record.event in _RUN_EVENTS):
             continue
         facts.moments.append(moment)

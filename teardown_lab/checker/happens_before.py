@@ -44,6 +44,7 @@ def before(first: Moment, second: Moment) -> bool:
     """Return whether `first` happens before `second`; False for concurrent ones."""
     if first.actor == second.actor:
         return first.index < second.index
+    # `seen` is what second's actor has learnt of first's, directly or by way of others.
     return second.seen[first.actor] >= first.index
 
 
@@ -60,14 +61,17 @@ def _queues(records: Sequence[Record]) -> tuple[dict[str, list[Record]], tuple[s
     restarted: set[str] = set()
     for record in records:
         earlier = found.get((record.actor, record.seq))
+        # After a lost connection a service writes records again that had arrived.
         if earlier == record:
             continue
         if earlier is not None:
+            # One number, two contents: the actor had two lives, whose records nobody can order.
             restarted.add(record.actor)
         found[record.actor, record.seq] = record
         queues.setdefault(record.actor, []).append(record)
     for actor, queue in queues.items():
         if actor not in restarted:
+            # Records written again stand late in the file; `seq` keeps the actor's own order.
             queue.sort(key=lambda record: record.seq)
     return queues, tuple(sorted(restarted))
 
@@ -97,6 +101,7 @@ class _Sorter:
             self._offer(actor)
         while self._ready or self._waiting:
             if not self._ready:
+                # A cycle: all that is left waits for a message that can only be sent later.
                 contradictions.append(self._force())
             _, actor, _ = heapq.heappop(self._ready)
             self._emit(actor)
@@ -110,6 +115,7 @@ class _Sorter:
         record = self._queues[actor][self._next[actor]]
         message = record.message_id
         if (
+            # A receive waits for its sending, if the history has one.
             record.event is Event.MESSAGE_RECEIVED
             and message in self._is_sent
             and message not in self._sent
@@ -149,6 +155,7 @@ class _Sorter:
     def _learn(self, actor: int, sent: Moment | None) -> None:
         if sent is None or self._known[actor][sent.actor] >= sent.index:
             return
+        # What the sender knew, the receiver knows from now on. Clocks grow in no other way.
         known = list(map(max, self._known[actor], sent.seen))
         known[sent.actor] = sent.index
         self._known[actor] = tuple(known)

@@ -31,6 +31,7 @@ def _step_within(steps: list[Moment], vcpu: int, start: Moment, ends: list[Momen
     """Return whether one actor began a step between a vCPU's free and its erase."""
     actor = steps[0].actor
     known = start.index if actor == start.actor else start.seen[actor]
+    # One actor's steps are in order: skip those that causality puts before the free.
     first = bisect_right(steps, known, key=lambda step: step.index)
     for place in range(first, len(steps)):
         step = steps[place]

@@ -1,7 +1,7 @@
 """A history: the records of a file, or of a simulator's run; reading it, and its VMs.
 
-Order is not this file's matter (happens_before.py), and neither is what is missing
-(completeness.py), but for the one thing that only the file shows: a last line cut off.
+Putting the records in order is done in happens_before.py, and finding what is missing in
+completeness.py. Only one gap is found here, as only the file shows it: a last line that is cut off.
 """
 
 import json
@@ -37,7 +37,7 @@ class HistoryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A record that lacks what its event needs: it counts as missing, and is said."""
+    """A record that lacks what its event needs: it counts as missing, and a note says so."""
 
     record: Record
     place: str

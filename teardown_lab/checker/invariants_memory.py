@@ -35,6 +35,7 @@ def _freed_while_running(facts: Facts) -> Iterator[Found]:
     """
     for vcpu, entered in sorted(facts.guest_entered.items()):
         left = facts.guest_left.get(vcpu)
+        # Only the first: another free of this vCPU is a double-free.
         for free in facts.freed.get(vcpu, ())[:1]:
             ends = (left, facts.tlb_flushed.get(vcpu))
             is_out = any(end is not None and before(end, free.moment) for end in ends)
@@ -73,6 +74,7 @@ def _given_back(facts: Facts, lives: Lives) -> Iterator[tuple[str, Moment]]:
 def _memory_mapped(facts: Facts, lives: Lives) -> Iterator[Found]:
     """Yield roots whose page nobody had unmapped as the VM's memory went back to its owner."""
     end = facts.vm_freed
+    # A stuck teardown frees no VM, so its memory has not gone back to anybody.
     if end is None or facts.stuck or facts.teardown_started is None:
         return
     told = {shapes.text(freed.record, "root") for freed in facts.pages_freed}

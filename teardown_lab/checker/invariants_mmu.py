@@ -83,6 +83,7 @@ def _apply(life: RootLife, moment: Moment) -> None:
         case Event.ROOT_INVALIDATED:
             life.invalidated = life.invalidated or moment
         case _:
+            # A free: its own word on the pins is only compared with those that were counted.
             said = shapes.texts(record, "pins")
             own = tuple(sorted(life.pins))
             if life.ever_pinned and said is not None and tuple(sorted(said)) != own:

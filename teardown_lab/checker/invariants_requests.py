@@ -52,14 +52,15 @@ def _should_get(facts: Facts, post: Moment, vcpu: int) -> bool:
     erased = facts.erased.get(vcpu)
     if erased is not None and before(erased, post):
         return False
+    # To miss a freed vCPU is right: to reach it would be the violation.
     return facts.freed_before(vcpu, post) is None
 
 
 def unread_letter(facts: Facts, letter: Moment) -> Found | None:
-    """Return the use-after-free that a request is which nobody took, if it is one.
+    """Return a use-after-free if a request that nobody took was posted to a freed vCPU.
 
-    A freed vCPU's worker may have gone before: if the free happened before the sending, the post
-    itself was the use-after-free.
+    The freed vCPU's worker may have ended before it could take the request. If the free happened
+    before the sending, posting it was itself the use-after-free.
     """
     message_id, vcpu = facts.delivery(letter.record)
     unread = shapes.text(letter.record, "reason") in UNREAD

@@ -67,6 +67,8 @@ class Waits:
             if shapes.text(letter.record, "reason") == "rejected":
                 message_id, vcpu = facts.delivery(letter.record)
                 known = facts.rejected.get((message_id, vcpu))
+                # Its worker's record of the reject is lost, but the dead letter shows that it
+                # refused.
                 if known is None and vcpu is not None and facts.freed.get(vcpu):
                     waits.refused.add((message_id, vcpu))
         return waits
@@ -77,6 +79,7 @@ class Waits:
         It was not routed to the vCPU, or the vCPU was freed when it was sent or has refused it.
         """
         message_id = self.requests.get(generation)
+        # Nothing is known of that request, so nothing is concluded.
         if message_id is None:
             return False
         recipients = self.facts.recipients(message_id)
@@ -118,7 +121,7 @@ class Waits:
     # --- flushes ---------------------------------------------------------------------------
 
     def flush_waits(self) -> Iterator[FlushWait]:
-        """Yield the waits for flushes that an acknowledgement is missing of to the end."""
+        """Yield the waits for flushes of which some acknowledgement never came."""
         acked = {
             (self.facts.body(message_id).number("generation"), vcpu)
             for message_id, vcpu in self.facts.arrivals
@@ -137,7 +140,7 @@ class Waits:
     # --- spins -----------------------------------------------------------------------------
 
     def spins(self) -> Iterator[tuple[Delivery, frozenset[int]]]:
-        """Yield commands that their worker gave back up to the limit, with who pins roots still."""
+        """Yield commands given back up to the limit, with the vCPUs that still pin roots."""
         limited = (letter for letter in self.facts.letters if at_delivery_limit(self.facts, letter))
         for delivery in dict.fromkeys(self.facts.delivery(letter.record) for letter in limited):
             if delivery not in self.facts.rejected:
@@ -163,6 +166,7 @@ class Waits:
 
 def stuck_steps(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
     """Yield the steps that the history shows cannot end: one per command, and one for a flush."""
+    # A teardown that has come to its end was not stuck, whatever was slow on the way.
     if facts.vm_freed is not None:
         return
     waits = Waits.of(facts, lives)
@@ -173,6 +177,7 @@ def stuck_steps(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
             why = f"its fence needs {message_id}, which can never reach vCPU {fence.vcpu}"
             yield _stuck(facts, fence.moment, fence.vcpu, fence.command, why)
     for delivery, holders in waits.spins():
+        # Roots whose holders still had a command that gives them up were only not waited for.
         if any(waits.keeps_for_good(holder) for holder in holders):
             why = "the worker rejected it, as roots are still pinned, up to the delivery limit"
             yield _stuck(facts, facts.requeued[delivery], delivery[1], delivery[0], why)
@@ -196,9 +201,9 @@ def at_delivery_limit(facts: Facts, letter: Moment) -> bool:
 
 
 def given_up(facts: Facts) -> tuple[str, ...]:
-    """Return the commands that lost connections brought to their delivery limit, and again.
+    """Return the commands that lost connections brought to their delivery limit twice.
 
-    The first time such a command is sent once more, and the letter is not classified.
+    After the first time the monitor sends the command once more and does not classify the letter.
     """
     letters = (
         letter

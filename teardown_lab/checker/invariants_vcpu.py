@@ -23,6 +23,7 @@ _FREE_STEP: Final = "free_vcpu"
 
 def vcpu_accesses(facts: Facts) -> Iterator[Found]:
     """Yield accesses to freed vCPUs and to erased ones."""
+    # Several sources may see one access; the first that does words it, so their order matters.
     found: dict[Delivery, Found] = {}
     for source in (_requests, _unrecorded, _completions, _commands, _refusals, _second_frees):
         for delivery, violation in source(facts):

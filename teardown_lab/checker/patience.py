@@ -1,7 +1,7 @@
-"""What was not waited for long enough: no violation, and each note says what to raise, and to what.
+"""What was not waited for long enough: no violation, but a note that says which bound to raise.
 
-A run that is out of time, a fence or a flush that a service gave up: where the history does not
-show that the wait is hopeless (`invariants_stuck`), a service or the broker was slow, or gone.
+A run was out of time, or a service gave up a fence or a flush. Where the history does not show that
+the wait was hopeless (`invariants_stuck`), a service or the broker was slow, or gone.
 """
 
 from collections.abc import Iterator, Mapping

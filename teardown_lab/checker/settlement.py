@@ -96,6 +96,7 @@ class Settlement:
                 self._arrivals.owe(_key(record))
                 self._deliveries.do(_key(record))
                 self._commands.do(_message(record))
+                # A final reject becomes a dead letter, which the monitor has still to classify.
                 self._letters.owe(_letter(record))
             case Event.DEAD_LETTER_CLASSIFIED:
                 self._deliveries.do(_key(record))
@@ -122,6 +123,7 @@ class Settlement:
         elif name in SERVED_ONCE:
             self._deliveries.owe((message_id, None))
         elif name in REQUEST_TYPE_NAMES:
+            # One publish, and one delivery for each recipient.
             for vcpu in shapes.body(record).numbers("recipients"):
                 self._deliveries.owe((message_id, vcpu))
 

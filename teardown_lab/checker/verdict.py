@@ -57,8 +57,10 @@ def judge(history: History, vm: str | None = None) -> Judgement:
     doubts = examine(facts)
     lost = [*lost_posts(facts), *lost_flushes(facts, doubts.owed)]
     violations = _violations(facts, lives, [found for _, found in lost])
+    # What rests on missing or contradicting records is told as a note, not as a violation.
     doubtful = tuple(each for each in violations if doubts.cover(each))
     violations = tuple(with_evidence(facts, (each for each in violations if each not in doubtful)))
+    # A vCPU that was used while freed is a violation, and no longer a hazard.
     used = {each.vcpu for each in violations if each.invariant in _USES}
     hazards = (
         *visible_while_freed(facts, used),

@@ -1,4 +1,4 @@
-"""What a file is that was given for a history and is none, as far as its beginning tells."""
+"""What a file is that was given as a history and is none, told from its beginning."""
 
 import json
 from pathlib import Path

@@ -1,8 +1,8 @@
 """The outermost layer of the command line: whatever happens inside becomes an exit code.
 
-What is expected to go wrong is told in `exits`, next to the commands; here is what may go wrong
-anywhere: a signal, an output that nobody reads any more, and bugs of our own. None of them ends
-with 1, which would say that an ordering was violated.
+`exits` handles what is expected to go wrong. This file handles what may go wrong anywhere: a
+signal, an output that nobody reads any more, and bugs of our own. None of them ends with 1, which
+would say that an ordering was violated.
 """
 
 import contextlib

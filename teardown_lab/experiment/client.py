@@ -109,9 +109,8 @@ class Collector:
 class ClientState:
     """Where the run stands, and how it ended; `refusal` is the manager's code, if it refused.
 
-    `why` are the manager's words to it.
-    `patient` while a stuck teardown's other commands are waited for, `hopeful` as long as missing
-    records may come.
+    `why` are the manager's words for a refusal. `patient`: a teardown is stuck, and the run waits
+    for its other commands to end. `hopeful`: records are missing that may still come.
     """
 
     phase: Phase = "creating"
@@ -128,7 +127,7 @@ Result = tuple[ClientState, tuple[Effect, ...]]
 
 @dataclass(frozen=True)
 class Client:
-    """The core. Both are asked once, at the end of a run that did not settle.
+    """The client as a core; at the end of a run that did not settle, it is asked two questions.
 
     `services_answer` tells whether the services live, `who_is_missing` names who or what is gone.
     """

@@ -1,7 +1,8 @@
-"""When a run gives up on a broker that does not answer; time in which it blocks us counts apart.
+"""When a run gives up on a broker that does not answer; time in which it blocks us is not counted.
 
 A memory or disk alarm blocks publishers: nothing moves, and nobody is at fault. The client's timers
-stand still meanwhile, so the bound that holds without the broker must not run out before them.
+stand still meanwhile. A second bound, which does not depend on the broker, must not run out before
+them.
 """
 
 import asyncio

@@ -6,11 +6,11 @@ from vm_protocol import topology
 
 
 def second_stack(url: str, own_workers: int) -> str:
-    """Return what to say of services of somebody else's at a broker; empty: there are none.
+    """Return a sentence about other services at the same broker; empty: there are none.
 
-    Asked once this stack's own workers consume. Two stacks that are started at the same moment
-    both see each other. Workers are counted, not managers: of a queue with a single active consumer
-    3.10 tells only that one; and a worker that is full consumes no more, and takes nothing.
+    Asked once this stack's own workers consume. Two stacks that are started at the same moment both
+    see each other. Workers are counted, not managers: of a queue with a single active consumer 3.10
+    tells only that one. A worker that is full consumes no more, but it takes nothing either.
 
     Raises:
         BrokerUnavailable: The broker does not answer.

@@ -92,7 +92,7 @@ class Stack:
         return all(service.answers() for service in self.services)
 
     def require_connected(self) -> None:
-        """Make sure that what a run waited for in vain was not a broker that takes a service in.
+        """Make sure that the run did not wait in vain because a service cannot reach the broker.
 
         Raises:
             StackFailed: A service has lost the broker, and has not got it back.

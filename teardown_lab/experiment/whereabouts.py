@@ -1,8 +1,8 @@
-"""Who has what of a run's VM, and what must be lost when nothing moves any more; pure.
+"""Where the messages of a run's VM are, and who must be gone when nothing moves any more; pure.
 
-Fed with the VM's records while the run goes on. When they stop coming, `queues` says where to look,
-and `missing` reads from what the broker tells who is gone: a worker without a consumer, a mailbox
-that was removed or that nobody takes from, a request that its mailbox never got.
+Fed with the VM's records while the run goes on. When they stop coming, `queues` says which queues
+to look at, and `missing` reads from what the broker tells who is gone: a worker without a consumer,
+a mailbox that was removed or that nobody takes from, a request that its mailbox never got.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,7 @@
 """What an exploration must have seen: witnesses that ordering, scenario and faults imply; pure.
 
-An exploration that never saw a flush reach a live vCPU proves nothing about flushes. What stands
-behind a step that always gets stuck cannot be seen, and is no gap in the proof.
+An exploration that never saw a flush reach a live vCPU proves nothing about flushes. Steps behind
+one that always gets stuck cannot be seen, and are no gap in the proof.
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 A state is (manager, worker of each vCPU, contents of each queue, unsettled deliveries, floating
 copies, timers, visible vCPUs, budget, requests seen); each entry is a number of an interning
-table, so that states are small, hash fast and compare by value.
+table. The package's docstring tells how the model works: states, moves, what is left out and why.
 """
 
 from collections.abc import Sequence
@@ -240,9 +240,9 @@ class Model:
         return choice.index if choice.kind == LOSE else self._actor(choice.index)
 
     def _return(self, after: list[int], unsettled: tuple[Tagged, ...]) -> None:
-        """Put what a consumer had in hand back to the heads of its queues, the last one foremost.
+        """Put what a consumer had in hand back to its queues' heads, beginning with the last one.
 
-        What its step has given back already stays where it is.
+        A delivery that its own step has given back stays where that put it.
         """
         for queue, entry in unsettled:
             message_id = self.steps.letters.identity(entry[0])

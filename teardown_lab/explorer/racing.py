@@ -1,7 +1,8 @@
 """Which two deliveries race in a schedule that ends in a use of something freed.
 
-They race if nothing orders them: the use was sent without knowing of the free, or the ticker, which
-nothing orders, raised it. A use that the free itself leads to comes after it in every run.
+They race if nothing orders them: the use was sent by an actor that did not know of the free, or it
+was raised by the ticker, which nothing orders. If the free itself leads to the use, the use comes
+after it in every run, and there is no race.
 """
 
 from collections.abc import Sequence

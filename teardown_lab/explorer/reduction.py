@@ -177,9 +177,9 @@ class Reduction:
         return found
 
     def _running(self, owned: Vcpu, is_pinning: bool, replies: int) -> list[int | None]:
-        """Return what the free of the running command waits for, if one is ahead.
+        """Return the generation that a free still to come in the running command waits for.
 
-        None stands for a generation that is still to be asked for, and so covers all of today.
+        None stands for a generation that is still to be asked for; it covers every request so far.
         """
         running = owned.running
         if running is None or "free_vcpu" not in _ahead(running):

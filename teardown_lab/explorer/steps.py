@@ -86,7 +86,7 @@ class Letters(Interned[Letter]):
 class Step:
     """An actor's next state, and the operations in their order.
 
-    `settles_only` tells that it asks for nothing but to be rid of the message.
+    `settles_only`: the step does nothing but settle the message.
     """
 
     state: int

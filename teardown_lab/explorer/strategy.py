@@ -58,10 +58,10 @@ class Bounds:
 class Explored:
     """What an exploration covered and found.
 
-    `paths` has the shortest way to each kind of finding, `doubts` to what breaks no invariant and
-    yet must not be (findings.DOUBTS), `hazards` to what breaks nothing; `reached` are the positions
-    in the ordering that the manager came to; `digest` sums up all states in the order
-    of their discovery, so that two equal explorations have equal digests.
+    `paths` has the shortest way to each kind of finding. `doubts` has ways to what breaks no
+    invariant and still must not happen (findings.DOUBTS), `hazards` ways to what breaks nothing.
+    `reached` are the positions in the ordering that the manager came to. `digest` sums up all
+    states in the order of their discovery, so that two equal explorations have equal digests.
     """
 
     states: int = 0

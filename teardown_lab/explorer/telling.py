@@ -1,7 +1,8 @@
 """A counterexample told as deviations from first in, first out.
 
-The schedule that was found is the shortest, and leaves out what does not matter; a person thinks in
-"everything in order, except this one". So the same violation is looked for again with few holds.
+The schedule that was found is the shortest one, and leaves out everything that does not matter. A
+person thinks in "everything in order, except for this one message". So the same violation is looked
+for again in runs where few messages are held.
 """
 
 from collections.abc import Iterator
@@ -52,8 +53,8 @@ class Deviation:
 class Told:
     """A schedule in words: the deviations with their steps, and where it parts from FIFO.
 
-    `racing` are the keys of the use and of the delivery that frees where nothing orders the two,
-    `race` says it.
+    `racing` are the keys of the use and of the delivery that frees, if nothing orders the two;
+    `race` is the sentence about them.
     """
 
     text: str

@@ -131,8 +131,8 @@ class Verdict:
 def conclude(schedule: Schedule, explored: Explored, deadline: Deadline | None = None) -> Verdict:
     """Return the verdict of an exploration; only what the checker confirms is a violation.
 
-    What was found is kept when Ctrl-C comes, or when the time is over: the checker is asked about
-    one finding at least, and the counterexample is then told less well.
+    Findings are kept when Ctrl-C comes or the time is over: the checker is still asked about at
+    least one of them, but the counterexample is explained less well.
     """
     conclusion = _Conclusion(schedule, explored, deadline or Deadline())
     try:

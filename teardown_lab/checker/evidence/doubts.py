@@ -75,9 +75,10 @@ class Doubts:
     def cover(self, violation: Violation) -> bool:
         """Tell whether a violation rests on what is missing or contradicts.
 
-        A use of the VM's state by no vCPU rests on an absence: nothing says that the background
-        workers stopped.
+        A use of the VM's state that names no vCPU is about background workers. It rests on an
+        absence: nothing says that they stopped.
         """
+        # Without an order all findings are in doubt, else those of contradicting messages.
         if self.disordered or violation.message_id in self.messages:
             return True
         invariant = violation.invariant

@@ -1,4 +1,4 @@
-"""Whether the VM of a lab's file began as its scenario says, and ended as its client was told."""
+"""Whether a lab file's VM began as its scenario says, and ended as its client was answered."""
 
 import json
 from collections import Counter

@@ -34,6 +34,7 @@ def _clocks(facts: Facts) -> Iterator[str]:
     last: dict[int, int] = {}
     for moment in facts.moments:
         record = moment.record
+        # Times of two lives cannot be compared; notes() has said that there were two.
         again = record.actor in facts.timeline.restarted
         if record.lamport < last.get(moment.actor, 0):
             yield (

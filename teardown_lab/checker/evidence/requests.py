@@ -1,4 +1,4 @@
-"""Whether what is said of a request when it is posted is what was published and what arrived."""
+"""Whether the post of a request agrees with what was published and with what arrived."""
 
 from collections.abc import Iterator
 
@@ -36,9 +36,9 @@ def notes(facts: Facts) -> Iterator[str]:
 
 
 def lost(facts: Facts) -> Iterator[str]:
-    """Yield requests that must have been posted, as a fence or a later one is numbered after them.
+    """Yield that requests were posted of which nothing is recorded: a higher number is known.
 
-    All of their records may be lost at once: who would have been reached is then not known.
+    If all records of a request are lost, nobody knows whom it would have reached.
     """
     if not facts.is_lab_file:
         return
@@ -50,6 +50,7 @@ def lost(facts: Facts) -> Iterator[str]:
         for each in facts.sent
         if facts.types[each] in ("UnloadDone", "DestroyVcpu")
     )
+    # Generations are numbered without gaps, so a number that is missing is a lost request.
     newest = max((*found, *told), default=0)
     count = newest - len(found)
     if count > 0:
@@ -57,7 +58,7 @@ def lost(facts: Facts) -> Iterator[str]:
 
 
 def untold(facts: Facts) -> Iterator[str]:
-    """Yield what a vCPU that took a request must have done, and nothing in the history tells."""
+    """Yield what a vCPU must have done after it took a request, where the history lacks it."""
     if not facts.is_lab_file:
         return
     acks = {
@@ -91,12 +92,13 @@ def _differs(facts: Facts, post: Moment) -> Iterator[str]:
         yield f"request.posted calls {record.message_id} a {shapes.text(record, 'kind')}"
     if shapes.number(record, "generation") != body.number("generation") and facts.is_lab_file:
         yield f"request.posted of {record.message_id} names another generation than the message"
+    # Both are records of the manager, so their numbers tell which of them came first.
     if sent.actor != post.actor or sent.index < post.index:
         yield f"request.posted of {record.message_id} stands behind its sending"
 
 
 def _seen_again(facts: Facts) -> Iterator[str]:
-    """Yield deliveries to freed vCPUs that were not the first, whose first is not known."""
+    """Yield repeated deliveries to freed vCPUs of which the first delivery is not known."""
     for arrivals in (facts.mailbox_arrivals, facts.arrivals):
         for delivery, arrival in arrivals.items():
             after = facts.freed_before(delivery[1], arrival) is not None
@@ -110,8 +112,8 @@ def _seen_again(facts: Facts) -> Iterator[str]:
 def _routed(facts: Facts) -> Iterator[str]:
     """Yield fences that are not the newest request routed to their vCPU's mailbox.
 
-    The fence of an unload is that of the moment at which the manager took RootsReleased, also where
-    the answer waits for a flush and is sent later: others may post requests meanwhile.
+    The fence of an unload is fixed when the manager takes RootsReleased. If the answer waits for a
+    flush and is sent later, requests posted in between do not change it.
     """
     routed: dict[int, int] = {}
     taken: dict[str, int] = {}

@@ -48,7 +48,7 @@ class RootTable:
         return changes
 
     def unload(self, vcpu: int, contexts: Iterable[Iterable[str]]) -> tuple[list[Change], int]:
-        """Return the changes of an unload, and how many flushes they are due."""
+        """Return the changes of an unload, and how many flushes have to come with them."""
         changes: list[Change] = []
         flushes = 0
         for context, names in enumerate(contexts):
@@ -56,6 +56,7 @@ class RootTable:
             for root in self._released(vcpu, context, names, changes):
                 if not root.pins and root.invalid and root.is_shadow:
                     doomed.append(root)
+            # One flush for a context however many roots it dooms; those are freed after it.
             flushes += bool(doomed)
             changes += self._freed(doomed, "unload")
         return changes, flushes
@@ -82,6 +83,7 @@ class RootTable:
 
     def uninit(self) -> list[Change]:
         """Return the changes of the MMU's end."""
+        # Unpinned shadow roots stay, and leak: only a zap would have freed them.
         gone = [root for root in self.roots.values() if root.pins or not root.is_shadow]
         return self._freed(gone, "uninit")
 

@@ -53,7 +53,8 @@ class OwedFlush:
 class RootsHeld:
     """The table and the records, turn by turn.
 
-    `lacks_frees`: a root was freed of which no record says so, so that another's record may be its.
+    `lacks_frees`: a root was freed and no record says so, so a record of another root's free may
+    really be that one's.
     """
 
     def __init__(self, facts: Facts, scenario: Scenario) -> None:
@@ -84,6 +85,7 @@ class RootsHeld:
         elif record.event is Event.MESSAGE_SENT:
             if shapes.text(record, "type") == "DropObsoleteRoots":
                 self._turn.dropped.append(shapes.body(record).text("root"))
+        # A vCPU gives up roots: a new turn begins, so the one before is compared first.
         elif record.event is Event.MESSAGE_RECEIVED and self._is_give_up(record):
             self._close()
             self._give_up(moment)

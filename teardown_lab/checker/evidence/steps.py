@@ -101,6 +101,7 @@ class Frames:
         self._open[key] = Frame(name, record.step or "", record.vcpu)
         if name in WORKER_STEPS:
             body = self._facts.body(self._running(key))
+            # Without its command there, nobody asked for this step: what it frees proves nothing.
             if name not in body.texts("steps") or record.step != body.text("step"):
                 self.frees.add(record.vcpu or 0)
                 self._contradict(moment, f"no command with {name} had reached its worker")
@@ -115,7 +116,7 @@ class Frames:
         self._ended(frame, record)
 
     def _ended(self, frame: Frame, record: Record) -> None:
-        """Note what a step that ended must have brought."""
+        """Note what a step that has ended must have recorded and has not."""
         wanted: tuple[Event, object] | None = None
         if frame.name == "free_vcpu":
             wanted = Event.VCPU_FREED, frame.vcpu
@@ -206,7 +207,7 @@ class Frames:
             self.erases.add(record.vcpu or 0)
 
     def _check_command(self, moment: Moment) -> None:
-        """A free is its command's, and stands behind its fence."""
+        """A free has to be asked for by the command that runs, and to stand behind its fence."""
         record = moment.record
         command = self._running((moment.actor, record.vcpu))
         body = self._facts.body(command)

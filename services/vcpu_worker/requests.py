@@ -41,7 +41,7 @@ def take(vcpu: Vcpu, event: Received, request: messages.Request, queues: Queues)
     if vcpu.freed:
         return _refuse(vcpu, event, request, delivered)
     posted, left = _leave_guest(vcpu.consume(generation, kind), request)
-    stepped = commands.after_consuming(vcpu, posted, queues)
+    stepped = commands.after_consuming(posted, queues)
     return Stepped(stepped.vcpu, (delivered, *left, *settled, *stepped.effects))
 
 

@@ -11,6 +11,7 @@ from immutables import Map
 from vcpu_worker import commands, requests
 from vcpu_worker.steps import Queues, Stepped
 from vcpu_worker.vcpu import Running, Vcpu, place
+from vcpu_worker.waits import End, Then
 from vm_protocol import limits, messages, topology
 from vm_protocol.effects import (
     Ack,
@@ -208,11 +209,8 @@ class VcpuWorker:
         if vcpu is None:
             return state, ()
         forgotten = observed(Event.VCPU_FORGOTTEN, mailbox.vm, mailbox.vcpu, freed=vcpu.freed)
-        effects: tuple[Effect, ...] = (forgotten,)
-        running = vcpu.running
-        if running is not None and running.waiting != "requeued":
-            effects += (Reject(self.commands_queue, running.message_id, RejectReason.NOT_OWNED),)
-        return replace(state, vcpus=state.vcpus.delete(mailbox)), effects
+        ended = commands.end_wait(vcpu, End.MAILBOX_GONE, self.queues)
+        return replace(state, vcpus=state.vcpus.delete(mailbox)), (forgotten, *ended.effects)
 
     # --- commands ----------------------------------------------------------------------
 
@@ -232,33 +230,31 @@ class VcpuWorker:
             return self._with(state, commands.begin(vcpu, running, self.queues))
         if vcpu.running.message_id != event.message_id:
             return self._reject(state, event, RejectReason.UNEXPECTED)
-        if vcpu.running.waiting == "requeued":
-            return self._with(state, commands.resume(vcpu, self.queues))
-        return state, ()  # delivered again while it runs: settled together with the first
+        # Waiting for anything else, it is left alone: settled together with the first delivery.
+        return self._with(state, commands.end_wait(vcpu, End.REDELIVERED, self.queues))
 
     def _answered(
         self, state: WorkerState, event: Received, answer: messages.UnloadDone | messages.ZapDone
     ) -> Result:
         ack = Ack(event.queue, event.message_id)
         vcpu = state.vcpus.get(Mailbox(answer.vm, answer.vcpu, answer.incarnation))
-        if vcpu is None or vcpu.running is None or not _awaits(vcpu.running, answer):
+        if vcpu is None or vcpu.running is None:
             return state, (ack,)
-        if isinstance(answer, messages.ZapDone) and answer.roots_left:
-            stepped = commands.retry_later(vcpu, self.queues)
-        else:
-            fence = getattr(answer, "generation", 0)
-            running = replace(vcpu.running, fence=max(vcpu.running.fence, fence))
-            stepped = commands.complete_step(replace(vcpu, running=running), self.queues)
+        then = _what_then(vcpu.running, answer)
+        if then is None:
+            return state, (ack,)
+        fence = getattr(answer, "generation", 0)
+        running = replace(vcpu.running, fence=max(vcpu.running.fence, fence))
+        stepped = commands.go_on(replace(vcpu, running=running), then, self.queues)
         after, effects = self._with(state, stepped)
         return after, (*effects, ack)
 
     def _fence_expired(self, state: WorkerState, timer: str) -> Result:
         mailbox = parse_mailbox(timer.removeprefix("fence/"))
         vcpu = state.vcpus.get(mailbox) if mailbox else None
-        if vcpu is None or vcpu.running is None or vcpu.running.waiting != "fence":
+        if vcpu is None:
             return state, ()
-        reason = RejectReason.FENCE_NOT_REACHED
-        return self._with(state, commands.fail(vcpu, self.queues, reason))
+        return self._with(state, commands.end_wait(vcpu, End.FENCE_EXPIRED, self.queues))
 
     def _complete_fault(
         self, state: WorkerState, event: Received, message: messages.AsyncPfCompleted
@@ -294,9 +290,12 @@ class VcpuWorker:
         return replace(state, vcpus=vcpus), stepped.effects
 
 
-def _awaits(running: Running, answer: messages.UnloadDone | messages.ZapDone) -> bool:
-    """Tell whether this answer is the one that a command waits for, and no earlier one's."""
-    waiting = "unload" if isinstance(answer, messages.UnloadDone) else "zap"
+def _what_then(running: Running, answer: messages.UnloadDone | messages.ZapDone) -> Then | None:
+    """Return what is done after this answer, or None: it is to something earlier."""
+    if isinstance(answer, messages.UnloadDone):
+        end = End.UNLOADED
+    else:
+        end = End.ROOTS_LEFT if answer.roots_left else End.ZAPPED
     place = (running.command.step, running.position) == (answer.step, answer.position)
     attempt = getattr(answer, "attempt", running.attempt)
-    return running.waiting == waiting and place and attempt == running.attempt
+    return running.then(end) if place and attempt == running.attempt else None

@@ -20,7 +20,6 @@ from vm_protocol.effects import (
     Effect,
     Input,
     MailboxGone,
-    Observed,
     Publish,
     Received,
     Reject,
@@ -39,13 +38,23 @@ Vcpus = Map[Mailbox, Vcpu]
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """The vCPUs that a worker owns, tombstones included."""
+    """The vCPUs that a worker owns, tombstones included; `live` counts those that are not freed."""
 
     vcpus: Vcpus = field(default_factory=Map)
+    live: int = 0
 
-    def live_count(self) -> int:
-        """Return how many vCPUs are not freed."""
-        return sum(not vcpu.freed for vcpu in self.vcpus.values())
+    def with_vcpu(self, vcpu: Vcpu) -> "WorkerState":
+        """Return the state with a vCPU added or replaced."""
+        live = self.live - self._lives(vcpu.mailbox) + (not vcpu.freed)
+        return WorkerState(self.vcpus.set(vcpu.mailbox, vcpu), live)
+
+    def without(self, mailbox: Mailbox) -> "WorkerState":
+        """Return the state with a vCPU forgotten."""
+        return WorkerState(self.vcpus.delete(mailbox), self.live - self._lives(mailbox))
+
+    def _lives(self, mailbox: Mailbox) -> bool:
+        vcpu = self.vcpus.get(mailbox)
+        return vcpu is not None and not vcpu.freed
 
 
 Result = tuple[WorkerState, tuple[Effect, ...]]
@@ -111,13 +120,7 @@ class VcpuWorker:
         broker sends no further one in between.
         """
         after, effects = result
-        freed = any(
-            isinstance(each, Observed) and each.event == Event.VCPU_FREED for each in effects
-        )
-        if not freed and len(after.vcpus) == len(before.vcpus):
-            return result
-        was_full = before.live_count() >= self.capacity
-        is_full = after.live_count() >= self.capacity
+        was_full, is_full = before.live >= self.capacity, after.live >= self.capacity
         if is_full and not was_full:
             return after, (StopConsuming(topology.PLACEMENT_QUEUE.name), *effects)
         if was_full and not is_full:
@@ -175,7 +178,7 @@ class VcpuWorker:
         )
         if vcpu.mailbox in state.vcpus:
             return state, answer
-        return replace(state, vcpus=state.vcpus.set(vcpu.mailbox, vcpu)), answer
+        return state.with_vcpu(vcpu), answer
 
     def _placement_answered(
         self, state: WorkerState, event: Received, answer: messages.PlacementAnswered
@@ -187,12 +190,12 @@ class VcpuWorker:
             return state, (ack,)
         if not answer.accepted:
             return self._give_back(state, answer), (ack,)
-        owned = state.vcpus.set(vcpu.mailbox, replace(vcpu, accepted=True))
+        owned = state.with_vcpu(replace(vcpu, accepted=True))
         said: tuple[Effect, ...] = (observed(Event.VCPU_CREATED, answer.vm, answer.vcpu),)
         if vcpu.in_guest:
             entered = observed(Event.GUEST_ENTERED, answer.vm, answer.vcpu, pages=vcpu.tlb)
             said = (*said, entered)
-        return replace(state, vcpus=owned), (ConsumeMailbox(vcpu.mailbox), *said, ack)
+        return owned, (ConsumeMailbox(vcpu.mailbox), *said, ack)
 
     def _give_back(
         self, state: WorkerState, placed: messages.VcpuPlaced | messages.PlacementAnswered
@@ -202,7 +205,7 @@ class VcpuWorker:
         vcpu = state.vcpus.get(mailbox)
         if vcpu is None or vcpu.accepted:
             return state
-        return replace(state, vcpus=state.vcpus.delete(mailbox))
+        return state.without(mailbox)
 
     def _forget(self, state: WorkerState, mailbox: Mailbox) -> Result:
         vcpu = state.vcpus.get(mailbox)
@@ -210,7 +213,7 @@ class VcpuWorker:
             return state, ()
         forgotten = observed(Event.VCPU_FORGOTTEN, mailbox.vm, mailbox.vcpu, freed=vcpu.freed)
         ended = commands.end_wait(vcpu, End.MAILBOX_GONE, self.queues)
-        return replace(state, vcpus=state.vcpus.delete(mailbox)), (forgotten, *ended.effects)
+        return state.without(mailbox), (forgotten, *ended.effects)
 
     # --- commands ----------------------------------------------------------------------
 
@@ -286,8 +289,7 @@ class VcpuWorker:
         return self._with(state, requests.take(vcpu, event, message, self.queues))
 
     def _with(self, state: WorkerState, stepped: Stepped) -> Result:
-        vcpus = state.vcpus.set(stepped.vcpu.mailbox, stepped.vcpu)
-        return replace(state, vcpus=vcpus), stepped.effects
+        return state.with_vcpu(stepped.vcpu), stepped.effects
 
 
 def _what_then(running: Running, answer: messages.UnloadDone | messages.ZapDone) -> Then | None:

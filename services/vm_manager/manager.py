@@ -275,7 +275,7 @@ class VmManager:
             return self._flush_expired(state, vm)
         if not vm.background:
             return state, ()
-        vm, effects = requests.clock_update(vm)
+        vm, effects, _ = requests.clock_update(vm)
         return self._with(state, vm), (*effects, SetTimer(name, vm.scenario.ticker_ms))
 
     def _look(self, state: ManagerState, vm: Vm) -> Result:

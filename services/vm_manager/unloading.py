@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from vm_manager import flush_waits, memory, requests, roots
-from vm_manager.vm import FlushWait, Vm
+from vm_manager.vm import FlushWait, Missing, Vm
 from vm_manager.vm_steps import Stepped
 from vm_protocol import messages, topology
 from vm_protocol.effects import Ack, Effect, Publish, Reject, observed
@@ -18,6 +18,7 @@ def unload(vm: Vm, message: messages.RootsReleased, reply_to: str) -> Stepped:
     repeated message finds no pins, and is answered, or with the first where that still waits.
     """
     effects: list[Effect] = []
+    missing: Missing = frozenset()
     if any(_is_for(wait, message) for wait in vm.waits):
         return vm, ()
     for context, names in enumerate(message.contexts):
@@ -25,8 +26,9 @@ def unload(vm: Vm, message: messages.RootsReleased, reply_to: str) -> Stepped:
         vm = replace(vm, roots=released.roots)
         effects += released.effects
         if released.doomed:
-            vm, flushed = requests.flush_tlb(vm, "unload", message.vcpu)
+            vm, flushed, unacked = requests.flush_tlb(vm, "unload", message.vcpu)
             effects += flushed
+            missing |= unacked
             effects += [roots.freed(vm.name, root, "unload") for root in released.doomed]
     done = messages.UnloadDone(
         vm=vm.name,
@@ -36,7 +38,6 @@ def unload(vm: Vm, message: messages.RootsReleased, reply_to: str) -> Stepped:
         position=message.position,
         generation=vm.slots[message.vcpu].routed,
     )
-    missing = flush_waits.missing_of(effects)
     vm, waited = flush_waits.wait(vm, FlushWait(missing, answer=done, reply_to=reply_to))
     return vm, (*effects, *waited)
 

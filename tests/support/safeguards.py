@@ -243,7 +243,7 @@ TABLE: Final[dict[str, Row]] = {
     ),
     "zap: the flush": Row(
         ZAP,
-        (('requests.flush_tlb(vm, "zap-all")', "(vm, ())"),),
+        (('requests.flush_tlb(vm, "zap-all")', "(vm, (), frozenset())"),),
         ZAP_FIRST,
         "stale-tlb",
         1,

@@ -1,4 +1,29 @@
-"""Running a DestroyVcpu: steps in a row, waits in between, one answer at the end; pure."""
+"""Running a DestroyVcpu: steps in a row, waits in between, one answer at the end; pure.
+
+How a command runs:
+
+- *Steps.* A command names neighbouring steps of one vCPU. `_run` takes them in order, within the
+  handling of one input, and says `step.started` and `step.finished` around each. A vCPU runs one
+  command at a time; which step it stands at is kept in `Running`, beside the vCPU.
+- *Waits.* A step that needs something from outside leaves `Running.waiting` set, and `_run` stops
+  there. Nothing is blocked: the worker goes on with its other inputs. What may end a wait is
+  looked up in the table (`waits`), and `ACTIONS` holds what each entry does. An answer must also
+  name the step, position and attempt that the command stands at.
+- *Fence.* A free must not happen while requests to the vCPU are still on their way in its mailbox.
+  The command says which generation was the newest when it was sent; the answer to an unload in the
+  same command may name a newer one, that of the unload's own flush. The free waits for the larger
+  of both, and each request that is consumed looks whether that is enough (`after_consuming`). If
+  its timer fires first, the command ends as stuck.
+- *Redelivery.* The broker delivers again whatever is not settled. While a command waits, its next
+  copy does nothing; one settling settles both. Once it has finished, a copy is answered again with
+  the outcome that is kept in `Vcpu.finished`, and runs no step. Only the 2007 loop asks for its own
+  next delivery: with roots left it requeues the command and zaps anew when that comes back, as
+  often as the broker's delivery limit allows.
+- *Answer.* A command ends with one VcpuStepsDone: done, refused (a tombstone was given a step) or
+  stuck. The answer is published before the command is settled, so that a connection lost in between
+  brings the command again, and never loses the answer. A command whose vCPU goes away with its
+  mailbox is rejected without an answer.
+"""
 
 from dataclasses import replace
 from functools import partial
@@ -53,6 +78,7 @@ def go_on(vcpu: Vcpu, then: Then, queues: Queues) -> Stepped:
 def after_consuming(vcpu: Vcpu, queues: Queues) -> Stepped:
     """Go on with a free whose fence is reached now."""
     running = vcpu.running
+    # Only a free that waits has a timer to cancel.
     if running is None or running.then(End.FENCE_REACHED) is None:
         return Stepped(vcpu)
     if vcpu.consumed < max(running.command.generation, running.fence):
@@ -76,6 +102,7 @@ def _next_step(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
 
 def _requeue(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
     """`basic.nack` would not count towards the delivery limit (RabbitMQ 4.3)."""
+    # The next zap has a number of its own, so that a late answer to this one does not end it.
     waiting = replace(running, waiting=Wait.REDELIVERY, attempt=running.attempt + 1)
     reject = Reject(queues.commands, running.message_id, RejectReason.ROOTS_PINNED, requeue=True)
     return Stepped(replace(vcpu, running=waiting), (reject,))
@@ -127,12 +154,13 @@ def _run(vcpu: Vcpu, queues: Queues, *, resumed: bool) -> Stepped:
             effects += [answer(running, "done"), Ack(queues.commands, running.message_id)]
             vcpu = vcpu.finish("done")
             break
+        # Also met by a command that has freed the vCPU itself and names further steps.
         if vcpu.freed:
             second_free = running.step_name == "free_vcpu"
             reason = RejectReason.DOUBLE_FREE if second_free else RejectReason.FREED
             failed = _fail(vcpu, running, queues, reason)
             return Stepped(failed.vcpu, (*effects, *failed.effects))
-        if not resumed:
+        if not resumed:  # the step that waited was said to have started when it first ran
             effects.append(_step_event(Event.STEP_STARTED, vcpu, running))
         resumed = False
         stepped = STEPS[running.step_name](vcpu, running, queues)

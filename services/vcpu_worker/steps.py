@@ -124,6 +124,7 @@ def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
     vCPU in its guest is freed as it runs: its processor goes on there, and nobody has stopped it.
     """
     left = leave_nested(vcpu, running, queues)
+    # An unload's generation is never older than its command's, and 0 where none was answered.
     fence = max(running.command.generation, running.fence)
     if running.command.fence and left.vcpu.consumed < fence:
         waited = observed(

@@ -76,6 +76,7 @@ class Vcpu:
 
     def consume(self, generation: int, kind: str) -> "Vcpu":
         """Return the vCPU with a request posted: its bit set, its generation consumed."""
+        # Requests can come out of order: what lies beyond a gap counts once the gap is closed.
         consumed, ahead = self.consumed, self.ahead | {generation}
         while consumed + 1 in ahead:
             consumed += 1

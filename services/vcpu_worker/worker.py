@@ -108,6 +108,7 @@ class VcpuWorker:
 
     def _consumption(self) -> tuple[Effect, ...]:
         return (
+            # A command is settled only as it ends: each vCPU may hold one delivery that long.
             Consume(topology.worker_commands(self.name), self.capacity),
             Consume(topology.worker_replies(self.name), limits.REPLIES_PREFETCH),
             Consume(topology.PLACEMENT_QUEUE, 1),
@@ -129,6 +130,7 @@ class VcpuWorker:
 
     def _received(self, state: WorkerState, event: Received) -> Result:
         message = event.message
+        # A worker sends itself its completions, and a worker's epoch is 0.
         from_manager = not isinstance(message, messages.AsyncPfCompleted)
         if from_manager and event.epoch < limits.MANAGER_EPOCH:
             return self._reject(state, event, RejectReason.STALE_EPOCH)
@@ -176,6 +178,7 @@ class VcpuWorker:
             ),
             Ack(event.queue, event.message_id),
         )
+        # Offered again, it is answered again; the vCPU may have changed since, and is kept.
         if vcpu.mailbox in state.vcpus:
             return state, answer
         return state.with_vcpu(vcpu), answer
@@ -246,6 +249,7 @@ class VcpuWorker:
         then = _what_then(vcpu.running, answer)
         if then is None:
             return state, (ack,)
+        # Only an unload's answer names a generation: a zap until empty posts no request.
         fence = getattr(answer, "generation", 0)
         running = replace(vcpu.running, fence=max(vcpu.running.fence, fence))
         stepped = commands.go_on(replace(vcpu, running=running), then, self.queues)

@@ -1,4 +1,4 @@
-"""docs/protocol.md, from vm_protocol: messages, topology, reject reasons, events."""
+"""docs/protocol.md, from vm_protocol: messages, topology, reject reasons, events; and waits."""
 
 import inspect
 from collections.abc import Iterable
@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from generator import runs
 from generator.markdown import code, heading, said_of_members, sentence, table
+from vcpu_worker.waits import WAITS, End, Then, Wait
 from vm_protocol import codec, messages, topology
 from vm_protocol.errors import RejectReason
 from vm_protocol.messages import Message
@@ -24,6 +25,11 @@ and `incarnation` (from 1); `<vm>.<incarnation>` is its *scope*, the beginning o
 Ids are formed from what a message says, so the same message sent twice has the same id, and its
 receiver knows it again. *Route* is what the catalogue's runs were seen to do.
 """
+WAITS_INTRODUCTION = """
+A worker runs the steps of a DestroyVcpu in a row, until one has to wait. Nothing else ends a wait
+than what stands here: any other copy of the command is settled together with the first, any other
+answer is acknowledged.
+"""
 HEADERS = {
     "caused_by": "id of the message whose handling sent this one",
     "traceparent": "[W3C's](https://www.w3.org/TR/trace-context/): trace by scope, span by id",
@@ -35,13 +41,17 @@ HEADERS = {
 
 def page() -> str:
     """Return the page's text."""
-    lines = heading("Protocol", "`vm_protocol`: messages, topology, errors, observations")
+    lines = heading(
+        "Protocol",
+        "`vm_protocol`: messages, topology, errors, observations, and from `vcpu_worker/waits.py`",
+    )
     lines += [*INTRODUCTION.strip().splitlines(), ""]
     lines += _envelope()
     lines += _topology()
     lines += ["## Messages", ""]
     for kind in _kinds():
         lines += _message(kind)
+    lines += _waits()
     lines += _reject_reasons()
     lines += _events()
     return "\n".join(lines)
@@ -171,6 +181,21 @@ def _shape(field: dict[str, Any]) -> str:
         case _:
             pattern = f" like `{field['pattern']}`" if "pattern" in field else ""
             return f"text{pattern}, up to {field['maxLength']} characters"
+
+
+# --- waits -------------------------------------------------------------------------------------
+
+
+def _waits() -> list[str]:
+    waits, ends, thens = (said_of_members(members) for members in (Wait, End, Then))
+    lines = ["## What a command waits for", "", *WAITS_INTRODUCTION.strip().splitlines(), ""]
+    lines += table(["Wait", "For"], ([f"`{wait}`", sentence(waits[wait.name])] for wait in WAITS))
+    rows = (
+        [f"`{wait}`", sentence(ends[end.name]), f"`{then}`: {sentence(thens[then.name])}"]
+        for wait, row in WAITS.items()
+        for end, then in row.items()
+    )
+    return lines + table(["Wait", "Is ended by", "Then"], rows)
 
 
 # --- reasons and events --------------------------------------------------------------------

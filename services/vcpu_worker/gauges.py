@@ -7,11 +7,11 @@ from vm_protocol.gauges import GaugeRow
 
 
 def _live(state: WorkerState) -> int:
-    return state.live_count()
+    return state.live
 
 
 def _tombstones(state: WorkerState) -> int:
-    return len(state.vcpus) - state.live_count()
+    return len(state.vcpus) - state.live
 
 
 def _commands(state: WorkerState) -> int:

@@ -19,6 +19,7 @@ def take(vcpu: Vcpu, event: Received, request: messages.Request, queues: Queues)
     """Post a request to a vCPU, or reject it if the vCPU is freed (kvm_make_vcpu_request)."""
     mailbox, generation = vcpu.mailbox, request.generation
     kind = messages.REQUEST_KINDS[request.type]
+    # To the manager as well as to the broker; a repeated request is acknowledged again.
     settled = (*_acked(vcpu, event, request), Ack(event.queue, event.message_id))
     if vcpu.has_consumed(generation):
         duplicated = observed(
@@ -41,7 +42,7 @@ def take(vcpu: Vcpu, event: Received, request: messages.Request, queues: Queues)
     if vcpu.freed:
         return _refuse(vcpu, event, request, delivered)
     posted, left = _leave_guest(vcpu.consume(generation, kind), request)
-    stepped = commands.after_consuming(vcpu, posted, queues)
+    stepped = commands.after_consuming(posted, queues)
     return Stepped(stepped.vcpu, (delivered, *left, *settled, *stepped.effects))
 
 

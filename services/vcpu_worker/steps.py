@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from vcpu_worker.vcpu import NO_ROOTS, Running, Vcpu
+from vcpu_worker.waits import Wait
 from vm_protocol import messages, topology
 from vm_protocol.effects import Effect, Observed, Publish, SetTimer, observed
 from vm_protocol.observations import Event
@@ -62,7 +63,7 @@ def _place(running: Running) -> dict[str, object]:
     }
 
 
-def _wait(vcpu: Vcpu, running: Running, waiting: str) -> Vcpu:
+def _wait(vcpu: Vcpu, running: Running, waiting: Wait) -> Vcpu:
     return replace(vcpu, running=replace(running, waiting=waiting))
 
 
@@ -103,7 +104,7 @@ def unload_mmu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
     message = messages.RootsReleased.model_validate({**_place(running), "contexts": vcpu.contexts})
     unloaded = replace(vcpu, contexts=NO_ROOTS)
     released = to_manager(running, message, queues.replies)
-    return Stepped(_wait(unloaded, running, "unload"), (released,))
+    return Stepped(_wait(unloaded, running, Wait.UNLOAD), (released,))
 
 
 def zap_all_until_empty(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
@@ -113,7 +114,7 @@ def zap_all_until_empty(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped
     )
     unpinned = replace(vcpu, contexts=NO_ROOTS)
     requested = to_manager(running, message, queues.replies)
-    return Stepped(_wait(unpinned, running, "zap"), (requested,))
+    return Stepped(_wait(unpinned, running, Wait.ZAP), (requested,))
 
 
 def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
@@ -123,6 +124,7 @@ def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
     vCPU in its guest is freed as it runs: its processor goes on there, and nobody has stopped it.
     """
     left = leave_nested(vcpu, running, queues)
+    # An unload's generation is never older than its command's, and 0 where none was answered.
     fence = max(running.command.generation, running.fence)
     if running.command.fence and left.vcpu.consumed < fence:
         waited = observed(
@@ -133,7 +135,8 @@ def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
             consumed=vcpu.consumed,
         )
         timer = SetTimer(fence_timer(vcpu), vcpu.fence_ms, quiet=True)
-        return Stepped(_wait(left.vcpu, running, "fence"), (*left.effects, waited, timer))
+        waiting = _wait(left.vcpu, running, Wait.FENCE)
+        return Stepped(waiting, (*left.effects, waited, timer))
     mailbox = vcpu.mailbox
     freed = replace(left.vcpu, freed=True, contexts=NO_ROOTS, faults=())
     said = Observed(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from vcpu_worker.waits import WAITS, End, Then, Wait
 from vm_protocol.messages import DestroyVcpu, PlaceVcpu
 from vm_protocol.topology import Mailbox
 
@@ -13,15 +14,14 @@ NO_ROOTS: Contexts = ((), ())
 class Running:
     """The command in progress.
 
-    `waiting` says for what: "unload" (UnloadDone), "zap" (ZapDone), "requeued" (the broker's next
-    delivery of this command), "fence" (the mailbox), or None while steps run. `fence` is the
-    newest generation that a free must wait for; `attempt` counts zaps of the 2007 loop.
+    `waiting` says for what, or None while steps run. `fence` is the newest generation that a free
+    must wait for; `attempt` counts zaps of the 2007 loop.
     """
 
     command: DestroyVcpu
     reply_to: str
     position: int = 0
-    waiting: str | None = None
+    waiting: Wait | None = None
     fence: int = 0
     attempt: int = 1
 
@@ -34,6 +34,11 @@ class Running:
     def step_name(self) -> str:
         """Return the step that the command stands at."""
         return self.command.steps[self.position]
+
+    def then(self, end: End) -> Then | None:
+        """Return what is done when this happens, or None: the command waits for something else."""
+        assert self.waiting is not None, "between two inputs, a running command waits"
+        return WAITS[self.waiting].get(end)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,7 @@ class Vcpu:
 
     def consume(self, generation: int, kind: str) -> "Vcpu":
         """Return the vCPU with a request posted: its bit set, its generation consumed."""
+        # Requests can come out of order: what lies beyond a gap counts once the gap is closed.
         consumed, ahead = self.consumed, self.ahead | {generation}
         while consumed + 1 in ahead:
             consumed += 1

@@ -11,6 +11,7 @@ from immutables import Map
 from vcpu_worker import commands, requests
 from vcpu_worker.steps import Queues, Stepped
 from vcpu_worker.vcpu import Running, Vcpu, place
+from vcpu_worker.waits import End, Then
 from vm_protocol import limits, messages, topology
 from vm_protocol.effects import (
     Ack,
@@ -19,7 +20,6 @@ from vm_protocol.effects import (
     Effect,
     Input,
     MailboxGone,
-    Observed,
     Publish,
     Received,
     Reject,
@@ -38,13 +38,23 @@ Vcpus = Map[Mailbox, Vcpu]
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """The vCPUs that a worker owns, tombstones included."""
+    """The vCPUs that a worker owns, tombstones included; `live` counts those that are not freed."""
 
     vcpus: Vcpus = field(default_factory=Map)
+    live: int = 0
 
-    def live_count(self) -> int:
-        """Return how many vCPUs are not freed."""
-        return sum(not vcpu.freed for vcpu in self.vcpus.values())
+    def with_vcpu(self, vcpu: Vcpu) -> "WorkerState":
+        """Return the state with a vCPU added or replaced."""
+        live = self.live - self._lives(vcpu.mailbox) + (not vcpu.freed)
+        return WorkerState(self.vcpus.set(vcpu.mailbox, vcpu), live)
+
+    def without(self, mailbox: Mailbox) -> "WorkerState":
+        """Return the state with a vCPU forgotten."""
+        return WorkerState(self.vcpus.delete(mailbox), self.live - self._lives(mailbox))
+
+    def _lives(self, mailbox: Mailbox) -> bool:
+        vcpu = self.vcpus.get(mailbox)
+        return vcpu is not None and not vcpu.freed
 
 
 Result = tuple[WorkerState, tuple[Effect, ...]]
@@ -98,6 +108,7 @@ class VcpuWorker:
 
     def _consumption(self) -> tuple[Effect, ...]:
         return (
+            # A command is settled only as it ends: each vCPU may hold one delivery that long.
             Consume(topology.worker_commands(self.name), self.capacity),
             Consume(topology.worker_replies(self.name), limits.REPLIES_PREFETCH),
             Consume(topology.PLACEMENT_QUEUE, 1),
@@ -110,13 +121,7 @@ class VcpuWorker:
         broker sends no further one in between.
         """
         after, effects = result
-        freed = any(
-            isinstance(each, Observed) and each.event == Event.VCPU_FREED for each in effects
-        )
-        if not freed and len(after.vcpus) == len(before.vcpus):
-            return result
-        was_full = before.live_count() >= self.capacity
-        is_full = after.live_count() >= self.capacity
+        was_full, is_full = before.live >= self.capacity, after.live >= self.capacity
         if is_full and not was_full:
             return after, (StopConsuming(topology.PLACEMENT_QUEUE.name), *effects)
         if was_full and not is_full:
@@ -125,6 +130,7 @@ class VcpuWorker:
 
     def _received(self, state: WorkerState, event: Received) -> Result:
         message = event.message
+        # A worker sends itself its completions, and a worker's epoch is 0.
         from_manager = not isinstance(message, messages.AsyncPfCompleted)
         if from_manager and event.epoch < limits.MANAGER_EPOCH:
             return self._reject(state, event, RejectReason.STALE_EPOCH)
@@ -172,9 +178,10 @@ class VcpuWorker:
             ),
             Ack(event.queue, event.message_id),
         )
+        # Offered again, it is answered again; the vCPU may have changed since, and is kept.
         if vcpu.mailbox in state.vcpus:
             return state, answer
-        return replace(state, vcpus=state.vcpus.set(vcpu.mailbox, vcpu)), answer
+        return state.with_vcpu(vcpu), answer
 
     def _placement_answered(
         self, state: WorkerState, event: Received, answer: messages.PlacementAnswered
@@ -186,12 +193,12 @@ class VcpuWorker:
             return state, (ack,)
         if not answer.accepted:
             return self._give_back(state, answer), (ack,)
-        owned = state.vcpus.set(vcpu.mailbox, replace(vcpu, accepted=True))
+        owned = state.with_vcpu(replace(vcpu, accepted=True))
         said: tuple[Effect, ...] = (observed(Event.VCPU_CREATED, answer.vm, answer.vcpu),)
         if vcpu.in_guest:
             entered = observed(Event.GUEST_ENTERED, answer.vm, answer.vcpu, pages=vcpu.tlb)
             said = (*said, entered)
-        return replace(state, vcpus=owned), (ConsumeMailbox(vcpu.mailbox), *said, ack)
+        return owned, (ConsumeMailbox(vcpu.mailbox), *said, ack)
 
     def _give_back(
         self, state: WorkerState, placed: messages.VcpuPlaced | messages.PlacementAnswered
@@ -201,18 +208,15 @@ class VcpuWorker:
         vcpu = state.vcpus.get(mailbox)
         if vcpu is None or vcpu.accepted:
             return state
-        return replace(state, vcpus=state.vcpus.delete(mailbox))
+        return state.without(mailbox)
 
     def _forget(self, state: WorkerState, mailbox: Mailbox) -> Result:
         vcpu = state.vcpus.get(mailbox)
         if vcpu is None:
             return state, ()
         forgotten = observed(Event.VCPU_FORGOTTEN, mailbox.vm, mailbox.vcpu, freed=vcpu.freed)
-        effects: tuple[Effect, ...] = (forgotten,)
-        running = vcpu.running
-        if running is not None and running.waiting != "requeued":
-            effects += (Reject(self.commands_queue, running.message_id, RejectReason.NOT_OWNED),)
-        return replace(state, vcpus=state.vcpus.delete(mailbox)), effects
+        ended = commands.end_wait(vcpu, End.MAILBOX_GONE, self.queues)
+        return state.without(mailbox), (forgotten, *ended.effects)
 
     # --- commands ----------------------------------------------------------------------
 
@@ -232,33 +236,32 @@ class VcpuWorker:
             return self._with(state, commands.begin(vcpu, running, self.queues))
         if vcpu.running.message_id != event.message_id:
             return self._reject(state, event, RejectReason.UNEXPECTED)
-        if vcpu.running.waiting == "requeued":
-            return self._with(state, commands.resume(vcpu, self.queues))
-        return state, ()  # delivered again while it runs: settled together with the first
+        # Waiting for anything else, it is left alone: settled together with the first delivery.
+        return self._with(state, commands.end_wait(vcpu, End.REDELIVERED, self.queues))
 
     def _answered(
         self, state: WorkerState, event: Received, answer: messages.UnloadDone | messages.ZapDone
     ) -> Result:
         ack = Ack(event.queue, event.message_id)
         vcpu = state.vcpus.get(Mailbox(answer.vm, answer.vcpu, answer.incarnation))
-        if vcpu is None or vcpu.running is None or not _awaits(vcpu.running, answer):
+        if vcpu is None or vcpu.running is None:
             return state, (ack,)
-        if isinstance(answer, messages.ZapDone) and answer.roots_left:
-            stepped = commands.retry_later(vcpu, self.queues)
-        else:
-            fence = getattr(answer, "generation", 0)
-            running = replace(vcpu.running, fence=max(vcpu.running.fence, fence))
-            stepped = commands.complete_step(replace(vcpu, running=running), self.queues)
+        then = _what_then(vcpu.running, answer)
+        if then is None:
+            return state, (ack,)
+        # Only an unload's answer names a generation: a zap until empty posts no request.
+        fence = getattr(answer, "generation", 0)
+        running = replace(vcpu.running, fence=max(vcpu.running.fence, fence))
+        stepped = commands.go_on(replace(vcpu, running=running), then, self.queues)
         after, effects = self._with(state, stepped)
         return after, (*effects, ack)
 
     def _fence_expired(self, state: WorkerState, timer: str) -> Result:
         mailbox = parse_mailbox(timer.removeprefix("fence/"))
         vcpu = state.vcpus.get(mailbox) if mailbox else None
-        if vcpu is None or vcpu.running is None or vcpu.running.waiting != "fence":
+        if vcpu is None:
             return state, ()
-        reason = RejectReason.FENCE_NOT_REACHED
-        return self._with(state, commands.fail(vcpu, self.queues, reason))
+        return self._with(state, commands.end_wait(vcpu, End.FENCE_EXPIRED, self.queues))
 
     def _complete_fault(
         self, state: WorkerState, event: Received, message: messages.AsyncPfCompleted
@@ -290,13 +293,15 @@ class VcpuWorker:
         return self._with(state, requests.take(vcpu, event, message, self.queues))
 
     def _with(self, state: WorkerState, stepped: Stepped) -> Result:
-        vcpus = state.vcpus.set(stepped.vcpu.mailbox, stepped.vcpu)
-        return replace(state, vcpus=vcpus), stepped.effects
+        return state.with_vcpu(stepped.vcpu), stepped.effects
 
 
-def _awaits(running: Running, answer: messages.UnloadDone | messages.ZapDone) -> bool:
-    """Tell whether this answer is the one that a command waits for, and no earlier one's."""
-    waiting = "unload" if isinstance(answer, messages.UnloadDone) else "zap"
+def _what_then(running: Running, answer: messages.UnloadDone | messages.ZapDone) -> Then | None:
+    """Return what is done after this answer, or None: it is to something earlier."""
+    if isinstance(answer, messages.UnloadDone):
+        end = End.UNLOADED
+    else:
+        end = End.ROOTS_LEFT if answer.roots_left else End.ZAPPED
     place = (running.command.step, running.position) == (answer.step, answer.position)
     attempt = getattr(answer, "attempt", running.attempt)
-    return running.waiting == waiting and place and attempt == running.attempt
+    return running.then(end) if place and attempt == running.attempt else None

@@ -5,7 +5,6 @@ nothing has reached the manager for `request_ms`, a teardown that waits for a fr
 up. A live vCPU is waited for as long as it takes: a slow worker is no bug of the ordering.
 """
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from vm_manager.vm import FlushWait, Vm
@@ -14,7 +13,6 @@ from vm_protocol.effects import CancelTimer, Effect, Publish, SetTimer, observed
 from vm_protocol.observations import Event
 
 Stepped = tuple[Vm, tuple[Effect, ...]]
-Missing = frozenset[tuple[int, int]]
 
 
 def flush_timer(vm: Vm) -> str:
@@ -34,16 +32,6 @@ def are_hopeless(vm: Vm, freed: frozenset[int]) -> bool:
     replies come in order.
     """
     return any(vcpu in freed for each in vm.waits for _, vcpu in each.missing)
-
-
-def missing_of(effects: Iterable[Effect]) -> Missing:
-    """Return whose acknowledgements of the requests among these effects are waited for."""
-    return frozenset(
-        (effect.message.generation, vcpu)
-        for effect in effects
-        if isinstance(effect, Publish) and isinstance(effect.message, messages.WAITED_FOR)
-        for vcpu in effect.message.wait_for
-    )
 
 
 def wait(vm: Vm, wanted: FlushWait) -> Stepped:

@@ -282,7 +282,7 @@ class VmManager:
         # The one timer that is left is the ticker's.
         if not vm.background:
             return state, ()
-        vm, effects = requests.clock_update(vm)
+        vm, effects, _ = requests.clock_update(vm)
         return self._with(state, vm), (*effects, SetTimer(name, vm.scenario.ticker_ms))
 
     def _look(self, state: ManagerState, vm: Vm) -> Result:

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from vm_manager.vm import Vm
+from vm_manager.vm import Missing, Vm
 from vm_protocol import messages, topology
 from vm_protocol.effects import Effect, Observed, Publish, observed
 from vm_protocol.observations import Event
 
-Posted = tuple[Vm, tuple[Effect, ...]]
+Posted = tuple[Vm, tuple[Effect, ...], Missing]
+"""The VM, the effects, and whose acknowledgements of the request are waited for."""
 MakeRequest = Callable[..., messages.Request]
 
 
@@ -26,7 +27,7 @@ def post(vm: Vm, make: MakeRequest, kind: str, by: str, vcpu: int | None = None)
         nobody = observed(
             Event.REQUEST_POSTED, vm.name, vcpu, kind=kind, by=by, generation=0, recipients=()
         )
-        return vm, (nobody,)
+        return vm, (nobody,), frozenset()
     generation = vm.generation + 1
     message = make(
         vm=vm.name, incarnation=vm.incarnation, generation=generation, recipients=recipients
@@ -45,15 +46,15 @@ def post(vm: Vm, make: MakeRequest, kind: str, by: str, vcpu: int | None = None)
             ("recipients", recipients),
         ),
     )
-    waits = bool(getattr(message, "wait_for", ()))
+    missing = frozenset((generation, each) for each in getattr(message, "wait_for", ()))
     publish = Publish(
         topology.REQUESTS.name,
         vm.name,
         message,
         mandatory=True,
-        reply_to=vm.replies_queue if waits else None,
+        reply_to=vm.replies_queue if missing else None,
     )
-    return replace(vm, generation=generation, slots=slots), (said, publish)
+    return replace(vm, generation=generation, slots=slots), (said, publish), missing
 
 
 def flush_tlb(vm: Vm, by: str, vcpu: int | None = None) -> Posted:

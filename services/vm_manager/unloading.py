@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from vm_manager import flush_waits, memory, requests, roots
-from vm_manager.vm import FlushWait, Vm
+from vm_manager.vm import FlushWait, Missing, Vm
 from vm_manager.vm_steps import Stepped
 from vm_protocol import messages, topology
 from vm_protocol.effects import Ack, Effect, Publish, Reject, observed
@@ -19,6 +19,7 @@ def unload(vm: Vm, message: messages.RootsReleased, reply_to: str) -> Stepped:
     that one will do for both.
     """
     effects: list[Effect] = []
+    missing: Missing = frozenset()
     # The first copy of this message waits for its flush; that answer will do for both.
     if any(_is_for(wait, message) for wait in vm.waits):
         return vm, ()
@@ -28,8 +29,9 @@ def unload(vm: Vm, message: messages.RootsReleased, reply_to: str) -> Stepped:
         effects += released.effects
         # One flush for each context, not for each root; it precedes the frees, as in KVM.
         if released.doomed:
-            vm, flushed = requests.flush_tlb(vm, "unload", message.vcpu)
+            vm, flushed, unacked = requests.flush_tlb(vm, "unload", message.vcpu)
             effects += flushed
+            missing |= unacked
             effects += [roots.freed(vm.name, root, "unload") for root in released.doomed]
     done = messages.UnloadDone(
         vm=vm.name,
@@ -40,7 +42,6 @@ def unload(vm: Vm, message: messages.RootsReleased, reply_to: str) -> Stepped:
         # This raises the worker's fence: its free also waits for the flush just posted.
         generation=vm.slots[message.vcpu].routed,
     )
-    missing = flush_waits.missing_of(effects)
     vm, waited = flush_waits.wait(vm, FlushWait(missing, answer=done, reply_to=reply_to))
     return vm, (*effects, *waited)
 

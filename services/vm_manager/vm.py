@@ -13,6 +13,8 @@ from vm_protocol.scenario import Scenario
 from vm_protocol.topology import Mailbox
 
 Phase = Literal["creating", "running", "destroying", "freed", "stuck"]
+Missing = frozenset[tuple[int, int]]
+"""Acknowledgements that are waited for: (generation of the request, vCPU)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +53,13 @@ class Teardown:
 
 @dataclass(frozen=True, slots=True)
 class FlushWait:
-    """What goes on once requests are acknowledged: `missing` are (generation, vCPU).
+    """What goes on once the acknowledgements that are `missing` are in.
 
     `pages` are freed then; `answer` is the UnloadDone that a worker waits for, to `reply_to`; a
     wait without one is that of the VM step that the teardown stands at.
     """
 
-    missing: frozenset[tuple[int, int]]
+    missing: Missing
     pages: tuple[str, ...] = ()
     answer: UnloadDone | None = None
     reply_to: str | None = None

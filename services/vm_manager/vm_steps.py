@@ -26,9 +26,9 @@ def stop_background_workers(vm: Vm) -> Stepped:
     if not vm.background:
         return vm, ()
     stopped = replace(vm, background=False)
-    posted, effects = requests.scan_ioapic(stopped)
+    posted, effects, missing = requests.scan_ioapic(stopped)
     said = observed(Event.BACKGROUND_STOPPED, vm.name)
-    vm, waited = flush_waits.wait(posted, FlushWait(flush_waits.missing_of(effects)))
+    vm, waited = flush_waits.wait(posted, FlushWait(missing))
     return vm, (CancelTimer(tick_timer(vm)), said, *effects, *waited)
 
 
@@ -41,26 +41,25 @@ def zap_all_roots(vm: Vm) -> Stepped:
     to its owner once the flush is over.
     """
     listed = [root.name for root in vm.roots]
-    vm, effects = _zap_shadow(vm)
+    vm, effects, missing = _zap_shadow(vm)
     left, pages = memory.give_back(vm.pages, listed)
-    missing = flush_waits.missing_of(effects)
     vm, waited = flush_waits.wait(replace(vm, pages=left), FlushWait(missing, pages))
     return vm, (*effects, *waited)
 
 
-def _zap_shadow(vm: Vm) -> Stepped:
+def _zap_shadow(vm: Vm) -> requests.Posted:
     listed = [root for root in vm.roots if root.mmu == SHADOW]
     if not listed:
-        return vm, ()
+        return vm, (), frozenset()
     effects: list[Effect] = []
     for root in listed:
         if not root.pins:
             continue
         if not root.invalid:
             effects.append(observed(Event.ROOT_INVALIDATED, vm.name, root=root.name))
-        vm, posted = requests.drop_obsolete_roots(vm, root.name)
+        vm, posted, _ = requests.drop_obsolete_roots(vm, root.name)
         effects += posted
-    vm, flushed = requests.flush_tlb(vm, "zap-all")
+    vm, flushed, missing = requests.flush_tlb(vm, "zap-all")
     effects += flushed
     effects += [roots.freed(vm.name, root, "zap-all") for root in listed if not root.pins]
     left = tuple(
@@ -68,13 +67,12 @@ def _zap_shadow(vm: Vm) -> Stepped:
         for root in vm.roots
         if root.pins or root.mmu != SHADOW
     )
-    return replace(vm, roots=left), tuple(effects)
+    return replace(vm, roots=left), tuple(effects), missing
 
 
 def flush_tlbs(vm: Vm) -> Stepped:
     """Flush the TLBs of all visible vCPUs (kvm_flush_remote_tlbs)."""
-    vm, effects = requests.flush_tlb(vm, "flush-tlbs")
-    missing = flush_waits.missing_of(effects)
+    vm, effects, missing = requests.flush_tlb(vm, "flush-tlbs")
     vm, waited = flush_waits.wait(vm, FlushWait(missing))
     return vm, (*effects, *waited)
 

@@ -329,9 +329,6 @@ class ClockUpdate(_Request):
     type: Literal["ClockUpdate"] = "ClockUpdate"
 
 
-WAITED_FOR = (TlbFlush, ScanIoapic)
-"""Requests whose sender waits for vCPUs that are in their guest."""
-
 Request = TlbFlush | DropObsoleteRoots | ScanIoapic | ClockUpdate
 
 Message = (

@@ -43,6 +43,7 @@ from teardown_lab.explorer.steps import (
     UNBIND,
 )
 from vcpu_worker.vcpu import NO_ROOTS, Running, Vcpu
+from vcpu_worker.waits import Wait
 from vm_protocol import messages
 from vm_protocol.topology import Mailbox
 
@@ -184,12 +185,13 @@ class Reduction:
         running = owned.running
         if running is None or "free_vcpu" not in _ahead(running):
             return []
-        if running.waiting == "unload" and is_pinning:
+        is_unloading = running.waiting is Wait.UNLOAD
+        if is_unloading and is_pinning:
             return [None]
         ahead = _ahead(running)
-        if _asks(owned, ahead[1:] if running.waiting == "unload" else ahead):
+        if _asks(owned, ahead[1:] if is_unloading else ahead):
             return [None]
-        answer = self._answer(running, replies) if running.waiting == "unload" else 0
+        answer = self._answer(running, replies) if is_unloading else 0
         return [max(running.command.generation, running.fence, answer)]
 
     def _answer(self, running: Running, replies: int) -> int:

@@ -4,8 +4,11 @@ import ast
 import re
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from vm_protocol.effects import Effect
 
 ROOT = Path(__file__).parents[2]
 OURS = ("services", "shared", "teardown_lab", "tests", "benchmarks", "experiments")
@@ -154,6 +157,46 @@ def test_cores_know_no_clock_no_randomness_no_ids_and_no_world_outside() -> None
 )
 def test_the_search_for_impurities_finds(line: str) -> None:
     assert len(impurities(ast.parse(line))) == 1
+
+
+# --- effects go out ------------------------------------------------------------------------
+
+EFFECTS = {kind.__name__ for kind in get_args(Effect)}
+
+
+def read_back(tree: ast.Module) -> list[str]:
+    """Return where code asks of which kind an effect is."""
+    found = []
+    for node in ast.walk(tree):
+        kinds: list[ast.expr] = []
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+            kinds = [each for each in ast.walk(node.args[1]) if isinstance(each, ast.expr)]
+        if isinstance(node, ast.MatchClass):
+            kinds = [node.cls]
+        names = {ast.unparse(kind).rpartition(".")[2] for kind in kinds}
+        found += [f"{node.lineno}: {name}" for name in sorted(names & EFFECTS)]
+    return found
+
+
+def test_services_return_what_happened_and_do_not_read_it_off_their_effects() -> None:
+    files = python_files("services/vm_manager", "services/vcpu_worker")
+
+    found = {place(file): read_back(parsed(file)) for file in files}
+
+    assert {where: what for where, what in found.items() if what} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "any(isinstance(each, Observed) for each in effects)",
+        "isinstance(effect, effects.Publish)",
+        "isinstance(effect, str | Reject)",
+        "match effect:\n    case Publish():\n        pass",
+    ],
+)
+def test_the_search_for_effects_that_are_read_back_finds(line: str) -> None:
+    assert len(read_back(ast.parse(line))) == 1
 
 
 # --- what nobody writes -----------------------------------------------------------------------

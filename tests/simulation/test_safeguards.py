@@ -62,7 +62,7 @@ def test_a_safeguard_that_is_taken_away_is_missed(
 
 def test_an_unload_without_its_flush_is_a_vacuous_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing breaks where nobody flushes: explorer and checker say that nothing was shown."""
-    change = (('requests.flush_tlb(vm, "unload", message.vcpu)', "(vm, ())"),)
+    change = (('requests.flush_tlb(vm, "unload", message.vcpu)', "(vm, (), frozenset())"),)
     mutate(monkeypatch, Mutant(UNLOAD, change))
     begin = schedule(PATCH, QUIET, NO_FAULT)
     stage = Stage(begin)

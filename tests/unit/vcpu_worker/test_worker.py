@@ -76,7 +76,7 @@ def test_a_placement_that_another_worker_has_is_forgotten_and_makes_room() -> No
     effects = bench.take(placement_answer(1, accepted=False), REPLIES)
 
     assert list(effects) == [Ack(REPLIES, placement_answer(1).identity()), TAKE_PLACEMENTS]
-    assert bench.state.live_count() == 0
+    assert bench.state.live == 0
 
 
 def test_a_repeated_placement_is_answered_again_and_changes_nothing() -> None:
@@ -106,7 +106,7 @@ def test_a_free_makes_room_and_placements_are_taken_again() -> None:
     effects = bench.command(command("free_vcpu"))
 
     assert effects[-1] == TAKE_PLACEMENTS
-    assert bench.state.live_count() == 0
+    assert bench.state.live == 0
 
 
 def test_a_vcpu_that_is_removed_alive_makes_room_as_well_and_a_tombstone_makes_none() -> None:
@@ -115,6 +115,22 @@ def test_a_vcpu_that_is_removed_alive_makes_room_as_well_and_a_tombstone_makes_n
 
     assert TAKE_PLACEMENTS in alive.step(MailboxGone(MAILBOX))
     assert TAKE_PLACEMENTS not in tombstone.step(MailboxGone(MAILBOX))
+
+
+def test_a_worker_counts_the_vcpus_that_are_not_freed() -> None:
+    bench = WorkerBench()
+    bench.take(placement(1), PLACEMENT, MANAGER)
+    counts = [bench.state.live]
+
+    bench.take(placement_answer(1, accepted=False), REPLIES)
+    counts.append(bench.state.live)
+    bench.freed()
+    counts.append(bench.state.live)
+    bench.step(MailboxGone(MAILBOX))
+    counts.append(bench.state.live)
+
+    assert counts == [2, 1, 0, 0]
+    assert bench.state == bench.core.initial()
 
 
 NOT_OWNED: list[tuple[str, Message]] = [

@@ -1,10 +1,12 @@
 """The in-memory driver: actors, a simulated broker and virtual time, in one thread.
 
 Deliveries happen in the order in which the broker sent them, each taking HANDLING_NS; timers fire
-and messages expire when due. The same actors give the same history every time.
+and messages expire when due. What the actions of a plan bring to a core waits in an inbox until the
+plan is performed, as in the other driver. The same actors give the same history every time.
 """
 
 import heapq
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -84,6 +86,7 @@ class World:
         self._handling_ns = handling_ns
         self._batch_records = batch_records
         self._actors: dict[str, Actor[Any]] = {}
+        self._inbox: deque[tuple[Actor[Any], effects.Input, Cause]] = deque()
         self._held: dict[tuple[str, str, str], list[int]] = {}
         self._timers: dict[tuple[str, str], int] = {}
         self._due: list[tuple[int, int, _Timer]] = []
@@ -109,7 +112,13 @@ class World:
         return True
 
     def step(self) -> bool:
-        """Let the next thing happen: a timer that is due, else a delivery, else the next expiry."""
+        """Let the next thing happen: what the last plan brought, else a timer that is due.
+
+        Else a delivery, else the next timer or expiry.
+        """
+        if self._inbox:
+            self._handle(*self._inbox.popleft())
+            return True
         while self._due and self._timers.get(self._due[0][2].key) != self._due[0][1]:
             heapq.heappop(self._due)
         if self._due and self._due[0][0] <= self.now_ns:
@@ -224,13 +233,13 @@ class World:
             publish.exchange, publish.routing_key, packet, mandatory=publish.mandatory
         )
         if published.returned:
-            self._handle(actor, effects.Returned(publish.message), cause)
+            self._inbox.append((actor, effects.Returned(publish.message), cause))
 
     def _consume_mailbox(self, actor: Actor[Any], mailbox: Mailbox) -> None:
         if self.broker.has_queue(mailbox.name):
             self.broker.consume(actor.core.actor, mailbox.name, limits.MAILBOX_PREFETCH)
         else:
-            self._handle(actor, effects.MailboxGone(mailbox), NO_CAUSE)
+            self._inbox.append((actor, effects.MailboxGone(mailbox), NO_CAUSE))
 
     def _stop_consuming(self, name: str, queue: str) -> None:
         """Cancel a consumer; what is on its way then, the client gives back (pika: channel)."""

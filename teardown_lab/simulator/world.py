@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from teardown_lab.simulator.broker import SimulatedBroker
 from teardown_lab.simulator.messages import Cancelled, Handed
@@ -124,14 +124,16 @@ class World:
         if self._due and self._due[0][0] <= self.now_ns:
             self._fire()
             return True
-        event = self.broker.next_event()
-        if isinstance(event, Handed):
-            self._deliver(event)
-            return True
-        if isinstance(event, Cancelled):
-            self._cancelled(event)
-            return True
-        return self._publish_journal() or self._pass_time()
+        match self.broker.next_event():
+            case Handed() as handed:
+                self._deliver(handed)
+            case Cancelled() as cancelled:
+                self._cancelled(cancelled)
+            case None:
+                return self._publish_journal() or self._pass_time()
+            case event:
+                assert_never(event)
+        return True
 
     def _deliver(self, handed: Handed) -> None:
         self.broker.advance_to(self.now_ns + self._handling_ns)
@@ -225,6 +227,8 @@ class World:
                 self._set_timer(name, wanted, cause)
             case effects.CancelTimer(timer):
                 self._timers.pop((name, timer), None)
+            case _:
+                assert_never(action)
 
     def _send(self, actor: Actor[Any], send: Send, cause: Cause) -> None:
         publish = send.publish
@@ -247,7 +251,7 @@ class World:
         for handed in self.broker.withdraw(name, queue):
             self.broker.reject(handed.number, requeue=True)
 
-    def _settle(self, name: str, settle: effects.Ack | effects.Reject) -> None:
+    def _settle(self, name: str, settle: effects.Settle) -> None:
         for number in self._held.pop((name, settle.queue, settle.message_id), ()):
             if isinstance(settle, effects.Ack):
                 self.broker.ack(number)

@@ -1,6 +1,7 @@
 """What only the simulated broker has: virtual time, versions by name, and what it refuses."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -197,3 +198,10 @@ def test_what_an_action_brings_waits_until_the_plan_is_performed(opening: effect
     assert world.run(lambda: len(talker.state) == 2)
 
     assert talker.state == ("asked", "learned")
+
+
+def test_an_action_that_no_driver_knows_ends_the_run() -> None:
+    unknown: Any = object()
+
+    with pytest.raises(AssertionError, match="unreachable"):
+        World().add(Actor(Talker(unknown)))

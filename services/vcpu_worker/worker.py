@@ -5,6 +5,7 @@ one is a duplicate and is answered again. What requests meet stands in `requests
 """
 
 from dataclasses import dataclass, field, replace
+from typing import assert_never
 
 from immutables import Map
 
@@ -17,8 +18,10 @@ from vm_protocol.effects import (
     Ack,
     Consume,
     ConsumeMailbox,
+    DeadLettered,
     Effect,
     Input,
+    JournalRead,
     MailboxGone,
     Publish,
     Received,
@@ -103,8 +106,10 @@ class VcpuWorker:
                 return self._forget(state, event.mailbox)
             case Returned(message=messages.VcpuPlaced() as placed):
                 return self._give_back(state, placed), ()
+            case Returned() | DeadLettered() | JournalRead():
+                return state, ()  # no manager hears an answer then; the others never come here
             case _:
-                return state, ()
+                assert_never(event)
 
     def _consumption(self) -> tuple[Effect, ...]:
         return (

@@ -1,6 +1,7 @@
 """VmManager: the pure core of the manager. Takes inputs apart and hands them to the VM's rules."""
 
 from dataclasses import dataclass, replace
+from typing import assert_never
 
 from vm_manager import admission, creation, flush_waits, interpreter, progress, requests, unloading
 from vm_manager.state import ManagerState, Result
@@ -12,9 +13,12 @@ from vm_protocol.effects import (
     Ack,
     CancelTimer,
     Consume,
+    DeadLettered,
     DeleteMailbox,
     Effect,
     Input,
+    JournalRead,
+    MailboxGone,
     Publish,
     Received,
     Reject,
@@ -70,8 +74,10 @@ class VmManager:
                 return self._stuck(state, command, "the worker's command queue is gone")
             case Returned(message=messages.VmCreated() as created):
                 return self._client_gone(state, created)
+            case Returned() | MailboxGone() | DeadLettered() | JournalRead():
+                return state, ()  # nobody hears an answer then; the others never come to a manager
             case _:
-                return state, ()
+                assert_never(event)
 
     def _elect(self, before: ManagerState, result: Result) -> Result:
         """Take replies from the first command on, and before anything that asks for one."""

@@ -8,7 +8,7 @@ one.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, assert_never
 
 from vm_manager import letters
 from vm_manager.history_index import READ_BY_INDEX, HistoryIndex
@@ -24,6 +24,9 @@ from vm_protocol.effects import (
     Effect,
     Input,
     JournalRead,
+    MailboxGone,
+    Received,
+    Returned,
     SetTimer,
     Started,
     TimerFired,
@@ -93,8 +96,10 @@ class DeadLetterMonitor:
                 due = (letter for letter in state.waiting if letter.letter == event.name)
                 letter = next(due, None)
                 return (state, ()) if letter is None else self._classify(state, letter)
+            case Received() | Returned() | MailboxGone():
+                return state, ()  # no manager hears of it then; the others never come to a monitor
             case _:
-                return state, ()
+                assert_never(event)
 
     def _read(self, state: MonitorState, event: JournalRead) -> Result:
         index, open_requests, repeats = state.index, state.open_requests, state.repeats

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from time import time_ns
-from typing import Any
+from typing import Any, assert_never
 
 import structlog
 
@@ -33,7 +33,7 @@ from service_runtime.reconnecting import Reconnecting
 from service_runtime.settlements import HeldDeliveries, Settlements
 from service_runtime.timers import Timers
 from vm_protocol import codec, effects, limits
-from vm_protocol.actor import Action, Actor, Plan
+from vm_protocol.actor import Actor, Plan
 from vm_protocol.codec import Packet
 from vm_protocol.errors import RemoteProtocolError
 from vm_protocol.intake import Delivery
@@ -49,7 +49,7 @@ Handler = Callable[[], Plan]
 class _Work:
     """An action that is still to be performed, in its batch; `cause` is what timers remember."""
 
-    action: Action
+    action: Send | effects.Deed
     batch: Batch
     cause: Cause
 
@@ -256,7 +256,7 @@ class RabbitDriver:
             plan = self._inbox.popleft()()
             records += plan.records
             for action in plan.actions:
-                if isinstance(action, effects.Ack | effects.Reject):
+                if isinstance(action, effects.Settle):
                     settlements.settled += [(tag, action) for tag in self._held.release(action)]
                 else:
                     self._work.append(_Work(action, batch, plan.cause))
@@ -278,7 +278,7 @@ class RabbitDriver:
                 self._work.popleft()
                 self._send(work.action, work.batch)
                 continue
-            await self._perform(session, work)
+            await self._perform(session, work.action, work.cause)
             self._work.popleft()
             work.batch.confirmed()
 
@@ -294,8 +294,8 @@ class RabbitDriver:
             self.returned(outgoing.packet)
             batch.confirmed()
 
-    async def _perform(self, session: AmqpSession, work: _Work) -> None:
-        match work.action:
+    async def _perform(self, session: AmqpSession, deed: effects.Deed, cause: Cause) -> None:
+        match deed:
             case effects.Consume(queue, prefetch, begin):
                 await self._consume(session, Consumption(queue, prefetch, begin))
             case effects.ConsumeMailbox(mailbox):
@@ -319,9 +319,11 @@ class RabbitDriver:
                 await self._publishing.requests_confirmed(mailbox.vm)
                 await self._mailboxes.unbind(session, mailbox)
             case effects.SetTimer() as wanted:
-                self._timers.set(wanted, work.cause)
+                self._timers.set(wanted, cause)
             case effects.CancelTimer(name):
                 self._timers.cancel(name)
+            case _:
+                assert_never(deed)
 
     async def _consume(self, session: AmqpSession, wanted: Consumption) -> None:
         if missing := await self._consumptions.start(session, wanted):
@@ -329,10 +331,9 @@ class RabbitDriver:
 
     def fire(self, name: str, cause: Cause = NO_CAUSE) -> None:
         """Tell the core that a timer has fired; also one that somebody outside keeps."""
-        fired = effects.TimerFired(name)
 
         def take(_is_copy: bool = False) -> Plan:
-            return self._actor.handle(fired, cause, time_ns())
+            return self._actor.handle(effects.TimerFired(name), cause, time_ns())
 
         if self._gate is None:
             self._enqueue(take)
@@ -341,8 +342,7 @@ class RabbitDriver:
 
     def _gone(self, mailbox: Mailbox) -> None:
         self._consumptions.forget(mailbox.name)
-        gone = effects.MailboxGone(mailbox)
-        self._enqueue(lambda: self._actor.handle(gone, NO_CAUSE, time_ns()))
+        self._enqueue(lambda: self._actor.handle(effects.MailboxGone(mailbox), NO_CAUSE, time_ns()))
 
     # --- what the session tells (session_events.Events) ----------------------------------------
 

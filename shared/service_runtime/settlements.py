@@ -6,7 +6,7 @@ A delivery tag means something in its own session only (RabbitMQ: confirms).
 from dataclasses import dataclass, field
 
 from service_runtime.amqp_session import AmqpSession
-from vm_protocol.effects import Ack, Reject
+from vm_protocol.effects import Ack, Settle
 
 Tag = tuple[AmqpSession, int]
 
@@ -21,7 +21,7 @@ class HeldDeliveries:
         """Keep a delivery until it is settled."""
         self._tags.setdefault((queue, key), []).append(tag)
 
-    def release(self, settle: Ack | Reject) -> list[Tag]:
+    def release(self, settle: Settle) -> list[Tag]:
         """Return the tags that an effect settles, and forget them."""
         return self._tags.pop((settle.queue, settle.message_id), [])
 
@@ -34,7 +34,7 @@ class HeldDeliveries:
 class Settlements:
     """Acks and rejects of one batch, performed when the batch is confirmed."""
 
-    settled: list[tuple[Tag, Ack | Reject]] = field(default_factory=list)
+    settled: list[tuple[Tag, Settle]] = field(default_factory=list)
 
     def perform(self) -> None:
         """Send them; those of a lost session mean nothing any more."""

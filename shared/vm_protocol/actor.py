@@ -10,6 +10,7 @@ from vm_protocol import intake
 from vm_protocol.effects import (
     Ack,
     Core,
+    Deed,
     Effect,
     Input,
     Observed,
@@ -17,6 +18,7 @@ from vm_protocol.effects import (
     Received,
     Reject,
     Returned,
+    Settle,
     State,
 )
 from vm_protocol.errors import RemoteProtocolError
@@ -28,7 +30,7 @@ from vm_protocol.topology import parse_mailbox
 from vm_protocol.trust import ANYBODY, Trust
 from vm_protocol.wire import Record
 
-Action = Send | Effect
+Action = Send | Settle | Deed
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ class Actor(Generic[State]):
     ) -> tuple[Action | None, Record | None]:
         if isinstance(effect, Publish):
             return self.recorder.send(effect, at_ns, cause)
-        if isinstance(effect, Ack | Reject):
+        if isinstance(effect, Settle):
             letter = intake.is_dead_letters(effect.queue)
             return effect, None if letter else self.recorder.settled(effect, at_ns, cause)
         if isinstance(effect, Observed):

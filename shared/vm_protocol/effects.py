@@ -241,9 +241,10 @@ def observed(
     return Observed(event, vm, vcpu, step, None, tuple(details.items()))
 
 
-Effect = (
-    Publish
-    | Consume
+Settle = Ack | Reject
+
+Deed = (
+    Consume
     | StopConsuming
     | DeclareMailbox
     | ConsumeMailbox
@@ -251,12 +252,12 @@ Effect = (
     | DeleteQueue
     | Bind
     | Unbind
-    | Ack
-    | Reject
     | SetTimer
     | CancelTimer
-    | Observed
 )
+"""What a driver performs as it is; a Publish is made a Send first, and an Observed a record."""
+
+Effect = Publish | Settle | Deed | Observed
 
 State = TypeVar("State")
 

@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import Any
 
 from vm_protocol import codec
-from vm_protocol.effects import Ack, Observed, Publish, Reject
+from vm_protocol.effects import Observed, Publish, Reject, Settle
 from vm_protocol.observations import Event
 from vm_protocol.topology import parse_mailbox
 from vm_protocol.wire import Envelope, Record
@@ -97,7 +97,7 @@ class Recorder:
         )
         return Send(publish, envelope), record
 
-    def settled(self, settle: Ack | Reject, at_ns: int, cause: Cause) -> Record:
+    def settled(self, settle: Settle, at_ns: int, cause: Cause) -> Record:
         """Return the record of an acknowledgement or a reject."""
         details: dict[str, Any] = {"queue": settle.queue}
         # A delivery that was held may be settled by another message's handler, which knows no type.

@@ -6,7 +6,7 @@ which is no part of its state: the history is evidence, not a decision.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, assert_never
 
 from teardown_lab.checker.settlement import Settlement
 from vm_protocol import limits, messages, topology
@@ -14,12 +14,15 @@ from vm_protocol.effects import (
     Ack,
     CancelTimer,
     Consume,
+    DeadLettered,
     DeleteQueue,
     Effect,
     Input,
     JournalRead,
+    MailboxGone,
     Publish,
     Received,
+    Returned,
     SetTimer,
     Started,
     TimerFired,
@@ -175,8 +178,10 @@ class Client:
                 return self._look(replace(state, hopeful=False))
             case TimerFired(name=name) if name == REMOVAL_TIMER:
                 return self._done(state)
+            case TimerFired() | Returned() | MailboxGone() | DeadLettered():
+                return state, ()  # what no service answers ends by time-out or LOST_TIMER
             case _:
-                return state, ()
+                assert_never(event)
 
     def _begin(self) -> tuple[Effect, ...]:
         """Read the journal from its next record on; only then is there anything to read."""

@@ -37,8 +37,9 @@ class Contents(Interned[tuple[Entry, ...]]):
         return known
 
     def put_back(self, content: int, entry: Entry) -> int:
-        """Return the content with an entry before all others."""
-        return self.number((entry, *self.value(content)))
+        """Return the content with an entry before all others, and count its return."""
+        letter, returns, is_late = entry
+        return self.number(((letter, returns + 1, is_late), *self.value(content)))
 
 
 class Hands(Interned[tuple[Tagged, ...]]):

@@ -250,8 +250,7 @@ class Model:
             after[self.held_at] = self.hands.settle(held, queue, message_id) if held else 0
             if (queue, message_id) not in self._given_back:
                 place = self.first_queue + queue
-                again = (entry[0], entry[1] + 1, entry[2])
-                after[place] = self.contents.put_back(after[place], again)
+                after[place] = self.contents.put_back(after[place], entry)
 
     def _actor(self, queue: int) -> int:
         """Return who consumes a queue: 0 is the manager, v + 1 the worker of vCPU v."""
@@ -382,8 +381,7 @@ class Model:
         place = self.first_queue + queue
         message = self.steps.letters.value(entry[0]).message
         if entry[1] < limits.DELIVERY_LIMIT:
-            again = (entry[0], entry[1] + 1, entry[2])
-            after[place] = self.contents.put_back(after[place], again)
+            after[place] = self.contents.put_back(after[place], entry)
         elif isinstance(message, messages.DestroyVcpu):
             stuck = messages.CommandStuck(vm=VM, vcpu=message.vcpu, step=message.step)
             told = self.steps.letters.number(Letter(stuck, None, self.cast.manager.epoch))

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
+from typing import Any, assert_never
 
 from teardown_lab.checker.history import History
 from teardown_lab.checker.judgement import Judgement
@@ -259,8 +259,9 @@ class Stage:
             match action:
                 case Send():
                     self._send(action)
-                case effects.Consume(queue) if queue.kind != "stream":
-                    self._consumers.setdefault(queue.name, []).append(actor)
+                case effects.Consume(queue):
+                    if queue.kind != "stream":
+                        self._consumers.setdefault(queue.name, []).append(actor)
                 case effects.ConsumeMailbox(mailbox):
                     self._consumers.setdefault(mailbox.name, []).append(actor)
                 case effects.StopConsuming(name):
@@ -277,8 +278,10 @@ class Stage:
                     self._timers[actor.core.actor, name] = (actor, plan.cause)
                 case effects.CancelTimer(name):
                     self._timers.pop((actor.core.actor, name), None)
+                case effects.DeclareMailbox() | effects.DeleteMailbox() | effects.DeleteQueue():
+                    pass  # a queue is there from its first message on, and stays
                 case _:
-                    pass  # declares and deletes are no matter here
+                    assert_never(action)
 
     def _send(self, send: Send) -> None:
         publish = send.publish

@@ -6,7 +6,7 @@ of one actor with the same input.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from teardown_lab.checker.invariants_state import FREED_BY, STOPPED_BY
 from teardown_lab.explorer.cast import VM, Cast
@@ -147,9 +147,7 @@ class Steps:
         before = self.states[actor].value(state)
         after, done = core.step(before, event)
         scene = self._scene(actor, before, event, after)
-        operations: list[Operation] = []
-        for effect in done:
-            operations += self._compile(actor, scene, effect)
+        operations = [each for effect in done for each in self._compile(actor, scene, effect)]
         if actor == MANAGER and _in_flight(before) < OVERLAP <= _in_flight(after):
             operations.append((WITNESS, "destroys-overlapped"))
         if actor == MANAGER and _position(before) != _position(after):
@@ -185,8 +183,18 @@ class Steps:
                 return [(CANCEL, self.timers.number((actor, name)))]
             case Observed():
                 return _OBSERVED.get(effect.event, _nothing)(effect, scene)
+            case (
+                effects.Consume()
+                | effects.StopConsuming()
+                | effects.DeclareMailbox()
+                | effects.ConsumeMailbox()
+                | effects.DeleteMailbox()
+                | effects.DeleteQueue()
+                | effects.Bind()
+            ):
+                return []  # the search begins with all queues there, bound and consumed
             case _:
-                return []
+                assert_never(effect)
 
     def _publish(self, actor: int, scene: "_Scene", publish: Publish) -> list[Operation]:
         message = publish.message

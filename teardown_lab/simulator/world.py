@@ -1,14 +1,16 @@
 """The in-memory driver: actors, a simulated broker and virtual time, in one thread.
 
 Deliveries happen in the order in which the broker sent them, each taking HANDLING_NS; timers fire
-and messages expire when due. The same actors give the same history every time.
+and messages expire when due. What the actions of a plan bring to a core waits in an inbox until the
+plan is performed, as in the other driver. The same actors give the same history every time.
 """
 
 import heapq
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from teardown_lab.simulator.broker import SimulatedBroker
 from teardown_lab.simulator.messages import Cancelled, Handed
@@ -84,6 +86,7 @@ class World:
         self._handling_ns = handling_ns
         self._batch_records = batch_records
         self._actors: dict[str, Actor[Any]] = {}
+        self._inbox: deque[tuple[Actor[Any], effects.Input, Cause]] = deque()
         self._held: dict[tuple[str, str, str], list[int]] = {}
         self._timers: dict[tuple[str, str], int] = {}
         self._due: list[tuple[int, int, _Timer]] = []
@@ -109,20 +112,28 @@ class World:
         return True
 
     def step(self) -> bool:
-        """Let the next thing happen: a timer that is due, else a delivery, else the next expiry."""
+        """Let the next thing happen: what the last plan brought, else a timer that is due.
+
+        Else a delivery, else the next timer or expiry.
+        """
+        if self._inbox:
+            self._handle(*self._inbox.popleft())
+            return True
         while self._due and self._timers.get(self._due[0][2].key) != self._due[0][1]:
             heapq.heappop(self._due)
         if self._due and self._due[0][0] <= self.now_ns:
             self._fire()
             return True
-        event = self.broker.next_event()
-        if isinstance(event, Handed):
-            self._deliver(event)
-            return True
-        if isinstance(event, Cancelled):
-            self._cancelled(event)
-            return True
-        return self._publish_journal() or self._pass_time()
+        match self.broker.next_event():
+            case Handed() as handed:
+                self._deliver(handed)
+            case Cancelled() as cancelled:
+                self._cancelled(cancelled)
+            case None:
+                return self._publish_journal() or self._pass_time()
+            case event:
+                assert_never(event)
+        return True
 
     def _deliver(self, handed: Handed) -> None:
         self.broker.advance_to(self.now_ns + self._handling_ns)
@@ -216,6 +227,8 @@ class World:
                 self._set_timer(name, wanted, cause)
             case effects.CancelTimer(timer):
                 self._timers.pop((name, timer), None)
+            case _:
+                assert_never(action)
 
     def _send(self, actor: Actor[Any], send: Send, cause: Cause) -> None:
         publish = send.publish
@@ -224,13 +237,13 @@ class World:
             publish.exchange, publish.routing_key, packet, mandatory=publish.mandatory
         )
         if published.returned:
-            self._handle(actor, effects.Returned(publish.message), cause)
+            self._inbox.append((actor, effects.Returned(publish.message), cause))
 
     def _consume_mailbox(self, actor: Actor[Any], mailbox: Mailbox) -> None:
         if self.broker.has_queue(mailbox.name):
             self.broker.consume(actor.core.actor, mailbox.name, limits.MAILBOX_PREFETCH)
         else:
-            self._handle(actor, effects.MailboxGone(mailbox), NO_CAUSE)
+            self._inbox.append((actor, effects.MailboxGone(mailbox), NO_CAUSE))
 
     def _stop_consuming(self, name: str, queue: str) -> None:
         """Cancel a consumer; what is on its way then, the client gives back (pika: channel)."""
@@ -238,7 +251,7 @@ class World:
         for handed in self.broker.withdraw(name, queue):
             self.broker.reject(handed.number, requeue=True)
 
-    def _settle(self, name: str, settle: effects.Ack | effects.Reject) -> None:
+    def _settle(self, name: str, settle: effects.Settle) -> None:
         for number in self._held.pop((name, settle.queue, settle.message_id), ()):
             if isinstance(settle, effects.Ack):
                 self.broker.ack(number)

@@ -1,6 +1,7 @@
 """What only the simulated broker has: virtual time, versions by name, and what it refuses."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from teardown_lab.simulator.world import EPOCH_NS, World
 from vm_protocol import effects, limits, topology
 from vm_protocol.actor import Actor
 from vm_protocol.codec import Packet
-from vm_protocol.messages import ClockUpdate
+from vm_protocol.messages import ClockUpdate, VmRemoved
 from vm_protocol.topology import ArgumentValue, Exchange, Mailbox, Queue
 
 MS = 1_000_000
@@ -156,3 +157,51 @@ def test_a_world_lets_a_request_expire_in_its_own_time(version: BrokerVersion) -
 
     assert watcher.state.reasons == ("expired",)
     assert world.now_ns - EPOCH_NS >= limits.MAILBOX_TTL_MS * MS
+
+
+OWN = topology.client_replies("talker")
+
+
+def tell(vm: str, key: str = OWN.name) -> effects.Publish:
+    removed = VmRemoved(vm=vm, incarnation=1)
+    return effects.Publish(topology.REPLIES.name, key, removed, mandatory=True)
+
+
+@dataclass(frozen=True)
+class Talker:
+    """Asks for what comes to nothing, then tells itself so; tells itself again when it learns."""
+
+    opening: effects.Effect
+    actor: str = "talker"
+
+    def initial(self) -> tuple[str, ...]:
+        return ()
+
+    def step(
+        self, state: tuple[str, ...], event: effects.Input
+    ) -> tuple[tuple[str, ...], tuple[effects.Effect, ...]]:
+        match event:
+            case effects.Started():
+                return state, (effects.Consume(OWN, 10), self.opening, tell("asked"))
+            case effects.Received():
+                return (*state, event.message.vm), (effects.Ack(event.queue, event.message_id),)
+            case _:
+                return state, (tell("learned"),)
+
+
+@pytest.mark.parametrize("opening", [tell("lost", "nobody"), effects.ConsumeMailbox(MAILBOX)])
+def test_what_an_action_brings_waits_until_the_plan_is_performed(opening: effects.Effect) -> None:
+    world = World()
+    talker: Actor[tuple[str, ...]] = Actor(Talker(opening))
+    world.add(talker)
+
+    assert world.run(lambda: len(talker.state) == 2)
+
+    assert talker.state == ("asked", "learned")
+
+
+def test_an_action_that_no_driver_knows_ends_the_run() -> None:
+    unknown: Any = object()
+
+    with pytest.raises(AssertionError, match="unreachable"):
+        World().add(Actor(Talker(unknown)))

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from integration.tools.amqp import channel_to, delete, publish
@@ -127,6 +128,33 @@ def test_a_core_that_is_wrong_ends_its_driver(lone_node: PrivateNode) -> None:
             await running
 
     with pytest.raises(AssertionError, match="impossible transition"):
+        asyncio.run(run())
+    delete(lone_node.url, [QUEUE.name])
+
+
+@dataclass(frozen=True)
+class InventiveCore:
+    """Asks for what no driver knows."""
+
+    actor: str = "inventive"
+
+    def initial(self) -> int:
+        return 0
+
+    def step(self, state: int, event: Input) -> tuple[int, tuple[Effect, ...]]:
+        unknown: Any = object()
+        return state, (Consume(QUEUE, 1), unknown)
+
+
+@pytest.mark.rabbitmq
+def test_an_action_that_no_driver_knows_is_not_confirmed(lone_node: PrivateNode) -> None:
+    driver = RabbitDriver(Actor(InventiveCore()), Endpoint(lone_node.url), lambda _: None)
+
+    async def run() -> None:
+        async with asyncio.timeout(60):
+            await driver.run()
+
+    with pytest.raises(AssertionError, match="unreachable"):
         asyncio.run(run())
     delete(lone_node.url, [QUEUE.name])
 

@@ -188,24 +188,24 @@ def test_an_unused_queue_expires_and_is_not_dead_lettered(session: Session) -> N
 
 
 def test_a_consumer_keeps_a_queue_from_expiring(session: Session) -> None:
-    session.queue("queue", expires=TTL_MS)
+    session.queue("queue", expires=LONG_MS)
     session.broker.consume("worker", "queue", prefetch=1)
 
-    session.broker.wait(TTL_MS * 3)
+    session.broker.wait(LONG_MS * 3)
     session.send("queue", "a", mandatory=True)
     session.take("worker", 1)
     session.lose("worker")
-    session.broker.wait(TTL_MS * 2)
+    session.broker.wait(LONG_MS * 2)
 
     assert session.broker.publish("in", "queue", "late", mandatory=True).returned
 
 
 def test_a_quorum_queue_expires_too_and_a_consumer_keeps_it(session: Session) -> None:
     for name in ("left", "held"):
-        session.queue(name, "quorum", expires=TTL_MS)
+        session.queue(name, "quorum", expires=LONG_MS)
     session.broker.consume("worker", "held", prefetch=1)
 
-    session.broker.wait(TTL_MS + 2 * QUORUM_LOOKS_MS)
+    session.broker.wait(LONG_MS + 2 * QUORUM_LOOKS_MS)
 
     assert session.broker.publish("in", "left", "late", mandatory=True).returned
     assert not session.broker.publish("in", "held", "in time", mandatory=True).returned

@@ -4,7 +4,7 @@
 
 bin := .venv/bin
 # Most tests wait for a broker most of the time: more of them at once than there are cores.
-PROCESSES ?= 4
+PROCESSES ?= 3
 pytest := $(bin)/python -m pytest
 spread := -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 

@@ -3,8 +3,7 @@
 .PHONY: help setup demo check test test-all test-long bench docs lock clean
 
 bin := .venv/bin
-# Most tests wait for a broker most of the time: more of them at once than there are cores.
-PROCESSES ?= 3
+PROCESSES ?= 2
 pytest := $(bin)/python -m pytest
 spread := -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 
@@ -26,8 +25,9 @@ check: setup ## lint, format, types and import contracts
 test: setup ## the tests that need no container engine and are not slow
 	$(pytest) $(spread) -m "not long and not slow and not container"
 
+# One after another: a cluster beside a compose stack is more than two cores carry.
 test-all: test ## those, then the slow ones and those with containers
-	$(pytest) $(spread) -m "not long and (slow or container)"
+	$(pytest) -m "not long and (slow or container)"
 
 test-long: setup ## the tests that take minutes
 	$(pytest) -m long

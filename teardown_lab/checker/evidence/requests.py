@@ -1,6 +1,7 @@
 """Whether the post of a request agrees with what was published and with what arrived."""
 
 from collections.abc import Iterator
+from typing import Final
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.evidence.bodies import strangers
@@ -9,6 +10,9 @@ from teardown_lab.checker.happens_before import Moment
 from teardown_lab.checker.words import some
 from vm_protocol.errors import RejectReason
 from vm_protocol.observations import Event
+
+_TOUCHING: Final = ("AsyncPfCompleted", "DestroyVcpu")
+"""What a worker takes from its own queues and does to a vCPU."""
 
 
 def notes(facts: Facts) -> Iterator[str]:
@@ -98,8 +102,16 @@ def _differs(facts: Facts, post: Moment) -> Iterator[str]:
 
 
 def _seen_again(facts: Facts) -> Iterator[str]:
-    """Yield repeated deliveries to freed vCPUs of which the first delivery is not known."""
-    for arrivals in (facts.mailbox_arrivals, facts.arrivals):
+    """Yield deliveries to freed vCPUs that were not the first, whose first is not known.
+
+    Only of what touches a vCPU: an answer of its worker to the manager may come whenever it likes.
+    """
+    touching = {
+        delivery: arrival
+        for delivery, arrival in facts.arrivals.items()
+        if facts.types.get(delivery[0]) in _TOUCHING
+    }
+    for arrivals in (facts.mailbox_arrivals, touching):
         for delivery, arrival in arrivals.items():
             after = facts.freed_before(delivery[1], arrival) is not None
             if after and facts.is_seen_again(delivery, arrival):

@@ -31,14 +31,18 @@ class Watch:
         self._whereabouts = whereabouts
         self.missing: tuple[str, ...] = ()
 
-    async def run(self, on_loss: Callable[[], None]) -> None:
-        """Look again and again; call `on_loss` once, when somebody is gone for good."""
+    async def run(self, on_loss: Callable[[], None], is_blocked: Callable[[], bool]) -> None:
+        """Look again and again; call `on_loss` once, when somebody is gone for good.
+
+        While the broker blocks publishers (a memory or disk alarm) nothing moves and nobody is
+        gone: what is sent does not leave its sender, so that mailboxes look as if unbound.
+        """
         loop = asyncio.get_running_loop()
         progress, moved_s, lost_s = -1, loop.time(), 0.0
         while True:
             await asyncio.sleep(LOOK_S)
             now_s = loop.time()
-            if self._whereabouts.progress != progress:
+            if self._whereabouts.progress != progress or is_blocked():
                 progress, moved_s, self.missing = self._whereabouts.progress, now_s, ()
                 continue
             if now_s - moved_s < SILENCE_S:

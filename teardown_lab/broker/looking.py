@@ -1,11 +1,13 @@
-"""What a broker says of queues, asked without changing anything: `queue.declare`, passive."""
+"""What a broker says of its queues and of itself, asked without changing anything."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pika.exceptions
 
-from teardown_lab.broker.address import connected
+from teardown_lab.broker.address import connected, publish
+from teardown_lab.broker.errors import BrokerUnavailable
+from vm_protocol import codec, topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,7 @@ class QueueSeen:
 def look_at(
     url: str, names: Iterable[str], seconds_max: float = 5.0
 ) -> dict[str, QueueSeen | None]:
-    """Return what is known of each queue; None for one that does not exist.
+    """Return what is known of each queue (a passive declare); None for one that does not exist.
 
     A queue that this user may not look up, or that is out of reach for the moment, is left out.
 
@@ -38,6 +40,26 @@ def look_at(
                     seen[name] = None
                 channel = connection.channel()
     return seen
+
+
+def blocks_publishers(url: str) -> bool:
+    """Return whether the broker blocks publishers now, for a memory or disk alarm.
+
+    It tells that only to a connection that publishes (RabbitMQ: Blocked Connection Notifications).
+    So this one publishes a batch of no records to the journal, whose readers take nothing from it.
+
+    Raises:
+        BrokerUnavailable: The broker does not answer.
+    """
+    exchange, key = topology.JOURNAL_QUEUE.bindings[0]
+    nothing = codec.Packet(codec.encode_records(()), {"type": "Records"}, {})
+    try:
+        publish(url, exchange, [(key, nothing)])
+    except BrokerUnavailable as error:
+        if isinstance(error.__cause__, pika.exceptions.ConnectionBlockedTimeout):
+            return True
+        raise
+    return False
 
 
 _NOT_FOUND = 404

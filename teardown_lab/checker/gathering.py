@@ -62,11 +62,9 @@ def _is_same_message(first: Moment, again: Moment) -> bool:
 
 def _answered(facts: Facts, moment: Moment, body: shapes.Body) -> None:
     """Take a worker's answer to a command; one that does not say what its id says is none."""
-    message_id = moment.record.message_id or ""
-    scope = message_id.partition("/")[0]
-    place = f"{body.number('vcpu')}/{body.text('step')}"
-    if message_id == f"{scope}/vcpu-steps-done/{place}/{body.text('outcome')}":
-        facts.answers[f"{scope}/destroy-vcpu/{place}"] = Answer(body.text("outcome"), moment)
+    command = shapes.answered_command(moment.record)
+    if command:
+        facts.answers[command] = Answer(body.text("outcome"), moment)
 
 
 def _received(facts: Facts, moment: Moment) -> None:

@@ -208,6 +208,19 @@ def body(record: Record) -> Body:
     return Body(mapping(record, "body"))
 
 
+def answered_command(record: Record) -> str:
+    """Return the id of the DestroyVcpu that a sent VcpuStepsDone answers.
+
+    Empty where its body does not say what its id says.
+    """
+    said = body(record)
+    message_id = record.message_id or ""
+    scope = message_id.partition("/")[0]
+    place = f"{said.number('vcpu')}/{said.text('step')}"
+    is_true = message_id == f"{scope}/vcpu-steps-done/{place}/{said.text('outcome')}"
+    return f"{scope}/destroy-vcpu/{place}" if is_true else ""
+
+
 def _number(value: object) -> int | None:
     return value if isinstance(value, int) and _is_number(value) else None
 

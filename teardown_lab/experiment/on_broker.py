@@ -83,9 +83,7 @@ async def _run(
     patience_s = (client.experiment.timeout_ms + REMOVAL_MS) / 1000 + BROKER_S
     silence = loop.create_task(give_up(lambda: driver.is_blocked, patience_s))
     silence.add_done_callback(lambda task: None if task.cancelled() else fail(task.result()))
-    watching = loop.create_task(
-        watch.run(lambda: driver.fire(LOST_TIMER), lambda: driver.is_blocked)
-    )
+    watching = loop.create_task(watch.run(lambda: driver.fire(LOST_TIMER)))
     try:
         if stack is not None:
             stack.watch(on_failure)

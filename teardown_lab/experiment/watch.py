@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from teardown_lab.broker.errors import BrokerUnavailable
-from teardown_lab.broker.looking import look_at
+from teardown_lab.broker.looking import blocks_publishers, look_at
 from teardown_lab.experiment.whereabouts import Whereabouts
 from vm_protocol import limits
 
@@ -31,18 +31,14 @@ class Watch:
         self._whereabouts = whereabouts
         self.missing: tuple[str, ...] = ()
 
-    async def run(self, on_loss: Callable[[], None], is_blocked: Callable[[], bool]) -> None:
-        """Look again and again; call `on_loss` once, when somebody is gone for good.
-
-        While the broker blocks publishers (a memory or disk alarm) nothing moves and nobody is
-        gone: what is sent does not leave its sender, so that mailboxes look as if unbound.
-        """
+    async def run(self, on_loss: Callable[[], None]) -> None:
+        """Look again and again; call `on_loss` once, when somebody is gone for good."""
         loop = asyncio.get_running_loop()
         progress, moved_s, lost_s = -1, loop.time(), 0.0
         while True:
             await asyncio.sleep(LOOK_S)
             now_s = loop.time()
-            if self._whereabouts.progress != progress or is_blocked():
+            if self._whereabouts.progress != progress:
                 progress, moved_s, self.missing = self._whereabouts.progress, now_s, ()
                 continue
             if now_s - moved_s < SILENCE_S:
@@ -56,9 +52,14 @@ class Watch:
                 return
 
     def _look(self) -> tuple[str, ...]:
-        """Ask the broker; one that does not answer loses the run its session, and tells so."""
+        """Ask the broker; one that does not answer loses the run its session, and tells so.
+
+        While it blocks publishers nobody is gone: what they sent has not left them, so that a
+        mailbox looks as if it were not bound.
+        """
         try:
             seen = look_at(self._url, self._whereabouts.queues())
+            missing = self._whereabouts.missing(seen)
+            return () if missing and blocks_publishers(self._url) else missing
         except BrokerUnavailable:
             return ()
-        return self._whereabouts.missing(seen)

@@ -151,8 +151,7 @@ class Whereabouts:
             if message := next(waiting, None):
                 yield (
                     f"{message} never came to {name}, which is empty: the binding of vCPU {vcpu} "
-                    f"to {topology.REQUESTS.name} is missing, or an alarm of the broker blocks "
-                    "its publisher (`rabbitmq-diagnostics alarms`)"
+                    f"to {topology.REQUESTS.name} is missing"
                 )
 
     def _workers(self) -> tuple[str, ...]:

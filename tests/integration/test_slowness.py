@@ -92,23 +92,14 @@ def is_given_up(judgement: Judgement, *words: str) -> None:
     assert any(all(word in note for word in words) for note in judgement.notes), judgement.notes
 
 
-def under_an_alarm(bench: Bench, seconds: int) -> Judgement:
+@pytest.mark.parametrize("seconds", [5, pytest.param(40, marks=pytest.mark.long)])
+def test_a_memory_alarm_in_the_middle_is_waited_for(bench: Bench, seconds: int) -> None:
     def alarm(_: str) -> None:
         set_memory_limit(bench.node, ALWAYS)
         time.sleep(seconds)
         set_memory_limit(bench.node, NEVER)
 
-    return bench.run(alarm, when=Event.TEARDOWN_STARTED)[0]
-
-
-@pytest.mark.long
-def test_a_memory_alarm_that_lasts_blames_nobody_and_is_named(bench: Bench) -> None:
-    """The lab's own connection hears of an alarm only when it publishes: it gives up too early."""
-    is_given_up(under_an_alarm(bench, 40), "alarm", "rabbitmq-diagnostics alarms")
-
-
-def test_a_memory_alarm_in_the_middle_is_waited_for(bench: Bench) -> None:
-    judgement = under_an_alarm(bench, 5)
+    judgement, _ = bench.run(alarm, when=Event.TEARDOWN_STARTED)
 
     assert (str(judgement.verdict), judgement.notes) == ("safe", ())
     assert bench.log.count(event="broker.blocked")

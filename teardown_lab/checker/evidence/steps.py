@@ -181,13 +181,11 @@ class Frames:
 
     def _answer(self, moment: Moment) -> None:
         """End the command that an answer names; a repeated answer ends nothing more."""
-        body = shapes.body(moment.record)
-        scope = (moment.record.message_id or "").partition("/")[0]
-        command = f"{scope}/destroy-vcpu/{body.number('vcpu')}/{body.text('step')}"
+        command = shapes.answered_command(moment.record)
         waiting = self._commands[moment.actor, moment.record.vcpu]
         if command in waiting:
             waiting.remove(command)
-        if body.text("outcome") == "done":
+        if shapes.body(moment.record).text("outcome") == "done":
             self._done_commands.add(command)
 
     def _running(self, key: tuple[int, int | None]) -> str:

@@ -192,7 +192,7 @@ engine_answers() {
   command -v docker >/dev/null && timeout 5 docker version --format '{{.Server.Version}}' >/dev/null 2>&1
 }
 
-# Says which broker `--broker auto` will use; the order is the one in teardown_lab/broker/choice.py.
+# Says which broker `--broker auto` will use; the order is the one in teardown_lab/own_broker/choice.py.
 setup_broker() {
   local why="none is installed and no container engine answers"
   if may_apt && { [ -e "$policy_aside" ] || grep -qsxF "$policy_mark" "$policy"; }; then

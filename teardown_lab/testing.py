@@ -16,15 +16,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from teardown_lab.broker.choice import BrokerUnavailable, provide_broker
-from teardown_lab.broker.container import image_name, rabbitmq_container
-from teardown_lab.broker.private_node import PrivateNode
-from teardown_lab.broker.reach import OVERRIDES, reach
 from teardown_lab.checker.findings import Counts, DeadLetter, Hazard, Violation
 from teardown_lab.checker.history import load_history
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.experiment.lab import Lab, RunOptions
-from teardown_lab.leftovers import RunFolder
+from teardown_lab.leftovers.run_folder import RunFolder
+from teardown_lab.own_broker.choice import BrokerUnavailable, provide_broker
+from teardown_lab.own_broker.container import image_name, rabbitmq_container
+from teardown_lab.own_broker.private_node import PrivateNode
+from teardown_lab.own_broker.reach import OVERRIDES, reach
 from teardown_lab.report.text import describe
 from vm_manager.catalogue import OrderingError, catalogue_entry, catalogue_names, read_ordering
 from vm_protocol.ordering import Ordering

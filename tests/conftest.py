@@ -14,8 +14,8 @@ from hypothesis import settings
 from support.needs import need_server
 
 from service_runtime import logs
-from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
+from teardown_lab.own_broker.private_node import PrivateNode
 
 VCPUS_MAX = 8
 

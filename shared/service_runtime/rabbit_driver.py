@@ -17,20 +17,20 @@ from typing import Any, assert_never
 
 import structlog
 
-from service_runtime.amqp_session import AmqpSession
-from service_runtime.bounded import until_stopped
-from service_runtime.broker_problems import known_problems
-from service_runtime.cancellations import Cancellations
-from service_runtime.confirms import Batch, Outgoing, journal_batches
-from service_runtime.consumption import Consumption, Consumptions
-from service_runtime.deletions import Deletions
-from service_runtime.endpoint import Endpoint
+from service_runtime.amqp.cancellations import Cancellations
+from service_runtime.amqp.confirms import Batch, Outgoing, journal_batches
+from service_runtime.amqp.consumption import Consumption, Consumptions
+from service_runtime.amqp.deletions import Deletions
+from service_runtime.amqp.endpoint import Endpoint
+from service_runtime.amqp.known_problems import known_problems
+from service_runtime.amqp.lost_session import SessionLost, TopologyMissing
+from service_runtime.amqp.mailboxes import Mailboxes
+from service_runtime.amqp.publishing import Publishing
+from service_runtime.amqp.reconnecting import Reconnecting
+from service_runtime.amqp.session import AmqpSession
+from service_runtime.amqp.settlements import HeldDeliveries, Settlements
 from service_runtime.gate import Gate
-from service_runtime.losses import SessionLost, TopologyMissing
-from service_runtime.mailboxes import Mailboxes
-from service_runtime.publishing import Publishing
-from service_runtime.reconnecting import Reconnecting
-from service_runtime.settlements import HeldDeliveries, Settlements
+from service_runtime.stop_in_time import until_stopped
 from service_runtime.timers import Timers
 from vm_protocol import codec, effects, limits
 from vm_protocol.actor import Actor, Plan

@@ -14,14 +14,14 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from service_runtime import logs
-from service_runtime.endpoint import EndpointError
+from service_runtime.amqp.endpoint import EndpointError
+from service_runtime.amqp.lost_session import TopologyMismatch, TopologyMissing
 from service_runtime.gate import Gate
 from service_runtime.http_server import serve_http
-from service_runtime.losses import TopologyMismatch, TopologyMissing
 from service_runtime.metrics import Metrics, StateCollector, show_instance
 from service_runtime.rabbit_driver import RabbitDriver
 from service_runtime.settings import Settings, SettingsError, read_settings
-from service_runtime.tracing import Observe, traced
+from service_runtime.tracing.traced import Observe, traced
 from vm_protocol.actor import Actor
 from vm_protocol.gauges import GaugeRow
 from vm_protocol.wire import Record

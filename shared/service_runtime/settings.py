@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from service_runtime.endpoint import Endpoint, Queues, read_secret, with_password
+from service_runtime.amqp.endpoint import Endpoint, Queues, read_secret, with_password
 from vm_protocol import limits
 from vm_protocol.trust import Role, Trust
 

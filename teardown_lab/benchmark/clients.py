@@ -13,7 +13,7 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 
-from service_runtime.confirms import Outgoing
+from service_runtime.amqp.confirms import Outgoing
 from teardown_lab.benchmark.raw_sizes import COMMAND
 from vm_protocol import messages, topology
 from vm_protocol.effects import Publish

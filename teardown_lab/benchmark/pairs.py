@@ -13,10 +13,10 @@ from teardown_lab.benchmark.clients import BenchFailed, Caller, OurClient, RawCl
 from teardown_lab.benchmark.cpu import CpuMeter
 from teardown_lab.benchmark.hops import HOPS
 from teardown_lab.benchmark.yardstick import MANAGER, yardstick
-from teardown_lab.broker.choice import URL_VARIABLE, BrokerUnavailable, provide_broker
-from teardown_lab.broker.private_node import PrivateNode, server_script
 from teardown_lab.experiment.stack import StackOptions, started
-from teardown_lab.leftovers import RunFolder
+from teardown_lab.leftovers.run_folder import RunFolder
+from teardown_lab.own_broker.choice import URL_VARIABLE, BrokerUnavailable, provide_broker
+from teardown_lab.own_broker.private_node import PrivateNode, server_script
 from vm_manager.catalogue import catalogue_entry
 from vm_protocol.scenario import Scenario
 

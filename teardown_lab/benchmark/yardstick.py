@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from teardown_lab.benchmark.clients import BenchFailed
-from teardown_lab.leftovers import RunFolder
+from teardown_lab.leftovers.run_folder import RunFolder
 from vm_protocol import topology
 
 MANAGER: Final = "yardstick-manager"

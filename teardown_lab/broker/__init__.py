@@ -1,6 +1,4 @@
-"""Find or start the broker that a run uses, and leave nothing behind.
+"""A broker that somebody runs, spoken to over AMQP: is it there, what is on it, remove that.
 
-`choice` decides; `private_node` and `container` start one; `address` speaks AMQP to any; and
-`processes` names processes so that a recycled pid is never ended. Everything here is impure, and
-no other package may import it but `teardown_lab`.
+Everything here is impure. Who starts one of his own finds it in `own_broker`.
 """

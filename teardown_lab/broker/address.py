@@ -15,8 +15,8 @@ import pika
 import pika.exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
-from service_runtime.endpoint import Endpoint, EndpointError, Queues, hosts_of, reason_of
-from service_runtime.properties import properties_of
+from service_runtime.amqp.endpoint import Endpoint, EndpointError, Queues, hosts_of, reason_of
+from service_runtime.amqp.pika_packets import properties_of
 from teardown_lab.broker.errors import BrokerMisnamed, BrokerUnavailable
 from vm_protocol.codec import Packet
 

@@ -2,8 +2,8 @@
 
 import click
 
-from teardown_lab import leftovers
 from teardown_lab.cli.exits import INFRASTRUCTURE, exit_codes, fail
+from teardown_lab.leftovers.clean_up import find_leftovers, remove
 
 
 @click.command()
@@ -13,14 +13,14 @@ def cleanup() -> None:
     Runs that are alive are never touched. Exit code 4 when something could not be removed.
     """
     with exit_codes():
-        found = leftovers.find_leftovers()
+        found = find_leftovers()
         for leftover in found:
             click.echo(f"run {leftover.run_id}:")
-            for line in leftovers.remove(leftover):
+            for line in remove(leftover):
                 click.echo(f"  {line}")
         if not found:
             click.echo("nothing was left behind")
         tried = {leftover.run_id for leftover in found}
-        kept = [each.run_id for each in leftovers.find_leftovers() if each.run_id in tried]
+        kept = [each.run_id for each in find_leftovers() if each.run_id in tried]
     if kept:
         fail(INFRASTRUCTURE, f"not everything could be removed: {', '.join(kept)}; see above")

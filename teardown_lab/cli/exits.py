@@ -79,13 +79,13 @@ def _code_of(error: Exception) -> int | None:
 
     The classes are imported only now: a command that needs no broker starts without them.
     """
-    from service_runtime.losses import SessionLost, TopologyMismatch
+    from service_runtime.amqp.lost_session import SessionLost, TopologyMismatch
     from teardown_lab.benchmark.clients import BenchFailed
     from teardown_lab.broker.errors import BrokerMisnamed, BrokerUnavailable
     from teardown_lab.checker.history import HistoryError
     from teardown_lab.experiment.lab import RunRefused
     from teardown_lab.experiment.stack import StackFailed
-    from teardown_lab.leftovers import RunFolderError
+    from teardown_lab.leftovers.run_folder import RunFolderError
     from teardown_lab.replay.conductor import ReplayFailed
     from vm_manager.yaml_text import OrderingError
 

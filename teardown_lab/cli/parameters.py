@@ -51,7 +51,7 @@ class Broker(click.types.StringParamType):
 
 def _problem_of_url(url: str) -> str:
     """Return what is wrong with a URL; empty: nothing that can be seen from here."""
-    from service_runtime.endpoint import Endpoint, EndpointError
+    from service_runtime.amqp.endpoint import Endpoint, EndpointError
     from teardown_lab.broker.address import without_password
 
     try:

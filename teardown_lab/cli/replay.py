@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from teardown_lab.broker.choice import provide_broker
 from teardown_lab.checker.history import load_history
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.verdict import exit_code
@@ -20,7 +19,8 @@ from teardown_lab.explorer.schedule import (
     ScheduleError,
     read_schedule,
 )
-from teardown_lab.leftovers import RunFolder
+from teardown_lab.leftovers.run_folder import RunFolder
+from teardown_lab.own_broker.choice import provide_broker
 from teardown_lab.replay.forcing import Replayed, force, goal_of, on_stage, reached_by
 from teardown_lab.report.text import describe
 

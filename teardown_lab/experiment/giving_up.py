@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from service_runtime.losses import SessionLost
+from service_runtime.amqp.lost_session import SessionLost
 
 TURN_S: Final = 0.5
 """How often it is looked whether the broker blocks us."""

@@ -13,7 +13,6 @@ from pathlib import Path
 from service_runtime import logs
 from teardown_lab import results
 from teardown_lab.broker.address import knock
-from teardown_lab.broker.choice import ProvidedBroker, provide_broker, running_broker
 from teardown_lab.checker.history import load_history
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.verdict import judge
@@ -22,7 +21,9 @@ from teardown_lab.experiment.in_memory import run_in_memory
 from teardown_lab.experiment.neighbours import second_stack
 from teardown_lab.experiment.on_broker import run_on_broker
 from teardown_lab.experiment.stack import Stack, StackFailed, StackOptions, started
-from teardown_lab.leftovers import RunFolder, remove_at
+from teardown_lab.leftovers.clean_up import remove_at
+from teardown_lab.leftovers.run_folder import RunFolder
+from teardown_lab.own_broker.choice import ProvidedBroker, provide_broker, running_broker
 from vm_protocol import topology
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario

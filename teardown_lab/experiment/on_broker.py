@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from service_runtime.rabbit_driver import RabbitDriver
-from service_runtime.tracing import Observe, traced
+from service_runtime.tracing.traced import Observe, traced
 from teardown_lab.broker.address import endpoint_of
 from teardown_lab.experiment.client import (
     LOST_TIMER,

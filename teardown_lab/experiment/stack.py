@@ -17,7 +17,7 @@ from urllib.error import HTTPError
 from urllib.parse import urljoin
 from urllib.request import urlopen
 
-from teardown_lab.leftovers import RunFolder
+from teardown_lab.leftovers.run_folder import RunFolder
 from vm_protocol import limits, topology
 
 READY_SECONDS: Final = 60.0

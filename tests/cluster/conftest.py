@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from support.needs import need_server
 
-from teardown_lab.broker.cluster import PrivateCluster
+from teardown_lab.own_broker.cluster import PrivateCluster
 
 
 @pytest.fixture(scope="session")

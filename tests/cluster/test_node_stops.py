@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from support import expectations
 
-from service_runtime.amqp_session import AmqpSession
-from service_runtime.endpoint import Endpoint
-from service_runtime.losses import SessionLost
-from teardown_lab.broker.cluster import PrivateCluster
-from teardown_lab.broker.private_node import PrivateNode
+from service_runtime.amqp.endpoint import Endpoint
+from service_runtime.amqp.lost_session import SessionLost
+from service_runtime.amqp.session import AmqpSession
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.experiment.lab import Lab, LabOptions, RunOptions, open_lab
+from teardown_lab.own_broker.cluster import PrivateCluster
+from teardown_lab.own_broker.private_node import PrivateNode
 from vm_manager.catalogue import catalogue_entry
 from vm_protocol import topology
 from vm_protocol.observations import Event

@@ -13,9 +13,9 @@ from integration.tools.log import Log
 from integration.tools.service import service, started
 from support.needs import NAMESPACES, need, need_server
 
-from teardown_lab.broker.cluster import PrivateCluster
 from teardown_lab.checker.history import load_history
 from teardown_lab.experiment.lab import LabOptions, RunOptions, open_lab
+from teardown_lab.own_broker.cluster import PrivateCluster
 from vm_manager.catalogue import catalogue_entry
 from vm_protocol.observations import Event
 from vm_protocol.scenario import Scenario

@@ -14,12 +14,12 @@ from conformance.adapter import Session
 from conformance.live import Live
 from conformance.simulated import Simulated
 from teardown_lab.broker.address import knock
-from teardown_lab.broker.container import (
+from teardown_lab.leftovers.run_folder import RunFolder
+from teardown_lab.own_broker.container import (
     ImageUnavailable,
     image_name,
     rabbitmq_container,
 )
-from teardown_lab.leftovers import RunFolder
 from teardown_lab.simulator.versions import VERSIONS, BrokerVersion, version_of
 
 IMAGES = (os.environ.get("TEARDOWN_CONFORMANCE_IMAGES") or image_name()).split(",")

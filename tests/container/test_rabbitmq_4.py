@@ -14,10 +14,10 @@ from support.needs import need_engine, need_server
 from support.runs import WORKERS, broken, essence, tear_down
 
 from teardown_lab.broker.address import knock
-from teardown_lab.broker.container import image_name
-from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
+from teardown_lab.own_broker.container import image_name
+from teardown_lab.own_broker.private_node import PrivateNode
 from vm_manager.catalogue import catalogue_entry, catalogue_names
 from vm_protocol import limits
 from vm_protocol.observations import Event

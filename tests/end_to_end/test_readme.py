@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from teardown_lab.broker.private_node import server_script
+from teardown_lab.own_broker.private_node import server_script
 from vm_manager.catalogue import catalogue_entry, catalogue_names
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 from integration.tools.proxy import Proxy
 from support.needs import need_server
 
-from teardown_lab.broker.private_node import PrivateNode
+from teardown_lab.own_broker.private_node import PrivateNode
 
 
 @pytest.fixture(scope="session")

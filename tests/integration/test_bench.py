@@ -7,8 +7,8 @@ import pytest
 from integration.tools.cli import Place, teardown
 
 from teardown_lab.benchmark.hops import HOPS
-from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.cli.bench import describe
+from teardown_lab.own_broker.private_node import PrivateNode
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 

@@ -12,15 +12,15 @@ import pytest
 from integration.tools.amqp import delete
 from support.needs import need_engine, need_server
 
-from service_runtime.amqp_session import AmqpSession
-from service_runtime.broker_problems import known_problems
-from service_runtime.cancellations import Cancellations
-from service_runtime.confirms import Outgoing
-from service_runtime.endpoint import Endpoint
-from service_runtime.losses import SessionLost
-from teardown_lab.broker.container import rabbitmq_container
-from teardown_lab.broker.private_node import PrivateNode
-from teardown_lab.leftovers import RunFolder
+from service_runtime.amqp.cancellations import Cancellations
+from service_runtime.amqp.confirms import Outgoing
+from service_runtime.amqp.endpoint import Endpoint
+from service_runtime.amqp.known_problems import known_problems
+from service_runtime.amqp.lost_session import SessionLost
+from service_runtime.amqp.session import AmqpSession
+from teardown_lab.leftovers.run_folder import RunFolder
+from teardown_lab.own_broker.container import rabbitmq_container
+from teardown_lab.own_broker.private_node import PrivateNode
 from vm_protocol.codec import Packet
 from vm_protocol.topology import COMMANDS, Mailbox, Queue
 

@@ -10,7 +10,7 @@ from integration.tools.fuzz import encode
 from integration.tools.log import Log
 from integration.tools.service import service
 
-from teardown_lab.broker.private_node import PrivateNode
+from teardown_lab.own_broker.private_node import PrivateNode
 from vm_protocol import messages, topology
 from vm_protocol.scenario import Scenario
 

@@ -9,7 +9,7 @@ import pytest
 from integration.tools.amqp import delete, existing
 from integration.tools.cli import Place, teardown
 
-from teardown_lab.broker.private_node import PrivateNode
+from teardown_lab.own_broker.private_node import PrivateNode
 from vm_manager.catalogue import catalogue_entry, catalogue_names
 from vm_protocol.topology import Mailbox
 

@@ -13,10 +13,10 @@ from integration.tools.service import service
 from integration.tools.teardowns import CELLS, VCPUS, hold_against, tear_down
 from support.randomness import seeded
 
-from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.checker.history import load_history
 from teardown_lab.experiment.lab import LabOptions, RunOptions, open_lab
 from teardown_lab.experiment.stack import StackFailed
+from teardown_lab.own_broker.private_node import PrivateNode
 from vm_manager.catalogue import catalogue_entry
 from vm_protocol import messages, topology
 from vm_protocol.observations import Event

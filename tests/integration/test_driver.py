@@ -10,11 +10,11 @@ from integration.tools.amqp import channel_to, delete, publish
 from integration.tools.fuzz import encode
 from structlog.testing import capture_logs
 
-from service_runtime.confirms import Batch, ConfirmTracker, Outgoing
-from service_runtime.consumption import CLOCK_SKEW, StreamPositions
-from service_runtime.endpoint import Endpoint
+from service_runtime.amqp.confirms import Batch, ConfirmTracker, Outgoing
+from service_runtime.amqp.consumption import CLOCK_SKEW, StreamPositions
+from service_runtime.amqp.endpoint import Endpoint
 from service_runtime.rabbit_driver import RabbitDriver
-from teardown_lab.broker.private_node import PrivateNode
+from teardown_lab.own_broker.private_node import PrivateNode
 from vm_protocol import limits, messages, topology
 from vm_protocol.actor import Actor
 from vm_protocol.codec import Packet

@@ -27,8 +27,8 @@ from integration.tools.teardowns import hold_teardown
 from pika.adapters.blocking_connection import BlockingChannel
 from support.randomness import seeded
 
-from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
+from teardown_lab.own_broker.private_node import PrivateNode
 from vm_protocol import codec, limits, messages, topology
 from vm_protocol.codec import Packet
 from vm_protocol.errors import RemoteProtocolError

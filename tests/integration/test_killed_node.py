@@ -15,10 +15,10 @@ from integration.tools.teardowns import CELLS, VCPUS, hold_against, tear_down
 from support import expectations
 from support.randomness import seeded
 
-from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.experiment.lab import Lab, LabOptions, RunOptions, open_lab
 from teardown_lab.experiment.stack import StackFailed
+from teardown_lab.own_broker.private_node import PrivateNode
 from vm_manager.catalogue import catalogue_entry
 from vm_protocol import topology
 from vm_protocol.observations import Event

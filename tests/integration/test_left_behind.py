@@ -11,8 +11,8 @@ import pytest
 from integration.tools.amqp import channel_to, existing
 from integration.tools.cli import Place, Running, processes_of, running, teardown
 
-from teardown_lab.broker.private_node import PrivateNode
-from teardown_lab.broker.processes import wait_gone
+from teardown_lab.leftovers.processes import wait_gone
+from teardown_lab.own_broker.private_node import PrivateNode
 from vm_protocol import topology
 from vm_protocol.topology import Mailbox
 

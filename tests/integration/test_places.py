@@ -12,12 +12,12 @@ from integration.tools.log import Log
 from integration.tools.service import service
 from pika.adapters.blocking_connection import BlockingChannel
 
-from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.checker.findings import Verdict
 from teardown_lab.checker.history import History
 from teardown_lab.checker.verdict import judge
 from teardown_lab.experiment.client import ClientState, Experiment
 from teardown_lab.experiment.on_broker import run_on_broker
+from teardown_lab.own_broker.private_node import PrivateNode
 from vm_manager.catalogue import catalogue_entry
 from vm_protocol import limits, messages, topology
 from vm_protocol.scenario import Scenario

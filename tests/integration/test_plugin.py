@@ -11,8 +11,8 @@ import pytest
 from support.needs import CONTAINERS, need, need_engine, need_server
 
 from teardown_lab.broker.address import knock
-from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.experiment.lab import LabOptions, open_lab
+from teardown_lab.own_broker.private_node import PrivateNode
 from teardown_lab.testing import BrokerUnavailable, broker_for_tests
 
 pytestmark = pytest.mark.slow

@@ -15,8 +15,8 @@ from integration.tools.scrape import gained, scrape
 from integration.tools.teardowns import hold_teardown
 from support.needs import need_server
 
-from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
+from teardown_lab.own_broker.private_node import PrivateNode
 from vm_protocol import limits, messages, topology
 from vm_protocol.codec import Packet
 

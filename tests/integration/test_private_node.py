@@ -15,16 +15,17 @@ import pika.exceptions
 import pytest
 
 from teardown_lab.broker.address import delete_queues, knock, listens, without_password
-from teardown_lab.broker.choice import STACK_URL_FILE, provide_broker, running_broker
 from teardown_lab.broker.errors import BrokerUnavailable
-from teardown_lab.broker.node_settings import free_ports
-from teardown_lab.broker.private_node import PrivateNode, server_script
-from teardown_lab.broker.processes import carrying, descendants, identify, is_alive, wait_gone
-from teardown_lab.leftovers import RunFolder, find_leftovers, remove
-from teardown_lab.run_record import RUN_VARIABLE
+from teardown_lab.leftovers.clean_up import find_leftovers, remove
+from teardown_lab.leftovers.processes import carrying, descendants, identify, is_alive, wait_gone
+from teardown_lab.leftovers.run_folder import RunFolder
+from teardown_lab.leftovers.run_record import RUN_VARIABLE
+from teardown_lab.own_broker.choice import STACK_URL_FILE, provide_broker, running_broker
+from teardown_lab.own_broker.node_settings import free_ports
+from teardown_lab.own_broker.private_node import PrivateNode, server_script
 
 OWNER = """
-from teardown_lab.broker.private_node import PrivateNode
+from teardown_lab.own_broker.private_node import PrivateNode
 node = PrivateNode()
 node.start()
 print(node.folder, node.port, node.pid, flush=True)
@@ -177,7 +178,9 @@ def test_a_port_that_is_taken_meanwhile_is_replaced_by_another(
         listener.listen()
         port = int(listener.getsockname()[1])
         answers = [dataclasses.replace(free_ports(), **{taken: port}), free_ports()]
-        monkeypatch.setattr("teardown_lab.broker.private_node.free_ports", lambda: answers.pop(0))
+        monkeypatch.setattr(
+            "teardown_lab.own_broker.private_node.free_ports", lambda: answers.pop(0)
+        )
 
         with PrivateNode() as node:
             assert knock(node.url).startswith("RabbitMQ ")

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from support.exploring import ONE_TICK, answer, schedule, shipped
 
-from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.explorer import random_walk
 from teardown_lab.explorer.faults import Budget
 from teardown_lab.explorer.schedule import Schedule, read_schedule, turns
 from teardown_lab.explorer.strategy import Bounds
 from teardown_lab.explorer.verdict import conclude
+from teardown_lab.own_broker.private_node import PrivateNode
 from teardown_lab.replay.forcing import force
 from vm_protocol.scenario import Scenario
 

@@ -10,7 +10,7 @@ from integration.tools.proxy import Proxy
 from integration.tools.service import service
 
 from service_runtime.run import EXIT_INFRASTRUCTURE, EXIT_USAGE
-from teardown_lab.broker.private_node import PrivateNode
+from teardown_lab.own_broker.private_node import PrivateNode
 from vm_protocol import topology
 
 pytestmark = pytest.mark.rabbitmq

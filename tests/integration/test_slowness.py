@@ -17,9 +17,9 @@ from integration.tools.amqp import channel_to
 from integration.tools.log import Log
 from integration.tools.service import service
 
-from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.experiment.lab import LabOptions, RunOptions, open_lab
+from teardown_lab.own_broker.private_node import PrivateNode
 from vm_manager.catalogue import catalogue_entry
 from vm_protocol import topology
 from vm_protocol.observations import Event

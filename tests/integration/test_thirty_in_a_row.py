@@ -9,10 +9,10 @@ import pytest
 from integration.tools.amqp import existing
 from support import expectations
 
-from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.checker.history import load_history
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.experiment.lab import Lab, LabOptions, RunOptions, open_lab
+from teardown_lab.own_broker.private_node import PrivateNode
 from vm_manager.catalogue import catalogue_entry
 from vm_protocol import topology
 from vm_protocol.observations import Event

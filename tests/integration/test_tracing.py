@@ -11,10 +11,10 @@ from opentelemetry.semconv._incubating.attributes import messaging_attributes
 from opentelemetry.semconv.attributes import error_attributes, server_attributes
 from opentelemetry.semconv.schemas import Schemas
 
-from service_runtime.otlp import SCHEMA_URL
-from teardown_lab.broker.private_node import PrivateNode
+from service_runtime.tracing.otlp import SCHEMA_URL
 from teardown_lab.checker.history import load_history
 from teardown_lab.experiment.stack import STOP_SECONDS
+from teardown_lab.own_broker.private_node import PrivateNode
 from vm_protocol import limits
 from vm_protocol.observations import Event
 from vm_protocol.wire import Record
@@ -206,9 +206,9 @@ def test_without_the_variables_opentelemetry_is_not_even_imported(
         if line.startswith("import time:")
     }
     assert done.returncode == 1, done.stderr
-    assert {"pika", "vm_manager", "vcpu_worker", "service_runtime.tracing"} <= imported
+    assert {"pika", "vm_manager", "vcpu_worker", "service_runtime.tracing.traced"} <= imported
     assert [name for name in imported if name.startswith(("opentelemetry", "google"))] == []
-    assert "service_runtime.spans" not in imported
+    assert "service_runtime.tracing.spans" not in imported
 
 
 def test_a_collector_that_is_away_costs_neither_verdict_nor_an_ordered_end(

@@ -11,11 +11,11 @@ from observability.tools.prometheus import Prometheus, addresses, program, scrap
 from support.needs import need_server
 from support.runs import tear_down
 
-from teardown_lab.broker.node_settings import free_ports
-from teardown_lab.broker.private_node import PrivateNode
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.experiment.lab import Lab, LabOptions, open_lab
-from teardown_lab.leftovers import RunFolder
+from teardown_lab.leftovers.run_folder import RunFolder
+from teardown_lab.own_broker.node_settings import free_ports
+from teardown_lab.own_broker.private_node import PrivateNode
 
 ORDERINGS = ("unload-in-destroy", "unload-in-destroy-wipe-last", "zap-all-per-vcpu")
 """Safe; use-after-frees; stuck."""

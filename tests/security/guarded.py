@@ -16,7 +16,7 @@ from integration.tools.log import Log
 from integration.tools.service import service
 from pika.adapters.blocking_connection import BlockingChannel
 
-from teardown_lab.broker.private_node import PrivateNode
+from teardown_lab.own_broker.private_node import PrivateNode
 
 sys.path.append(str(Path(__file__).parents[2] / "deploy" / "rabbitmq"))
 

@@ -18,8 +18,8 @@ from integration.tools.service import service
 from security.guarded import USERS, WORKERS, guarded_node, make_definitions, permissions
 from support.needs import need_server
 
-from service_runtime.amqp_session import AmqpSession
-from service_runtime.endpoint import Endpoint
+from service_runtime.amqp.endpoint import Endpoint
+from service_runtime.amqp.session import AmqpSession
 from vm_protocol import topology
 from vm_protocol.topology import Mailbox, Queue
 

@@ -15,7 +15,7 @@ from integration.tools.log import Log
 from integration.tools.service import service
 from security.guarded import make_definitions
 
-from teardown_lab.broker.private_node import PrivateNode
+from teardown_lab.own_broker.private_node import PrivateNode
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 

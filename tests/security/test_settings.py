@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from integration.tools.cli import Place, teardown
 
-from service_runtime.endpoint import Endpoint, EndpointError, with_password
+from service_runtime.amqp.endpoint import Endpoint, EndpointError, with_password
 from service_runtime.settings import Settings, SettingsError, read_settings
 from vm_protocol.trust import Role
 

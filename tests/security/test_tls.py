@@ -14,7 +14,7 @@ from integration.tools.log import Log
 from integration.tools.service import service
 from support.needs import BROKER, need, need_server
 
-from teardown_lab.broker.private_node import PrivateNode
+from teardown_lab.own_broker.private_node import PrivateNode
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 

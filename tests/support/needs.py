@@ -8,8 +8,8 @@ from typing import Final
 
 import pytest
 
-from teardown_lab.broker.container import engine_answers
-from teardown_lab.broker.private_node import server_script
+from teardown_lab.leftovers.docker import engine_answers
+from teardown_lab.own_broker.private_node import server_script
 
 BROKER: Final = "TEARDOWN_REQUIRE_BROKER"
 CONTAINERS: Final = "TEARDOWN_REQUIRE_CONTAINERS"

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from teardown_lab.broker.processes import ProcessIdentity, boot_id, carrying, identify, is_alive
-from teardown_lab.leftovers import Leftover, RunFolder, RunFolderError, find_leftovers, remove
-from teardown_lab.run_record import RUN_VARIABLE
+from teardown_lab.leftovers.clean_up import Leftover, find_leftovers, remove
+from teardown_lab.leftovers.processes import ProcessIdentity, boot_id, carrying, identify, is_alive
+from teardown_lab.leftovers.run_folder import RunFolder, RunFolderError
+from teardown_lab.leftovers.run_record import RUN_VARIABLE
 
 OWNER = """
 import subprocess, sys, time
-from teardown_lab.leftovers import RunFolder
+from teardown_lab.leftovers.run_folder import RunFolder
 run = RunFolder().open()
 child = run.spawn(["sleep", "300"], "a sleeper", stdout=subprocess.DEVNULL)
 print(run.path, child.pid, flush=True)
@@ -91,7 +92,7 @@ def test_a_run_that_fails_leaves_nothing_either(folder_for_runs: Path) -> None:
 
 
 def test_a_child_that_ignores_sigterm_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("teardown_lab.run_record._GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("teardown_lab.leftovers.run_record._GRACE_SECONDS", 0.1)
     with RunFolder() as run:
         child = run.spawn(
             ["bash", "-c", "trap '' TERM; echo ready; sleep 300 & wait; wait"],
@@ -292,7 +293,7 @@ def test_many_cleanups_at_once_remove_each_run_once(
 ) -> None:
     folder, child = killed_owner
     program = (
-        "from teardown_lab.leftovers import find_leftovers, remove\n"
+        "from teardown_lab.leftovers.clean_up import find_leftovers, remove\n"
         "print([line for leftover in find_leftovers() for line in remove(leftover)])"
     )
 
@@ -312,7 +313,8 @@ def test_runs_that_start_and_end_at_once_do_not_take_each_others_folder(
     folder_for_runs: Path,
 ) -> None:
     program = (
-        "from teardown_lab.leftovers import RunFolder, find_leftovers\n"
+        "from teardown_lab.leftovers.clean_up import find_leftovers\n"
+        "from teardown_lab.leftovers.run_folder import RunFolder\n"
         "for _ in range(50):\n"
         "    with RunFolder() as run:\n"
         "        assert run.path.is_dir() and find_leftovers() == []\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from teardown_lab.broker.reach import LOCAL, Reach, reach_of
+from teardown_lab.own_broker.reach import LOCAL, Reach, reach_of
 
 GATEWAY = "172.18.0.1"
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - what a port of another host is published on

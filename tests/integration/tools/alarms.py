@@ -6,7 +6,7 @@ import subprocess
 
 from support.needs import need
 
-from teardown_lab.broker.private_node import PrivateNode
+from teardown_lab.own_broker.private_node import PrivateNode
 
 NEVER, ALWAYS = "0.9", "0.000001"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from integration.tools.log import Log
 
-from teardown_lab.broker.processes import ProcessIdentity, carrying
-from teardown_lab.run_record import RUN_VARIABLE
+from teardown_lab.leftovers.processes import ProcessIdentity, carrying
+from teardown_lab.leftovers.run_record import RUN_VARIABLE
 
 PROGRAM = [sys.executable, "-m", "teardown_lab"]
 SECONDS = 120

@@ -13,7 +13,7 @@ from integration.tools.fuzz_headers import fields
 from integration.tools.fuzz_records import RecordFuzzer
 from integration.tools.raw_amqp import Closed, RawPublisher, properties_bytes
 
-from service_runtime.properties import ReadableProperties, packet_of
+from service_runtime.amqp.pika_packets import ReadableProperties, packet_of
 from vm_protocol import limits, messages, topology
 from vm_protocol.codec import Packet
 from vm_protocol.errors import RemoteProtocolError

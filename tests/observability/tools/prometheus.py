@@ -18,8 +18,8 @@ import yaml
 from observability.tools.files import ALERTS, SCRAPES, read_yaml
 from support.needs import BROKER, need
 
-from teardown_lab.broker.node_settings import free_ports
-from teardown_lab.leftovers import RunFolder
+from teardown_lab.leftovers.run_folder import RunFolder
+from teardown_lab.own_broker.node_settings import free_ports
 
 SCRAPE_INTERVAL = "1s"
 PATIENCE_SECONDS = 60.0

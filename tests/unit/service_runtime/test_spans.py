@@ -11,8 +11,8 @@ from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_tra
 from support.samples import SAMPLES
 from support.simulated import Run, TwiceBroker, run
 
-from service_runtime.otlp import Export
-from service_runtime.spans import Spans
+from service_runtime.tracing.otlp import Export
+from service_runtime.tracing.spans import Spans
 from vm_manager.catalogue import catalogue_entry
 from vm_protocol import codec
 from vm_protocol.effects import Ack, Publish, Reject

@@ -3,7 +3,7 @@
 import pytest
 from structlog.testing import capture_logs
 
-from service_runtime.tracing import is_asked_for, traced
+from service_runtime.tracing.traced import is_asked_for, traced
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 

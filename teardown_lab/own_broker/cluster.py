@@ -13,17 +13,17 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from teardown_lab.broker.epmd import Epmd
 from teardown_lab.broker.errors import BrokerUnavailable
-from teardown_lab.broker.node_settings import (
+from teardown_lab.leftovers.run_folder import RunFolder
+from teardown_lab.own_broker.epmd import Epmd
+from teardown_lab.own_broker.node_settings import (
     Membership,
     control_environment,
     free_ports,
     new_cookie,
     server_script,
 )
-from teardown_lab.broker.private_node import PrivateNode, new_name
-from teardown_lab.leftovers import RunFolder
+from teardown_lab.own_broker.private_node import PrivateNode, new_name
 
 START_SECONDS_MAX = 240.0
 """Nodes wait for each other, and start at once: on two slow cores that takes a minute."""

@@ -4,7 +4,7 @@ from typing import Final
 
 from pika.exceptions import ChannelClosed
 
-from service_runtime.endpoint import reason_of
+from service_runtime.amqp.endpoint import reason_of
 
 _NOT_FOUND: Final = 404
 _PRECONDITION_FAILED: Final = 406

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from service_runtime import stream_ends
-from service_runtime.amqp_session import AmqpSession, Offset
-from service_runtime.losses import SessionLost, TopologyMismatch
+from service_runtime.amqp import stream_ends
+from service_runtime.amqp.lost_session import SessionLost, TopologyMismatch
+from service_runtime.amqp.session import AmqpSession, Offset
 from vm_protocol import limits
 from vm_protocol.topology import Mailbox, Queue
 

@@ -9,9 +9,9 @@ from contextlib import suppress
 
 import structlog
 
-from service_runtime.amqp_session import AmqpSession
-from service_runtime.confirms import Batch, ConfirmTracker, Outgoing, Publication
-from service_runtime.losses import SessionLost
+from service_runtime.amqp.confirms import Batch, ConfirmTracker, Outgoing, Publication
+from service_runtime.amqp.lost_session import SessionLost
+from service_runtime.amqp.session import AmqpSession
 from vm_protocol import limits, topology
 
 

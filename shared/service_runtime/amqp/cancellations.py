@@ -6,7 +6,7 @@ Older brokers close the channel over a timeout instead (406). Only a look tells 
 
 from typing import Any, Final
 
-from service_runtime.amqp_session import AmqpSession
+from service_runtime.amqp.session import AmqpSession
 from vm_protocol.topology import Mailbox, parse_mailbox
 
 _TIMED_OUT: Final = "delivery acknowledgement on channel"

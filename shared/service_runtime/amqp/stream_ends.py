@@ -10,7 +10,7 @@ from typing import Any
 
 from pika.channel import Channel
 
-from service_runtime.amqp_session import AmqpSession, Offset
+from service_runtime.amqp.session import AmqpSession, Offset
 from vm_protocol import limits
 
 

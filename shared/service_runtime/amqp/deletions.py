@@ -9,8 +9,8 @@ import asyncio
 
 import structlog
 
-from service_runtime.amqp_session import AmqpSession
-from service_runtime.losses import SessionLost
+from service_runtime.amqp.lost_session import SessionLost
+from service_runtime.amqp.session import AmqpSession
 
 
 class Deletions:

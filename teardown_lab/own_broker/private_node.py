@@ -20,9 +20,11 @@ from types import TracebackType
 from typing import Self
 
 from teardown_lab.broker.address import listens, server_properties
-from teardown_lab.broker.epmd import Epmd
 from teardown_lab.broker.errors import BrokerUnavailable
-from teardown_lab.broker.node_settings import (
+from teardown_lab.leftovers.processes import descendants, end
+from teardown_lab.leftovers.run_folder import RunFolder
+from teardown_lab.own_broker.epmd import Epmd
+from teardown_lab.own_broker.node_settings import (
     Membership,
     NodePorts,
     free_ports,
@@ -32,8 +34,6 @@ from teardown_lab.broker.node_settings import (
     server_script,
     write_config,
 )
-from teardown_lab.broker.processes import descendants, end
-from teardown_lab.leftovers import RunFolder
 
 __all__ = ["PrivateNode", "server_script"]
 

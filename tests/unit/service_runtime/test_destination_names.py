@@ -2,7 +2,7 @@
 
 import pytest
 
-from service_runtime.destinations import consumed_from, dead_letter_of, sent_to
+from service_runtime.tracing.destination_names import consumed_from, dead_letter_of, sent_to
 from vm_protocol import topology
 from vm_protocol.topology import Mailbox
 

@@ -3,7 +3,7 @@
 from itertools import cycle, islice
 from zlib import crc32
 
-from service_runtime.endpoint import Endpoint
+from service_runtime.amqp.endpoint import Endpoint
 from vm_protocol import limits
 
 

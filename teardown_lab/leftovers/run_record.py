@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from teardown_lab.broker.address import delete_queues, publish, without_password
-from teardown_lab.broker.container import remove_container
 from teardown_lab.broker.errors import BrokerUnavailable
-from teardown_lab.broker.processes import ProcessIdentity, boot_id, carrying, end
+from teardown_lab.leftovers.docker import remove_container
+from teardown_lab.leftovers.processes import ProcessIdentity, boot_id, carrying, end
 from vm_protocol import codec, messages, topology
 from vm_protocol.effects import Publish
 from vm_protocol.recorder import NO_CAUSE, Recorder

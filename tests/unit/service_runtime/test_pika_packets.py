@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from integration.tools.raw_amqp import short_string, table
 from pika import frame, spec
 
-from service_runtime.properties import ReadableProperties, packet_of
+from service_runtime.amqp.pika_packets import ReadableProperties, packet_of
 
 BODY_SIZE = 3
 FIELD_TYPES = b"tbBUusIiLlfdDTSxAFV"

@@ -16,11 +16,11 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.channel import Channel
 from pika.exceptions import AMQPError
 
-from service_runtime.confirms import Outgoing
-from service_runtime.endpoint import Endpoint
-from service_runtime.losses import QueueMissing, SessionLost, is_missing, loss
-from service_runtime.properties import packet_of, properties_of
-from service_runtime.session_events import Events
+from service_runtime.amqp.confirms import Outgoing
+from service_runtime.amqp.endpoint import Endpoint
+from service_runtime.amqp.lost_session import QueueMissing, SessionLost, is_missing, loss
+from service_runtime.amqp.pika_packets import packet_of, properties_of
+from service_runtime.amqp.session_events import Events
 from vm_protocol import limits
 from vm_protocol.topology import (
     EXCHANGES,

@@ -5,7 +5,7 @@ A delivery tag means something in its own session only (RabbitMQ: confirms).
 
 from dataclasses import dataclass, field
 
-from service_runtime.amqp_session import AmqpSession
+from service_runtime.amqp.session import AmqpSession
 from vm_protocol.effects import Ack, Settle
 
 Tag = tuple[AmqpSession, int]

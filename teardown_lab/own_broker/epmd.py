@@ -7,8 +7,8 @@ from pathlib import Path
 
 from teardown_lab.broker.address import listens
 from teardown_lab.broker.errors import BrokerUnavailable
-from teardown_lab.broker.node_settings import epmd_program
-from teardown_lab.leftovers import RunFolder
+from teardown_lab.leftovers.run_folder import RunFolder
+from teardown_lab.own_broker.node_settings import epmd_program
 
 _SECONDS_MAX = 10.0
 _POLL_SECONDS = 0.01

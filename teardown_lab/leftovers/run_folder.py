@@ -8,49 +8,32 @@ the folders whose owners are gone. Which broker a run uses is not decided here.
 import contextlib
 import fcntl
 import os
-import re
 import secrets
 import shutil
 import subprocess
 import tempfile
 import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from teardown_lab.broker.processes import ProcessIdentity, boot_id, identify, is_alive
-from teardown_lab.run_record import (
+from teardown_lab.leftovers.processes import ProcessIdentity, boot_id, identify
+from teardown_lab.leftovers.run_record import (
     RUN_VARIABLE,
     Record,
     RecordedProcess,
     RecordedQueues,
     RecordedVm,
-    read_record,
     remove_recorded,
     write_record,
 )
-
-_NAME = re.compile(r"(?P<pid>[0-9]+)-(?P<start>[0-9]+)-[0-9a-f]+")
-_UNREADABLE_SECONDS_MIN = 5.0
-_CLAIM_SECONDS = 0.5
 
 Output = int | IO[bytes] | None
 
 
 class RunFolderError(Exception):
     """The folder of a run cannot be made or used; the text names it and the way out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Leftover:
-    """The folder of a run whose owner is gone."""
-
-    run_id: str
-    folder: Path
-    owner: ProcessIdentity
 
 
 class RunFolder:
@@ -109,7 +92,7 @@ class RunFolder:
         try:
             lines_left = remove_recorded(self._record, folder.name)[1]
             if not lines_left:
-                _remove_folder(folder)
+                remove_folder(folder)
         finally:
             for child in self._children:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -225,55 +208,13 @@ class RunFolder:
             raise RunFolderError(f"the record in {self.path} cannot be written: {error}") from error
 
 
-def find_leftovers() -> list[Leftover]:
-    """Return the runs of this user whose owner is gone, oldest first; living runs are left out."""
-    return [leftover for leftover in _run_folders() if _is_left(leftover)]
-
-
-def remove(leftover: Leftover) -> list[str]:
-    """Remove what a killed run left behind, and its folder.
-
-    A process is ended only if its start time is the recorded one. A folder that another call
-    removes at the same time, or whose owner turns out to live, is left alone.
-
-    Returns:
-        One line for a human for each thing that was removed, or that could not be.
-    """
-    with _claimed(leftover.folder, fcntl.LOCK_EX) as is_ours:
-        if not is_ours or is_alive(leftover.owner):
-            return []
-        record = read_record(leftover.folder) or Record()
-        removed, left = remove_recorded(record, leftover.run_id)
-        if not left:
-            _remove_folder(leftover.folder)
-            return [*removed, f"folder {leftover.folder}"]
-    return [
-        *removed,
-        *left,
-        f"kept {leftover.folder}, to try again; delete it to forget what is named above",
-    ]
-
-
-def remove_at(url: str) -> list[str]:
-    """Remove what killed runs of this user left behind, of those that used this broker.
-
-    Returns:
-        Their ids.
-    """
-    removed = []
-    for leftover in find_leftovers():
-        record = read_record(leftover.folder) or Record()
-        if url in record.urls() and remove(leftover):
-            removed.append(leftover.run_id)
-    return removed
-
-
-def _base() -> Path:
+def runs_folder() -> Path:
+    """Return the folder for all runs of this user; the last run to end removes it."""
     return Path(tempfile.gettempdir()) / f"teardown-lab-{os.getuid()}"
 
 
 def _make_folder(owner: ProcessIdentity) -> Path:
-    base = _base()
+    base = runs_folder()
     for _ in range(100):
         folder = base / f"{owner.pid}-{owner.start}-{secrets.token_hex(8)}"
         try:
@@ -301,65 +242,8 @@ def _make_base(base: Path) -> None:
         base.chmod(0o700)
 
 
-def _run_folders() -> Iterator[Leftover]:
-    base = _base()
-    try:
-        if base.is_symlink() or base.lstat().st_uid != os.getuid():
-            return
-        folders = sorted(base.iterdir(), key=lambda folder: folder.lstat().st_mtime)
-    except FileNotFoundError:
-        return
-    for folder in folders:
-        match = _NAME.fullmatch(folder.name)
-        if match:
-            owner = ProcessIdentity(int(match["pid"]), int(match["start"]))
-            yield Leftover(folder.name, folder, owner)
-
-
-def _is_left(leftover: Leftover) -> bool:
-    with _claimed(leftover.folder, fcntl.LOCK_SH) as is_ours:
-        if not is_ours or is_alive(leftover.owner):
-            return False
-        if read_record(leftover.folder) is not None:
-            return True
-        # Half made: the name says who made it, unless he is in a pid namespace that hides him.
-        with contextlib.suppress(FileNotFoundError):
-            return time.time() - leftover.folder.stat().st_mtime > _UNREADABLE_SECONDS_MIN
-    return False
-
-
-@contextlib.contextmanager
-def _claimed(folder: Path, lock: int) -> Iterator[bool]:
-    """Lock a run's folder; False if its owner, who holds a lock while he lives, or another has it.
-
-    The kernel drops a killed owner's lock, and it works where pids of other containers are hidden.
-    """
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        yield False
-        return
-    try:
-        yield _lock(descriptor, lock) and folder.exists()
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, lock: int) -> bool:
-    deadline = time.monotonic() + _CLAIM_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
-        except BlockingIOError:
-            # One who only looks has it for a moment; owner and remover keep it.
-            if lock == fcntl.LOCK_SH or time.monotonic() > deadline:
-                return False
-            time.sleep(0.01)
-        else:
-            return True
-
-
-def _remove_folder(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
+    """Remove the folder of a run."""
     shutil.rmtree(folder, ignore_errors=True)
     # The folder for all runs goes with the last of them.
     with contextlib.suppress(OSError):

@@ -8,7 +8,7 @@ session binds or unbinds every mailbox again, before anything is published.
 
 from typing import Literal
 
-from service_runtime.amqp_session import AmqpSession
+from service_runtime.amqp.session import AmqpSession
 from vm_protocol.topology import Mailbox
 
 Binding = Literal["not yet", "bound", "unbound"]

@@ -39,8 +39,8 @@ def traced(
         yield _ignore
         return
     try:
-        from service_runtime.otlp import export_by_otlp
-        from service_runtime.spans import Spans
+        from service_runtime.tracing.otlp import export_by_otlp
+        from service_runtime.tracing.spans import Spans
     except ModuleNotFoundError as missing:
         _warn("tracing.unavailable", str(missing), "pip install 'teardown-lab[tracing]'")
         yield _ignore

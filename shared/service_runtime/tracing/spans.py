@@ -27,9 +27,14 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from service_runtime.destinations import Destination, consumed_from, dead_letter_of, sent_to
-from service_runtime.endpoint import hosts_of
-from service_runtime.otlp import Export
+from service_runtime.amqp.endpoint import hosts_of
+from service_runtime.tracing.destination_names import (
+    Destination,
+    consumed_from,
+    dead_letter_of,
+    sent_to,
+)
+from service_runtime.tracing.otlp import Export
 from vm_protocol.observations import Event
 from vm_protocol.recorder import span_id_of, trace_id_of
 from vm_protocol.wire import Record

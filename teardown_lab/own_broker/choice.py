@@ -12,15 +12,15 @@ from typing import Final, Literal
 
 from service_runtime.settings import SettingsError, read_url
 from teardown_lab.broker.address import knock, without_password
-from teardown_lab.broker.container import (
+from teardown_lab.broker.errors import BrokerMisnamed, BrokerUnavailable
+from teardown_lab.leftovers.docker import engine_answers
+from teardown_lab.leftovers.run_folder import RunFolder
+from teardown_lab.own_broker.container import (
     ImageUnavailable,
-    engine_answers,
     image_name,
     rabbitmq_container,
 )
-from teardown_lab.broker.errors import BrokerMisnamed, BrokerUnavailable
-from teardown_lab.broker.private_node import PrivateNode, server_script
-from teardown_lab.leftovers import RunFolder
+from teardown_lab.own_broker.private_node import PrivateNode, server_script
 
 __all__ = [
     "URL_VARIABLE",

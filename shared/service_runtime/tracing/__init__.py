@@ -1,0 +1,1 @@
+"""Records as OpenTelemetry spans, if OTEL_* variables ask for them."""

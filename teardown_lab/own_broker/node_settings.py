@@ -109,11 +109,11 @@ def new_cookie() -> str:
     return secrets.token_hex(20)
 
 
-def make_folders(folder: Path, secret: str) -> None:
+def make_folders(folder: Path, secret: str, plugins: Sequence[str]) -> None:
     """Make the folders and lasting files of a new node; `secret` is its Erlang cookie."""
     for name in ("home", "log", "mnesia", "conf.d", "plugins", "generated", "schema"):
         (folder / name).mkdir()
-    (folder / "enabled_plugins").write_text("[].\n", encoding="ascii")
+    (folder / "enabled_plugins").write_text(f"[{','.join(plugins)}].\n", encoding="ascii")
     (folder / "rabbitmq-env.conf").write_text("", encoding="ascii")
     cookie = folder / "home" / ".erlang.cookie"
     cookie.write_text(secret, encoding="ascii")

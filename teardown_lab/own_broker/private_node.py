@@ -23,6 +23,7 @@ from teardown_lab.broker.address import listens, server_properties
 from teardown_lab.broker.errors import BrokerUnavailable
 from teardown_lab.leftovers.processes import descendants, end
 from teardown_lab.leftovers.run_folder import RunFolder
+from teardown_lab.own_broker.code_path import short_code_path
 from teardown_lab.own_broker.epmd import Epmd
 from teardown_lab.own_broker.node_settings import (
     Membership,
@@ -65,6 +66,7 @@ class PrivateNode:
         run: The run that the node belongs to; without one the node has a run of its own, so that
             `teardown cleanup` finds it too if we are killed.
         config: More lines for rabbitmq.conf.
+        plugins: The plugins to enable, such as rabbitmq_prometheus.
         environment: More variables for the node, such as RABBITMQ_*; they win over ours.
         membership: Of a node in a cluster: what it shares with the others, whose epmd runs.
         start_seconds_max: How long a start may take.
@@ -75,6 +77,7 @@ class PrivateNode:
         *,
         run: RunFolder | None = None,
         config: Sequence[str] = (),
+        plugins: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         membership: Membership | None = None,
         start_seconds_max: float = START_SECONDS_MAX,
@@ -82,6 +85,8 @@ class PrivateNode:
         self._given_run = run
         self._own_run: RunFolder | None = None
         self._config = tuple(config)
+        self._plugins = tuple(plugins)
+        self._code_path: dict[str, str] = {}
         self._environment = dict(environment or {})
         self._start_seconds_max = start_seconds_max
         self._membership = membership
@@ -124,7 +129,7 @@ class PrivateNode:
     def variables(self) -> dict[str, str]:
         """The environment of the node, and of the broker's tools that speak to it."""
         ours = node_environment(self._name, self.folder, self._known_ports())
-        return {**ours, **self._environment}
+        return {**ours, **self._code_path, **self._environment}
 
     def __enter__(self) -> Self:
         self.start()
@@ -222,7 +227,8 @@ class PrivateNode:
         if self._given_run is None:
             self._own_run = RunFolder().open()
         self._folder = Path(tempfile.mkdtemp(prefix="rabbitmq-", dir=self._run().path))
-        make_folders(self._folder, self._membership.cookie if self._membership else new_cookie())
+        cookie = self._membership.cookie if self._membership else new_cookie()
+        make_folders(self._folder, cookie, self._plugins)
 
     def _start_on_ports(self, is_new: bool) -> None:
         script = server_script()
@@ -231,6 +237,8 @@ class PrivateNode:
                 "rabbitmq-server is not installed: apt-get install rabbitmq-server (or your "
                 "system's package), set AMQP_URL to a broker, or use --broker simulated"
             )
+        if is_new and not self._plugins:
+            self._code_path = short_code_path(script, self.folder)
         for attempt in range(1, _ATTEMPTS_MAX + 1):
             if is_new:
                 self._ports = self._new_ports()

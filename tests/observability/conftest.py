@@ -56,11 +56,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     need_server()
     folder = tmp_path_factory.mktemp("watched")
     port = free_ports().amqp
-    plugins = folder / "enabled_plugins"
-    plugins.write_text("[rabbitmq_prometheus].\n", encoding="ascii")
     node = PrivateNode(
         config=["prometheus.tcp.ip = 127.0.0.1", f"prometheus.tcp.port = {port}"],
-        environment={"RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins)},
+        plugins=["rabbitmq_prometheus"],
     )
     with RunFolder() as run, node, open_lab(LabOptions(node.url, vcpus=VCPUS), print) as lab:
         assert lab.stack is not None

@@ -2,6 +2,9 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test test-all test-long bench docs lock clean
 
+# Tests start thousands of Pythons; each would compile our code anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 bin := .venv/bin
 PROCESSES ?= 2
 pytest := $(bin)/python -m pytest
@@ -25,9 +28,10 @@ check: setup ## lint, format, types and import contracts
 test: setup ## the tests that need no container engine and are not slow
 	$(pytest) $(spread) -m "not long and not slow and not container"
 
-# One after another: a cluster beside a compose stack is more than two cores carry.
-test-all: test ## those, then the slow ones and those with containers
-	$(pytest) -m "not long and (slow or container)"
+# Those in containers one after another: a compose stack is as much as two cores carry.
+test-all: test ## those, then the slow ones, then those with containers
+	$(pytest) $(spread) -m "slow and not long and not container"
+	$(pytest) -m "container and not long"
 
 test-long: setup ## the tests that take minutes
 	$(pytest) -m long

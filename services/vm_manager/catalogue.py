@@ -6,6 +6,7 @@
 import json
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from importlib import resources
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
@@ -138,6 +139,7 @@ def catalogue_names() -> tuple[str, ...]:
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
+@cache
 def catalogue_entry(name: str) -> Entry:
     """Return a shipped entry.
 

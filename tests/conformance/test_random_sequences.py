@@ -20,6 +20,8 @@ PHASES: tuple[Phase, ...] = (Phase.explicit, Phase.reuse, Phase.generate)
 if os.environ.get("TEARDOWN_SHRINK"):  # each attempt that fails takes a real broker seconds
     PHASES += (Phase.shrink,)
 
+pytestmark = pytest.mark.slow
+
 CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 

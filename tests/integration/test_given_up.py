@@ -21,7 +21,7 @@ from vm_protocol import messages, topology
 from vm_protocol.codec import Packet
 from vm_protocol.scenario import Scenario
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 WORKER = "lossy"
 COMMANDS = topology.worker_commands(WORKER)

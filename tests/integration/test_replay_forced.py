@@ -14,7 +14,7 @@ from teardown_lab.own_broker.private_node import PrivateNode
 from teardown_lab.replay.forcing import force
 from vm_protocol.scenario import Scenario
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 TIMES = 10
 UNFENCED = shipped("unload-in-destroy", fence=False)

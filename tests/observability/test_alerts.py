@@ -36,6 +36,7 @@ def name_of(rule: dict[str, Any]) -> str:
     return str(rule["alert"])
 
 
+@pytest.mark.slow
 def test_promtool_tries_every_case() -> None:
     assert "SUCCESS" in promtool("test", "rules", ALERTS_TEST)
 

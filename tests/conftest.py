@@ -29,11 +29,10 @@ settings.register_profile("wandering", deadline=None, print_blob=True, max_examp
 settings.load_profile(os.environ.get("TEARDOWN_HYPOTHESIS", "repeatable"))
 
 
-SHARED_STATE = ("container", "cluster")
-"""Rooms whose tests share more than a file: one compose stack, one Erlang distribution."""
+SHARED_STATE = ("container", "cluster", "observability")
+"""Rooms whose tests share more than a file: a compose stack, a cluster, a Prometheus."""
 SLOWEST_FIRST = (
-    *SHARED_STATE, "integration", "security", "observability", "conformance", "end_to_end",
-    "packaging", "drivers",
+    *SHARED_STATE, "integration", "security", "conformance", "end_to_end", "packaging", "drivers",
 )  # fmt: skip
 """The order of the rooms: what waits for brokers begins first, what computes fills the gaps."""
 

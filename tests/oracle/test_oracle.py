@@ -10,6 +10,7 @@ from oracle.oracle import Expectation, expected
 from oracle.sample import CHUNKS, SEED, Case, case, chunk
 from support.randomness import seeded
 
+SLOW = pytest.mark.slow
 LONG_CHUNKS, LONG_CASES_OF_CHUNK = 20, 1_000
 ALLOWED = {"collections", "collections.abc", "dataclasses", "itertools", "typing"}
 
@@ -33,13 +34,14 @@ def disagreement(one: Case, wanted: Expectation) -> list[str]:
 
 
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("number", range(CHUNKS))
+@pytest.mark.parametrize("number", [0, *(pytest.param(n, marks=SLOW) for n in range(1, CHUNKS))])
 def test_the_product_agrees_with_the_oracle_on_random_orderings(number: int) -> None:
     print(f"TEARDOWN_TEST_SEED={SEED}")
 
     assert disagreements(chunk(number)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_sample_holds_enough_of_each_kind() -> None:
     """A comparison of wrecks alone would show little: many are safe, few are racy."""

@@ -29,7 +29,7 @@ from service_runtime.amqp.publishing import Publishing
 from service_runtime.amqp.reconnecting import Reconnecting
 from service_runtime.amqp.session import AmqpSession
 from service_runtime.amqp.settlements import HeldDeliveries, Settlements
-from service_runtime.gate import Gate
+from service_runtime.passage import DIRECT, Passage
 from service_runtime.stop_in_time import until_stopped
 from service_runtime.timers import Timers
 from vm_protocol import codec, effects, limits
@@ -55,10 +55,7 @@ class _Work:
 
 
 class RabbitDriver:
-    """Drives one actor over connections to one broker, until told to stop or `is_done`.
-
-    A `gate` holds deliveries and timers back: only a replay has one.
-    """
+    """Drives one actor over connections to one broker, until told to stop or `is_done`."""
 
     def __init__(
         self,
@@ -66,10 +63,10 @@ class RabbitDriver:
         endpoint: Endpoint,
         observe: Observe,
         is_done: Callable[[], bool] = lambda: False,
-        gate: Gate | None = None,
+        passage: Passage = DIRECT,
     ) -> None:
         self._actor = actor
-        self._gate = gate
+        self._passage = passage
         self._is_done = is_done
         self._endpoint = endpoint
         self._observe = observe
@@ -249,8 +246,7 @@ class RabbitDriver:
         if not self._inbox:
             return
         settlements = Settlements()
-        settle = settlements.perform
-        batch = Batch(settle if self._gate is None else self._gate.after(settle))
+        batch = Batch(self._passage.settling(settlements))
         records: list[Record] = []
         while self._inbox:
             plan = self._inbox.popleft()()
@@ -265,7 +261,7 @@ class RabbitDriver:
             self._observe(record)
         for outgoing in journal_batches(records):
             batch.open_count += 1
-            self._journal.publish(outgoing, batch)
+            self._passage.leaving(outgoing, batch, self._journal.publish)
         batch.seal()
 
     # --- performing ----------------------------------------------------------------------
@@ -289,7 +285,7 @@ class RabbitDriver:
         """
         outgoing = Outgoing.of(send)
         if outgoing.is_possible:
-            self._publishing.publish(outgoing, batch)
+            self._passage.leaving(outgoing, batch, self._publishing.publish)
         else:
             self.returned(outgoing.packet)
             batch.confirmed()
@@ -332,13 +328,10 @@ class RabbitDriver:
     def fire(self, name: str, cause: Cause = NO_CAUSE) -> None:
         """Tell the core that a timer has fired; also one that somebody outside keeps."""
 
-        def take(_is_copy: bool = False) -> Plan:
+        def take(is_copy: bool = False) -> Plan:
             return self._actor.handle(effects.TimerFired(name), cause, time_ns())
 
-        if self._gate is None:
-            self._enqueue(take)
-        else:
-            self._gate.fired(name, take, self._enqueue)
+        self._passage.fired(name, take, self._enqueue)
 
     def _gone(self, mailbox: Mailbox) -> None:
         self._consumptions.forget(mailbox.name)
@@ -362,10 +355,7 @@ class RabbitDriver:
                 self._held.hold(queue, plan.key, (session, tag))
             return plan
 
-        if self._gate is None:
-            self._enqueue(take)
-        else:
-            self._gate.arrived(queue, packet, take, self._enqueue)
+        self._passage.arrived(queue, packet, take, self._enqueue)
 
     def confirmed(self, tag: int, multiple: bool, ok: bool, *, of_journal: bool) -> None:
         """Take a confirm."""

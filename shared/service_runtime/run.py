@@ -19,6 +19,7 @@ from service_runtime.amqp.lost_session import TopologyMismatch, TopologyMissing
 from service_runtime.gate import Gate
 from service_runtime.http_server import serve_http
 from service_runtime.metrics import Metrics, StateCollector, show_instance
+from service_runtime.passage import DIRECT
 from service_runtime.rabbit_driver import RabbitDriver
 from service_runtime.settings import Settings, SettingsError, read_settings
 from service_runtime.tracing.traced import Observe, traced
@@ -134,7 +135,8 @@ async def _serve(service: str, settings: Settings, parts: Sequence[Part], trace:
 
     gate = Gate(settings.teardown_gate) if settings.teardown_gate else None
     drivers = [
-        RabbitDriver(part.actor, settings.endpoint(part.url), observe, gate=gate) for part in parts
+        RabbitDriver(part.actor, settings.endpoint(part.url), observe, passage=gate or DIRECT)
+        for part in parts
     ]
     gauges = [part.gauges for part in parts]
     registry.register(StateCollector(list(zip(drivers, gauges, strict=True))))

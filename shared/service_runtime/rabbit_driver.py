@@ -196,7 +196,7 @@ class RabbitDriver:
         def take(is_copy: bool = False) -> Plan:
             if self._session is not session:
                 return Plan()  # the broker delivers it again
-            self._queues.read(queue, packet.headers)
+            self._queues.positions.read(queue, packet.headers)
             plan = self._actor.deliver(delivery, time_ns())
             if not is_copy:
                 self._held.hold(queue, plan.key, (session, tag))

@@ -1,6 +1,6 @@
 """A driver's queues at its broker: declared, bound, consumed and deleted, on each session anew."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, assert_never
 
 from service_runtime.amqp.cancellations import Cancellations
@@ -25,7 +25,10 @@ QueueDeed = (
 
 
 class Queues:
-    """What the broker holds of a driver's; `tell` gets to know of a mailbox that is not there."""
+    """What the broker holds of a driver's; `tell` gets to know of a mailbox that is not there.
+
+    `positions` are where its streams are read on from.
+    """
 
     def __init__(
         self, log: Any, is_replicated: bool, tell: Callable[[effects.MailboxGone], None]
@@ -36,6 +39,7 @@ class Queues:
         self._consumptions = Consumptions()
         self._deletions = Deletions(log)
         self._cancellations = Cancellations(log)
+        self.positions = self._consumptions.positions
 
     @property
     def consumed_count(self) -> int:
@@ -80,10 +84,6 @@ class Queues:
     def _gone(self, mailbox: Mailbox) -> None:
         self._consumptions.forget(mailbox.name)
         self._tell(effects.MailboxGone(mailbox))
-
-    def read(self, queue: str, headers: Mapping[str, Any]) -> None:
-        """Take a delivery as read: of a stream, the next session goes on behind it."""
-        self._consumptions.read(queue, headers)
 
     # --- from session to session ---------------------------------------------------------
 

@@ -30,4 +30,4 @@ class Connectivity:
     @property
     def cancelled_count(self) -> int:
         """Return how many consumers the broker has cancelled whose queue is still there."""
-        return self._queues.cancelled_count
+        return self._queues.cancellations.count

@@ -110,7 +110,7 @@ class RabbitDriver:
                     raise session.bug from None
                 if isinstance(lost, TopologyMissing) and not self._ready.is_set():
                     raise
-                self._queues.session_lost(lost)
+                self._queues.cancellations.note(lost)
                 pause_ms = reconnecting.pause_ms()
                 if not self._stopping.is_set():
                     where, why = endpoint.host, str(lost)

@@ -27,7 +27,8 @@ QueueDeed = (
 class Queues:
     """What the broker holds of a driver's; `tell` gets to know of a mailbox that is not there.
 
-    `positions` are where its streams are read on from.
+    `positions` are where its streams are read on from, `cancellations` the consumers that the
+    broker has cancelled.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Queues:
         self._mailboxes = Mailboxes()
         self._consumptions = Consumptions()
         self._deletions = Deletions(log)
-        self._cancellations = Cancellations(log)
+        self.cancellations = Cancellations(log)
         self.positions = self._consumptions.positions
 
     @property
@@ -46,13 +47,8 @@ class Queues:
         """Return how many queues are to be consumed."""
         return len(self._consumptions.all())
 
-    @property
-    def cancelled_count(self) -> int:
-        """Return how many consumers the broker has cancelled whose queue is still there."""
-        return self._cancellations.count
-
     async def perform(self, session: AmqpSession, deed: QueueDeed) -> None:
-        """Do what a core asks for; a queue of a name that is being deleted waits for that."""
+        """Do what a core asks for; a mailbox waits until one of its name is deleted."""
         match deed:
             case effects.Consume(queue, prefetch, begin):
                 await self._consume(session, Consumption(queue, prefetch, begin))
@@ -89,7 +85,7 @@ class Queues:
 
     async def restore(self, session: AmqpSession) -> None:
         """Declare and bind on a new session, before anything is published there."""
-        self._cancellations.clear()
+        self.cancellations.clear()
         await self._mailboxes.restore(session)
 
     async def resume(self, session: AmqpSession) -> None:
@@ -119,13 +115,9 @@ class Queues:
         if mailbox is not None and not self._is_replicated:
             self._gone(mailbox)
         else:
-            self._cancellations.add(queue)
+            self.cancellations.add(queue)
 
     async def look_at_cancelled(self, session: AmqpSession) -> None:
         """Find out which mailboxes are gone; over any other queue the session is given up."""
-        for mailbox in await self._cancellations.look(session):
+        for mailbox in await self.cancellations.look(session):
             self._gone(mailbox)
-
-    def session_lost(self, why: Exception) -> None:
-        """Take a lost session for a cancelled consumer if that is what the broker says."""
-        self._cancellations.note(why)

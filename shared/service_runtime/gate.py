@@ -1,6 +1,6 @@
 """The gate of a replay: holds every delivery and timer of a service until a conductor lets it in.
 
-Used only when TEARDOWN_GATE names a conductor; otherwise a driver has no gate, and asks nobody.
+Used only when TEARDOWN_GATE names a conductor; otherwise everything passes at once (`passage.py`).
 One JSON object a line, both ways. To the conductor: `{"arrived": n, "queue", "message_id"}`,
 `{"arrived": n, "timer"}`, and `{"handled": n}` once all that followed is confirmed. From it:
 `{"release": n}`, `{"release": n, "keep": true}` (handled, and handed in again later as a copy),
@@ -16,14 +16,11 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from service_runtime.amqp.settlements import Settlements
+from service_runtime.passage import Enqueue, Passage, Take
 from vm_protocol import topology
 from vm_protocol.actor import Plan
 from vm_protocol.codec import Packet
-
-Take = Callable[[bool], Plan]
-"""Handles what was held; True hands it in as a copy that the broker knows nothing of."""
-
-Enqueue = Callable[[Callable[[], Plan]], None]
 
 UNGATED = (topology.JOURNAL_QUEUE.name, topology.DEAD_LETTERS_QUEUE.name)
 """Queues that only tell of what has happened; to hold them would hide it."""
@@ -36,7 +33,7 @@ class _Waiting:
     is_copy: bool = False
 
 
-class Gate:
+class Gate(Passage):
     """One service's end of the wire; shared by the drivers of its process."""
 
     def __init__(self, address: str) -> None:
@@ -106,7 +103,7 @@ class Gate:
     def arrived(self, queue: str, packet: Packet, take: Take, enqueue: Enqueue) -> None:
         """Hold a delivery, or let it pass if the gate is open or need not know of it."""
         if self._is_open or queue in UNGATED:
-            enqueue(lambda: take(False))
+            enqueue(take)
             return
         message_id = str(packet.properties.get("message_id"))
         self._hold({"queue": queue, "message_id": message_id}, take, enqueue)
@@ -114,7 +111,7 @@ class Gate:
     def fired(self, timer: str, take: Take, enqueue: Enqueue) -> None:
         """Hold a timer that has fired."""
         if self._is_open:
-            enqueue(lambda: take(False))
+            enqueue(take)
         else:
             self._hold({"timer": timer}, take, enqueue)
 
@@ -123,13 +120,13 @@ class Gate:
         self._waiting[number] = _Waiting(take, enqueue)
         self._say({"arrived": number, **said})
 
-    def after(self, perform: Callable[[], None]) -> Callable[[], None]:
+    def settling(self, settlements: Settlements) -> Callable[[], None]:
         """Return what settles a batch and then tells the conductor what was handled in it."""
         # Kept for the batch that is about to be stepped; the next batch gets a list of its own.
         taken = self._taken = []
 
         def settle() -> None:
-            perform()
+            settlements.perform()
             for number in taken:
                 self._say({"handled": number})
 

@@ -6,14 +6,16 @@ state are read off at each scrape; its table stands beside the core.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from service_runtime.connectivity import Connectivity
 from service_runtime.windows import WINDOW, FreedWindow
+from vm_protocol.actor import Actor
 from vm_protocol.errors import RejectReason
 from vm_protocol.gauges import GaugeRow
 from vm_protocol.messages import REQUEST_KINDS
@@ -323,37 +325,20 @@ def label_names(labels: Callable[[Details], Labels]) -> tuple[str, ...]:
     return tuple(labels(_AnyDetails()))
 
 
-class Driven(Protocol):
-    """What the collector reads off a driver."""
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An actor, how it stands with its broker, and the gauges that its state shows."""
 
-    reconnect_count: int
-
-    @property
-    def actor_name(self) -> str:
-        """The actor's name."""
-
-    @property
-    def state(self) -> Any:
-        """The core's present state, frozen."""
-
-    @property
-    def unconfirmed_count(self) -> int:
-        """Publishes without a confirm."""
-
-    @property
-    def cancelled_count(self) -> int:
-        """Consumers that the broker cancelled although their queue is there."""
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether it consumes."""
+    actor: Actor[Any]
+    connectivity: Connectivity
+    gauges: tuple[GaugeRow, ...]
 
 
 class StateCollector(Collector):
     """Reads drivers and core states at each scrape; states are frozen, so any thread may."""
 
-    def __init__(self, drivers: Sequence[tuple[Driven, tuple[GaugeRow, ...]]]) -> None:
-        self._drivers = drivers
+    def __init__(self, shown: Sequence[Shown]) -> None:
+        self._shown = shown
 
     def collect(self) -> Iterable[Metric]:
         """Yield the drivers' metrics and the states' gauges."""
@@ -363,13 +348,13 @@ class StateCollector(Collector):
         cancelled = CounterMetricFamily(names[1], helps[1], labels=["actor"])
         unconfirmed = GaugeMetricFamily(names[2], helps[2], labels=["actor"])
         connected = GaugeMetricFamily(names[3], helps[3], labels=["actor"])
-        for driver, _ in self._drivers:
-            kind = driver.actor_name.partition(".")[0]
-            reconnects.add_metric([kind], driver.reconnect_count)
-            cancelled.add_metric([kind], driver.cancelled_count)
-            unconfirmed.add_metric([kind], driver.unconfirmed_count)
-            connected.add_metric([kind], float(driver.is_connected))
+        for each in self._shown:
+            kind, connectivity = each.actor.core.actor.partition(".")[0], each.connectivity
+            reconnects.add_metric([kind], connectivity.reconnect_count)
+            cancelled.add_metric([kind], connectivity.cancelled_count)
+            unconfirmed.add_metric([kind], connectivity.unconfirmed_count)
+            connected.add_metric([kind], float(connectivity.is_connected))
         yield from (reconnects, cancelled, unconfirmed, connected)
-        for driver, rows in self._drivers:
-            for row in rows:
-                yield GaugeMetricFamily(row.name, row.help, value=row.read(driver.state))
+        for each in self._shown:
+            for row in each.gauges:
+                yield GaugeMetricFamily(row.name, row.help, value=row.read(each.actor.state))

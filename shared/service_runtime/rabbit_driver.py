@@ -13,23 +13,21 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from time import time_ns
-from typing import Any, assert_never
+from typing import Any
 
 import structlog
 
-from service_runtime.amqp.cancellations import Cancellations
 from service_runtime.amqp.confirms import Batch, Outgoing, journal_batches
-from service_runtime.amqp.consumption import Consumption, Consumptions
-from service_runtime.amqp.deletions import Deletions
 from service_runtime.amqp.endpoint import Endpoint
 from service_runtime.amqp.known_problems import known_problems
 from service_runtime.amqp.lost_session import SessionLost, TopologyMissing
-from service_runtime.amqp.mailboxes import Mailboxes
-from service_runtime.amqp.publishing import Publishing
+from service_runtime.amqp.publishers import Publishers
+from service_runtime.amqp.queues import Queues
 from service_runtime.amqp.reconnecting import Reconnecting
 from service_runtime.amqp.session import AmqpSession
 from service_runtime.amqp.settlements import HeldDeliveries, Settlements
-from service_runtime.gate import Gate
+from service_runtime.connectivity import Connectivity
+from service_runtime.passage import DIRECT, Passage
 from service_runtime.stop_in_time import until_stopped
 from service_runtime.timers import Timers
 from vm_protocol import codec, effects, limits
@@ -38,7 +36,6 @@ from vm_protocol.codec import Packet
 from vm_protocol.errors import RemoteProtocolError
 from vm_protocol.intake import Delivery
 from vm_protocol.recorder import NO_CAUSE, Cause, Send
-from vm_protocol.topology import Mailbox, parse_mailbox
 from vm_protocol.wire import Record
 
 Observe = Callable[[Record], None]
@@ -55,10 +52,7 @@ class _Work:
 
 
 class RabbitDriver:
-    """Drives one actor over connections to one broker, until told to stop or `is_done`.
-
-    A `gate` holds deliveries and timers back: only a replay has one.
-    """
+    """Drives one actor over connections to one broker, until told to stop or `is_done`."""
 
     def __init__(
         self,
@@ -66,10 +60,10 @@ class RabbitDriver:
         endpoint: Endpoint,
         observe: Observe,
         is_done: Callable[[], bool] = lambda: False,
-        gate: Gate | None = None,
+        passage: Passage = DIRECT,
     ) -> None:
         self._actor = actor
-        self._gate = gate
+        self._passage = passage
         self._is_done = is_done
         self._endpoint = endpoint
         self._observe = observe
@@ -78,48 +72,14 @@ class RabbitDriver:
         self._work: deque[_Work] = deque()
         self._wake = asyncio.Event()
         self._session: AmqpSession | None = None
-        self._publishing = Publishing(actor.core.actor)
-        self._journal = Publishing(actor.core.actor)
-        self._deletions = Deletions(actor.core.actor)
-        self._mailboxes = Mailboxes()
-        self._consumptions = Consumptions()
+        self._publishers = Publishers(actor.core.actor)
+        self._queues = Queues(self._log, endpoint.is_replicated, self._arrived)
         self._held = HeldDeliveries()
-        self._cancellations = Cancellations(self._log)
         self._timers = Timers(self.fire, lambda: bool(self._inbox or self._work))
         self._numbers = count()
         self._stopping = asyncio.Event()
-        self.connected = asyncio.Event()
         self._ready = asyncio.Event()
-        self.broker_version = "unknown"
-        self.reconnect_count = 0
-        self.is_blocked = False
-
-    # --- what metrics and health read ------------------------------------------------------
-
-    @property
-    def actor_name(self) -> str:
-        """Return the name of the actor that is driven."""
-        return self._actor.core.actor
-
-    @property
-    def state(self) -> Any:
-        """Return the core's present state; frozen, so any thread may read it."""
-        return self._actor.state
-
-    @property
-    def unconfirmed_count(self) -> int:
-        """Return how many publishes the broker has not confirmed yet."""
-        return len(self._publishing) + len(self._journal)
-
-    @property
-    def cancelled_count(self) -> int:
-        """Return how many consumers the broker has cancelled whose queue is still there."""
-        return self._cancellations.count
-
-    @property
-    def is_connected(self) -> bool:
-        """Tell whether a session is up, with everything consumed that was asked for."""
-        return self.connected.is_set()
+        self.connectivity = Connectivity(self._publishers, self._queues)
 
     # --- life ----------------------------------------------------------------------------
 
@@ -130,11 +90,10 @@ class RabbitDriver:
             TopologyMismatch: The broker holds our queues with other arguments; nothing helps.
             TopologyMissing: The broker has never been given the topology that it was to have.
         """
-        started = effects.Started(time_ns())
-        self._enqueue(lambda: self._actor.handle(started, NO_CAUSE, time_ns()))
+        self._arrived(effects.Started(time_ns()))
         grace_s = limits.SHUTDOWN_MS / 1000
         if not await until_stopped(self._work_on_sessions(), self._stopping, grace_s):
-            self._log.warning("broker.unanswered", unconfirmed_count=self.unconfirmed_count)
+            self._log.warning("broker.unanswered", unconfirmed_count=len(self._publishers))
 
     async def _work_on_sessions(self) -> None:
         reconnecting = Reconnecting(self._endpoint, self._actor.core.actor)
@@ -151,20 +110,21 @@ class RabbitDriver:
                     raise session.bug from None
                 if isinstance(lost, TopologyMissing) and not self._ready.is_set():
                     raise
-                self._cancellations.note(lost)
+                self._queues.cancellations.note(lost)
                 pause_ms = reconnecting.pause_ms()
                 if not self._stopping.is_set():
                     where, why = endpoint.host, str(lost)
                     self._log.warning(
                         "broker.connection_lost", host=where, why=why, retry_ms=pause_ms
                     )
-                    self.reconnect_count += 1
+                    self.connectivity.reconnect_count += 1
             finally:
-                self.connected.clear()
+                self.connectivity.is_connected = False
                 self._timers.suspend("no session")
                 self._set_blocked(False)
                 await session.close()
-            await self._pause(pause_ms)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_ms / 1000)
 
     def stop(self) -> None:
         """End `run` after open confirms have arrived; SHUTDOWN_MS later it gives them up."""
@@ -177,28 +137,20 @@ class RabbitDriver:
         await self._ready.wait()
         return not self._stopping.is_set()
 
-    async def _pause(self, backoff_ms: int) -> None:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), backoff_ms / 1000)
-
     async def _resume(self, session: AmqpSession) -> None:
         """Restore on a new session what the last one held; old delivery tags are void."""
         self._held.clear()
-        self._cancellations.clear()
         self._session = session
-        self.broker_version = session.broker_version
-        self._log.info("broker.connected", broker=self.broker_version)
-        for why in known_problems(self.broker_version):
-            self._log.warning("broker.known_problem", broker=self.broker_version, why=why)
-        await self._mailboxes.restore(session)
-        self._journal.resume(session)
-        self._publishing.resume(session)
-        self._deletions.resume(session)
-        for consumption in self._consumptions.all():
-            await self._consume(session, consumption)
+        self.connectivity.broker_version = broker = session.broker_version
+        self._log.info("broker.connected", broker=broker)
+        for why in known_problems(broker):
+            self._log.warning("broker.known_problem", broker=broker, why=why)
+        await self._queues.restore(session)
+        self._publishers.resume(session)
+        await self._queues.resume(session)
         self._timers.resume("no session")
-        self.connected.set()
-        self._log.info("broker.consuming", queue_count=len(self._consumptions.all()))
+        self.connectivity.is_connected = True
+        self._log.info("broker.consuming", queue_count=self._queues.consumed_count)
 
     async def _serve(self, session: AmqpSession, reconnecting: Reconnecting) -> None:
         """Work on what arrives until the session is lost or the service stops."""
@@ -207,9 +159,9 @@ class RabbitDriver:
             if session.lost.done():
                 raise SessionLost(str(session.lost.result()))
             await self._perform_work(session)
-            if not (self._publishing.is_refused or self._journal.is_refused):
+            if not self._publishers.is_refused:
                 reconnecting.caught_up()
-            if self._consumptions.all():
+            if self._queues.consumed_count:
                 self._ready.set()
             if self._is_done():
                 self.stop()
@@ -217,40 +169,78 @@ class RabbitDriver:
             if not self._inbox:
                 await self._wake.wait()
             self._wake.clear()
-            for mailbox in await self._cancellations.look(session):
-                self._gone(mailbox)
+            await self._queues.look_at_cancelled(session)
             self._step_inbox()
         await self._finish(session)
 
     async def _finish(self, session: AmqpSession) -> None:
-        for consumption in self._consumptions.all():
-            # After a cancel pika rejects what arrives, and a stream closes the connection over it.
-            if not consumption.is_stream:
-                await session.stop_consuming(consumption.name)
+        await self._queues.stop_consuming(session)
         await self._perform_work(session)
-        await self._journal.all_confirmed()
-        await self._publishing.all_confirmed()
-        await self._deletions.ended()
+        await self._publishers.all_confirmed()
+        await self._queues.deleted()
 
     def _stir(self, *_: Any) -> None:
         """Wake whatever waits: the session is lost."""
         self._wake.set()
-        self._journal.wake()
-        self._publishing.wake()
+        self._publishers.wake()
 
-    # --- stepping ------------------------------------------------------------------------
+    # --- what comes in: handlers that step the core --------------------------------------
+
+    def delivered(self, queue: str, tag: int, packet: Packet, redelivered: bool) -> None:
+        """Take a delivery; it is stepped with all others of this socket read."""
+        session = self._session
+        assert session is not None, "deliveries come from a session"
+        delivery = Delivery(queue, packet, redelivered, next(self._numbers))
+        self._timers.stir()
+
+        def take(is_copy: bool = False) -> Plan:
+            if self._session is not session:
+                return Plan()  # the broker delivers it again
+            self._queues.positions.read(queue, packet.headers)
+            plan = self._actor.deliver(delivery, time_ns())
+            if not is_copy:
+                self._held.hold(queue, plan.key, (session, tag))
+            return plan
+
+        self._passage.arrived(queue, packet, take, self._enqueue)
+
+    def returned(self, packet: Packet) -> None:
+        """Take back a mandatory message that matched no queue."""
+        try:
+            message, envelope = codec.decode(packet)
+        except RemoteProtocolError:
+            return  # what we sent we can read; records are not mandatory
+        cause = Cause(envelope.caused_by, envelope.traceparent, envelope.lamport)
+        self._arrived(effects.Returned(message), cause)
+
+    def cancelled(self, queue: str) -> None:
+        """Take a `basic.cancel`."""
+        self._queues.cancelled(queue)
+        self._wake.set()
+
+    def fire(self, name: str, cause: Cause = NO_CAUSE) -> None:
+        """Tell the core that a timer has fired; also one that somebody outside keeps."""
+
+        def take(is_copy: bool = False) -> Plan:
+            return self._actor.handle(effects.TimerFired(name), cause, time_ns())
+
+        self._passage.fired(name, take, self._enqueue)
+
+    def _arrived(self, event: effects.Input, cause: Cause = NO_CAUSE) -> None:
+        self._enqueue(lambda: self._actor.handle(event, cause, time_ns()))
 
     def _enqueue(self, handler: Handler) -> None:
         self._inbox.append(handler)
         self._wake.set()
+
+    # --- stepping ------------------------------------------------------------------------
 
     def _step_inbox(self) -> None:
         """Run the core on everything that has arrived; publish the records, queue the actions."""
         if not self._inbox:
             return
         settlements = Settlements()
-        settle = settlements.perform
-        batch = Batch(settle if self._gate is None else self._gate.after(settle))
+        batch = Batch(self._passage.settling(settlements))
         records: list[Record] = []
         while self._inbox:
             plan = self._inbox.popleft()()
@@ -265,7 +255,7 @@ class RabbitDriver:
             self._observe(record)
         for outgoing in journal_batches(records):
             batch.open_count += 1
-            self._journal.publish(outgoing, batch)
+            self._passage.leaving(outgoing, batch, self._publishers.journal.publish)
         batch.seal()
 
     # --- performing ----------------------------------------------------------------------
@@ -289,105 +279,29 @@ class RabbitDriver:
         """
         outgoing = Outgoing.of(send)
         if outgoing.is_possible:
-            self._publishing.publish(outgoing, batch)
+            self._passage.leaving(outgoing, batch, self._publishers.messages.publish)
         else:
             self.returned(outgoing.packet)
             batch.confirmed()
 
     async def _perform(self, session: AmqpSession, deed: effects.Deed, cause: Cause) -> None:
         match deed:
-            case effects.Consume(queue, prefetch, begin):
-                await self._consume(session, Consumption(queue, prefetch, begin))
-            case effects.ConsumeMailbox(mailbox):
-                await self._consume(session, Consumption(mailbox, limits.MAILBOX_PREFETCH))
-            case effects.StopConsuming(name):
-                self._consumptions.forget(name)
-                await session.stop_consuming(name)
-            case effects.DeclareMailbox(mailbox):
-                await self._deletions.ended(mailbox.name)
-                await self._mailboxes.declare(session, mailbox)
-            case effects.DeleteMailbox(mailbox):
-                self._mailboxes.forget(mailbox)
-                self._deletions.begin(mailbox.name)
-            case effects.DeleteQueue(name):
-                self._consumptions.forget(name)
-                self._deletions.begin(name)
-            case effects.Bind(mailbox):
-                await self._publishing.requests_confirmed(mailbox.vm)
-                await self._mailboxes.bind(session, mailbox)
-            case effects.Unbind(mailbox):
-                await self._publishing.requests_confirmed(mailbox.vm)
-                await self._mailboxes.unbind(session, mailbox)
-            case effects.SetTimer() as wanted:
-                self._timers.set(wanted, cause)
+            case effects.SetTimer():
+                self._timers.set(deed, cause)
             case effects.CancelTimer(name):
                 self._timers.cancel(name)
+            case effects.Bind(mailbox) | effects.Unbind(mailbox):
+                await self._publishers.messages.requests_confirmed(mailbox.vm)
+                await self._queues.perform(session, deed)
             case _:
-                assert_never(deed)
+                await self._queues.perform(session, deed)
 
-    async def _consume(self, session: AmqpSession, wanted: Consumption) -> None:
-        if missing := await self._consumptions.start(session, wanted):
-            self._gone(missing)
-
-    def fire(self, name: str, cause: Cause = NO_CAUSE) -> None:
-        """Tell the core that a timer has fired; also one that somebody outside keeps."""
-
-        def take(_is_copy: bool = False) -> Plan:
-            return self._actor.handle(effects.TimerFired(name), cause, time_ns())
-
-        if self._gate is None:
-            self._enqueue(take)
-        else:
-            self._gate.fired(name, take, self._enqueue)
-
-    def _gone(self, mailbox: Mailbox) -> None:
-        self._consumptions.forget(mailbox.name)
-        self._enqueue(lambda: self._actor.handle(effects.MailboxGone(mailbox), NO_CAUSE, time_ns()))
-
-    # --- what the session tells (session_events.Events) ----------------------------------------
-
-    def delivered(self, queue: str, tag: int, packet: Packet, redelivered: bool) -> None:
-        """Take a delivery; it is stepped with all others of this socket read."""
-        session = self._session
-        assert session is not None, "deliveries come from a session"
-        delivery = Delivery(queue, packet, redelivered, next(self._numbers))
-        self._timers.stir()
-
-        def take(is_copy: bool = False) -> Plan:
-            if self._session is not session:
-                return Plan()  # the broker delivers it again
-            self._consumptions.read(queue, packet.headers)
-            plan = self._actor.deliver(delivery, time_ns())
-            if not is_copy:
-                self._held.hold(queue, plan.key, (session, tag))
-            return plan
-
-        if self._gate is None:
-            self._enqueue(take)
-        else:
-            self._gate.arrived(queue, packet, take, self._enqueue)
+    # --- what the broker says of our publishes -------------------------------------------
 
     def confirmed(self, tag: int, multiple: bool, ok: bool, *, of_journal: bool) -> None:
         """Take a confirm."""
-        (self._journal if of_journal else self._publishing).confirmed(tag, multiple, ok)
-
-    def returned(self, packet: Packet) -> None:
-        """Take back a mandatory message that matched no queue."""
-        try:
-            message, envelope = codec.decode(packet)
-        except RemoteProtocolError:
-            return  # what we sent we can read; records are not mandatory
-        cause = Cause(envelope.caused_by, envelope.traceparent, envelope.lamport)
-        self._enqueue(lambda: self._actor.handle(effects.Returned(message), cause, time_ns()))
-
-    def cancelled(self, queue: str) -> None:
-        """Take a `basic.cancel`: of a classic mailbox only the deletion of the queue sends one."""
-        mailbox = parse_mailbox(queue)
-        if mailbox is not None and not self._endpoint.is_replicated:
-            self._gone(mailbox)
-        else:
-            self._cancellations.add(queue)
-            self._wake.set()
+        publishing = self._publishers.journal if of_journal else self._publishers.messages
+        publishing.confirmed(tag, multiple, ok)
 
     def blocked(self, is_blocked: bool) -> None:
         """Take note that the broker blocks or unblocks publishers."""
@@ -395,5 +309,5 @@ class RabbitDriver:
         self._log.warning("broker.blocked" if is_blocked else "broker.unblocked")
 
     def _set_blocked(self, is_blocked: bool) -> None:
-        self._journal.is_blocked = self._publishing.is_blocked = self.is_blocked = is_blocked
+        self._publishers.set_blocked(is_blocked)
         (self._timers.suspend if is_blocked else self._timers.resume)("blocked")

@@ -18,7 +18,8 @@ from service_runtime.amqp.endpoint import EndpointError
 from service_runtime.amqp.lost_session import TopologyMismatch, TopologyMissing
 from service_runtime.gate import Gate
 from service_runtime.http_server import serve_http
-from service_runtime.metrics import Metrics, StateCollector, show_instance
+from service_runtime.metrics import Metrics, Shown, StateCollector, show_instance
+from service_runtime.passage import DIRECT
 from service_runtime.rabbit_driver import RabbitDriver
 from service_runtime.settings import Settings, SettingsError, read_settings
 from service_runtime.tracing.traced import Observe, traced
@@ -134,15 +135,19 @@ async def _serve(service: str, settings: Settings, parts: Sequence[Part], trace:
 
     gate = Gate(settings.teardown_gate) if settings.teardown_gate else None
     drivers = [
-        RabbitDriver(part.actor, settings.endpoint(part.url), observe, gate=gate) for part in parts
+        RabbitDriver(part.actor, settings.endpoint(part.url), observe, passage=gate or DIRECT)
+        for part in parts
     ]
-    gauges = [part.gauges for part in parts]
-    registry.register(StateCollector(list(zip(drivers, gauges, strict=True))))
+    shown = [
+        Shown(part.actor, driver.connectivity, part.gauges)
+        for part, driver in zip(parts, drivers, strict=True)
+    ]
+    registry.register(StateCollector(shown))
     pulse = _Pulse()
     pulse.beat()
     probes = {
         "/healthz": pulse.is_alive,
-        "/readyz": lambda: all(driver.is_connected for driver in drivers),
+        "/readyz": lambda: all(driver.connectivity.is_connected for driver in drivers),
     }
 
     def stop() -> None:
@@ -207,5 +212,5 @@ async def _say_ready(drivers: Sequence[RabbitDriver], port: int) -> None:
         if not await driver.wait_ready():
             return
     structlog.get_logger().info(
-        "service.ready", broker=drivers[0].broker_version, metrics_port=port
+        "service.ready", broker=drivers[0].connectivity.broker_version, metrics_port=port
     )

@@ -81,7 +81,7 @@ async def _run(
 
     # The client's own bounds need a broker that answers; this one holds without it.
     patience_s = (client.experiment.timeout_ms + REMOVAL_MS) / 1000 + BROKER_S
-    silence = loop.create_task(give_up(lambda: driver.is_blocked, patience_s))
+    silence = loop.create_task(give_up(lambda: driver.connectivity.is_blocked, patience_s))
     silence.add_done_callback(lambda task: None if task.cancelled() else fail(task.result()))
     watching = loop.create_task(watch.run(lambda: driver.fire(LOST_TIMER)))
     try:

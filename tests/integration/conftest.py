@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from integration.tools.proxy import Proxy
 from support.needs import need_server
 
+from teardown_lab.faults.proxy import Proxy
 from teardown_lab.own_broker.private_node import PrivateNode
 
 

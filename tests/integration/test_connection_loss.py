@@ -8,7 +8,6 @@ from integration.tools.amqp import channel_to, delete, publish
 from integration.tools.cuts import Cuts
 from integration.tools.fuzz import encode
 from integration.tools.log import Log
-from integration.tools.proxy import Proxy
 from integration.tools.service import service
 from integration.tools.teardowns import CELLS, VCPUS, hold_against, tear_down
 from support.randomness import seeded
@@ -16,6 +15,7 @@ from support.randomness import seeded
 from teardown_lab.checker.history import load_history
 from teardown_lab.experiment.lab import LabOptions, RunOptions, open_lab
 from teardown_lab.experiment.stack import StackFailed
+from teardown_lab.faults.proxy import Proxy
 from teardown_lab.own_broker.private_node import PrivateNode
 from vm_manager.catalogue import catalogue_entry
 from vm_protocol import messages, topology

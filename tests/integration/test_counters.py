@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from integration.tools.cuts import Cuts
-from integration.tools.proxy import Proxy
 from integration.tools.scrape import gained, scrape
 from support.randomness import seeded
 
 from teardown_lab.experiment.lab import LabOptions, RunOptions, open_lab
+from teardown_lab.faults.proxy import Proxy
 from teardown_lab.own_broker.private_node import PrivateNode
 from vm_manager.catalogue import catalogue_entry
 from vm_protocol.observations import Event

@@ -180,7 +180,7 @@ def test_sessions_that_are_lost_over_the_same_action_come_ever_less_often(
         driver = RabbitDriver(Actor(HopelessCore()), Endpoint(lone_node.url), lambda _: None)
         running = asyncio.create_task(driver.run())
         async with asyncio.timeout(30):
-            while driver.reconnect_count < 4:
+            while driver.connectivity.reconnect_count < 4:
                 await asyncio.sleep(0.01)
         driver.stop()
         await running

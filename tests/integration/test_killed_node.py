@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from integration.tools.amqp import channel_to
 from integration.tools.cuts import Cuts
-from integration.tools.proxy import Proxy
 from integration.tools.teardowns import CELLS, VCPUS, hold_against, tear_down
 from support import expectations
 from support.randomness import seeded
@@ -18,6 +17,7 @@ from support.randomness import seeded
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.experiment.lab import Lab, LabOptions, RunOptions, open_lab
 from teardown_lab.experiment.stack import StackFailed
+from teardown_lab.faults.proxy import Proxy
 from teardown_lab.own_broker.private_node import PrivateNode
 from vm_manager.catalogue import catalogue_entry
 from vm_protocol import topology

@@ -6,10 +6,10 @@ import subprocess
 import pytest
 from integration.tools.amqp import channel_to, delete, existing
 from integration.tools.log import Log
-from integration.tools.proxy import Proxy
 from integration.tools.service import service
 
 from service_runtime.run import EXIT_INFRASTRUCTURE, EXIT_USAGE
+from teardown_lab.faults.proxy import Proxy
 from teardown_lab.own_broker.private_node import PrivateNode
 from vm_protocol import topology
 

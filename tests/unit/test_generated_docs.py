@@ -4,22 +4,23 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
-from service_runtime.metrics import Metrics, StateCollector, show_instance
+from service_runtime.amqp.publishers import Publishers
+from service_runtime.amqp.queues import Queues
+from service_runtime.connectivity import Connectivity
+from service_runtime.metrics import Metrics, Shown, StateCollector, show_instance
 from teardown_lab.checker.findings import HazardName, Invariant, VacuityReason
 from teardown_lab.cli.commands import teardown as main
 from vcpu_worker import VcpuWorker
 from vcpu_worker.gauges import WORKER_GAUGES
 from vm_manager import DeadLetterMonitor, VmManager
 from vm_manager.gauges import MANAGER_GAUGES, MONITOR_GAUGES
-from vm_protocol.effects import Core
+from vm_protocol.actor import Actor
 from vm_protocol.ordering import LOOP, VCPU_STEPS, VM_STEPS, Ordering
 from vm_protocol.scenario import Scenario
 
@@ -40,30 +41,18 @@ def test_generated_pages_are_what_the_generator_writes() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@dataclass
-class Connected:
-    """An actor's connection, as a scrape sees it."""
-
-    actor_name: str
-    state: Any
-    reconnect_count: int = 0
-    cancelled_count: int = 0
-    unconfirmed_count: int = 0
-    is_connected: bool = True
-
-
 def exported() -> set[str]:
     """Return the names that the services export, `_created` aside."""
-    cores: list[tuple[Core[Any], Any]] = [
-        (VmManager(), MANAGER_GAUGES),
-        (DeadLetterMonitor(), MONITOR_GAUGES),
-        (VcpuWorker("worker-1", 4), WORKER_GAUGES),
+    connectivity = Connectivity(Publishers("any"), Queues(None, False, lambda _: None))
+    shown = [
+        Shown(Actor(VmManager()), connectivity, MANAGER_GAUGES),
+        Shown(Actor(DeadLetterMonitor()), connectivity, MONITOR_GAUGES),
+        Shown(Actor(VcpuWorker("worker-1", 4)), connectivity, WORKER_GAUGES),
     ]
     registry = CollectorRegistry()
     Metrics(registry)
     show_instance(registry, "vm-manager", "manager-1")
-    drivers = [(Connected(core.actor, core.initial()), gauges) for core, gauges in cores]
-    registry.register(StateCollector(drivers))
+    registry.register(StateCollector(shown))
     names = re.findall(r"^# TYPE (\S+) ", generate_latest(registry).decode(), re.MULTILINE)
     return {name for name in names if not name.endswith("_created")}
 

@@ -40,11 +40,14 @@ class Consumption:
 
 
 class Consumptions:
-    """All that a driver consumes, by queue; what it forgets is not consumed again."""
+    """All that a driver consumes, by queue; what it forgets is not consumed again.
+
+    `positions` are those of its streams: whoever steps a delivery says so there.
+    """
 
     def __init__(self) -> None:
         self._known: dict[str, Consumption] = {}
-        self._positions = StreamPositions()
+        self.positions = StreamPositions()
         self._session: AmqpSession | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -55,10 +58,6 @@ class Consumptions:
     def forget(self, queue: str) -> None:
         """Take a queue out; unknown names are fine."""
         self._known.pop(queue, None)
-
-    def read(self, queue: str, headers: Mapping[str, Any]) -> None:
-        """Take a delivery as read."""
-        self._positions.read(queue, headers)
 
     async def start(self, session: AmqpSession, wanted: Consumption) -> Mailbox | None:
         """Consume from now on, over lost sessions too; return a mailbox that is not there."""
@@ -74,7 +73,7 @@ class Consumptions:
             await session.consume(name, wanted.prefetch)
             return None
         await session.declare(queue)
-        offset = self._positions.start(name, wanted.begin) if wanted.is_stream else None
+        offset = self.positions.start(name, wanted.begin) if wanted.is_stream else None
         if offset is not None and isinstance(wanted.begin, int):
             offset = await stream_ends.bounded(session, name, offset)
         await session.consume(name, wanted.prefetch, offset)

@@ -6,8 +6,7 @@ has to wait for that.
 """
 
 import asyncio
-
-import structlog
+from typing import Any
 
 from service_runtime.amqp.lost_session import SessionLost
 from service_runtime.amqp.session import AmqpSession
@@ -16,10 +15,10 @@ from service_runtime.amqp.session import AmqpSession
 class Deletions:
     """Deletes queues side by side, on the next session too if this one is lost."""
 
-    def __init__(self, actor: str) -> None:
+    def __init__(self, log: Any) -> None:
         self._session: AmqpSession | None = None
         self._open: dict[str, asyncio.Task[None]] = {}
-        self._log = structlog.get_logger(actor=actor)
+        self._log = log
 
     def resume(self, session: AmqpSession) -> None:
         """Go on with another session."""

@@ -50,7 +50,6 @@ class Publishing:
         unconfirmed = self._confirms.unconfirmed()
         self._confirms = ConfirmTracker()
         self._session = session
-        self.is_blocked = False
         for outgoing, batch in unconfirmed:
             batch.refusal_count = 0
             self.publish(outgoing, batch)

@@ -1,1 +1,1 @@
-"""What the integration tests share: a proxy that fails, scraping, raw AMQP, the command line."""
+"""What the integration tests share: scraping, raw AMQP, the command line."""

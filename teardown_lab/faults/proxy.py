@@ -1,4 +1,8 @@
-"""A TCP proxy in front of a broker, which cuts connections, or falls silent, when it is told to."""
+"""A TCP proxy in front of a broker, which cuts connections, or falls silent, when it is told to.
+
+It knows no AMQP: to the services, and to the broker, a network fails. Lives on a thread with a loop
+of its own; its methods may be called from any thread.
+"""
 
 import asyncio
 import contextlib
@@ -7,20 +11,28 @@ import struct
 import threading
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 from urllib.parse import urlsplit
 
-WAIT_S = 60.0
-_RESET = struct.pack("ii", 1, 0)
+WAIT_S: Final = 60.0
+"""How long anything that is waited for here may take, on a machine that is very busy."""
+
+_PORTS: Final = {"amqp": 5672, "amqps": 5671}
+_RESET: Final = struct.pack("ii", 1, 0)
+"""SO_LINGER of no seconds: a socket that is closed sends a reset."""
 
 
 class Proxy:
-    """Forwards 127.0.0.1:port to a broker; runs on a thread of its own."""
+    """Forwards a port of 127.0.0.1 to a broker, from `with` to its end.
+
+    `refuses` cuts every new connection as soon as it comes. The counts are of connections accepted
+    and of cuts, since the start.
+    """
 
     def __init__(self, url: str) -> None:
         self._parts = urlsplit(url)
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="fault-proxy", daemon=True)
         self._pairs: dict[asyncio.Task[None], tuple[asyncio.StreamWriter, ...]] = {}
         self._changed = threading.Condition()
         self._flowing = asyncio.Event()
@@ -32,9 +44,9 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """The broker's URL, by way of this proxy."""
-        user = f"{self._parts.username}:{self._parts.password}"
-        return f"amqp://{user}@127.0.0.1:{self.port}{self._parts.path}"
+        """Return the broker's URL, by way of this proxy."""
+        login, at, _ = self._parts.netloc.rpartition("@")
+        return self._parts._replace(netloc=f"{login}{at}127.0.0.1:{self.port}").geturl()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -53,7 +65,7 @@ class Proxy:
         self._loop.close()
 
     def cut(self) -> None:
-        """Reset all connections; new ones are accepted at once. Any thread may call this."""
+        """Reset all connections; new ones are accepted at once."""
         self._loop.call_soon_threadsafe(self._cut)
 
     def fall_silent(self) -> None:
@@ -75,10 +87,16 @@ class Proxy:
             self.refuses = False
 
     def wait_accepted(self, count: int) -> None:
-        """Wait until so many connections have been accepted since the start."""
+        """Wait until so many connections have been accepted since the start.
+
+        Raises:
+            TimeoutError: There are fewer after WAIT_S.
+        """
         with self._changed:
-            enough = self._changed.wait_for(lambda: self.accepted_count >= count, WAIT_S)
-        assert enough, f"{self.accepted_count} connections, {count} wanted"
+            if not self._changed.wait_for(lambda: self.accepted_count >= count, WAIT_S):
+                raise TimeoutError(f"{self.accepted_count} connections, {count} wanted")
+
+    # --- on the proxy's own thread -------------------------------------------------------
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -90,7 +108,7 @@ class Proxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _close(self) -> None:
-        assert self._server is not None
+        assert self._server is not None, "made by _listen"
         self._server.close()
         tasks = tuple(self._pairs)
         self._cut()
@@ -120,11 +138,12 @@ class Proxy:
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        assert task is not None
+        assert task is not None, "made by _accept"
         if self.refuses:
             return
+        host, port = self._parts.hostname, self._parts.port or _PORTS[self._parts.scheme]
         with contextlib.suppress(OSError, asyncio.CancelledError):
-            beyond, away = await asyncio.open_connection("127.0.0.1", self._parts.port)
+            beyond, away = await asyncio.open_connection(host, port)
             self._pairs[task] = (writer, away)
             await asyncio.gather(self._pump(reader, away), self._pump(beyond, writer))
 

@@ -1,0 +1,1 @@
+"""What is made to fail on purpose, between services and their broker."""

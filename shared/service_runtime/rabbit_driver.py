@@ -131,7 +131,7 @@ class RabbitDriver:
             TopologyMissing: The broker has never been given the topology that it was to have.
         """
         started = effects.Started(time_ns())
-        self._enqueue(lambda: self._actor.handle(started, NO_CAUSE, time_ns()))
+        self.enqueue(lambda: self._actor.handle(started, NO_CAUSE, time_ns()))
         grace_s = limits.SHUTDOWN_MS / 1000
         if not await until_stopped(self._work_on_sessions(), self._stopping, grace_s):
             self._log.warning("broker.unanswered", unconfirmed_count=self.unconfirmed_count)
@@ -240,7 +240,8 @@ class RabbitDriver:
 
     # --- stepping ------------------------------------------------------------------------
 
-    def _enqueue(self, handler: Handler) -> None:
+    def enqueue(self, handler: Handler) -> None:
+        """Have the actor take an input, also one that somebody outside tells it."""
         self._inbox.append(handler)
         self._wake.set()
 
@@ -329,20 +330,20 @@ class RabbitDriver:
         if missing := await self._consumptions.start(session, wanted):
             self._gone(missing)
 
-    def fire(self, name: str, cause: Cause = NO_CAUSE) -> None:
-        """Tell the core that a timer has fired; also one that somebody outside keeps."""
+    def fire(self, name: str, cause: Cause) -> None:
+        """Tell the core that a timer has fired."""
 
         def take(_is_copy: bool = False) -> Plan:
             return self._actor.handle(effects.TimerFired(name), cause, time_ns())
 
         if self._gate is None:
-            self._enqueue(take)
+            self.enqueue(take)
         else:
-            self._gate.fired(name, take, self._enqueue)
+            self._gate.fired(name, take, self.enqueue)
 
     def _gone(self, mailbox: Mailbox) -> None:
         self._consumptions.forget(mailbox.name)
-        self._enqueue(lambda: self._actor.handle(effects.MailboxGone(mailbox), NO_CAUSE, time_ns()))
+        self.enqueue(lambda: self._actor.handle(effects.MailboxGone(mailbox), NO_CAUSE, time_ns()))
 
     # --- what the session tells (session_events.Events) ----------------------------------------
 
@@ -363,9 +364,9 @@ class RabbitDriver:
             return plan
 
         if self._gate is None:
-            self._enqueue(take)
+            self.enqueue(take)
         else:
-            self._gate.arrived(queue, packet, take, self._enqueue)
+            self._gate.arrived(queue, packet, take, self.enqueue)
 
     def confirmed(self, tag: int, multiple: bool, ok: bool, *, of_journal: bool) -> None:
         """Take a confirm."""
@@ -378,7 +379,7 @@ class RabbitDriver:
         except RemoteProtocolError:
             return  # what we sent we can read; records are not mandatory
         cause = Cause(envelope.caused_by, envelope.traceparent, envelope.lamport)
-        self._enqueue(lambda: self._actor.handle(effects.Returned(message), cause, time_ns()))
+        self.enqueue(lambda: self._actor.handle(effects.Returned(message), cause, time_ns()))
 
     def cancelled(self, queue: str) -> None:
         """Take a `basic.cancel`: of a classic mailbox only the deletion of the queue sends one."""

@@ -16,11 +16,12 @@ from teardown_lab.broker.address import knock
 from teardown_lab.checker.history import load_history
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.verdict import judge
-from teardown_lab.experiment.client import ClientState, Experiment
+from teardown_lab.experiment.client import Experiment
 from teardown_lab.experiment.in_memory import run_in_memory
 from teardown_lab.experiment.neighbours import second_stack
 from teardown_lab.experiment.on_broker import run_on_broker
 from teardown_lab.experiment.stack import Stack, StackFailed, StackOptions, started
+from teardown_lab.experiment.standing import ClientState
 from teardown_lab.leftovers.clean_up import remove_at
 from teardown_lab.leftovers.run_folder import RunFolder
 from teardown_lab.own_broker.choice import ProvidedBroker, provide_broker, running_broker
@@ -152,14 +153,14 @@ class Lab:
     ) -> ClientState:
         url = self.provided.url
         if url is None:
-            return run_in_memory(experiment, workers, write)[1]
+            return run_in_memory(experiment, workers, write)
         if self.provided.kind != "url":
-            return run_on_broker(experiment, url, self.stack, write)[1]
+            return run_on_broker(experiment, url, self.stack, write)
         self._run.add_queues(url, _queues_to_remove(experiment))
         if not experiment.remove:
-            return run_on_broker(experiment, url, self.stack, write)[1]
+            return run_on_broker(experiment, url, self.stack, write)
         self._run.add_vm(url, experiment.vm)
-        state = run_on_broker(experiment, url, self.stack, write)[1]
+        state = run_on_broker(experiment, url, self.stack, write)
         self._run.forget_vm(url, experiment.vm)
         return state
 

@@ -143,6 +143,16 @@ def test_cores_know_no_clock_no_randomness_no_ids_and_no_world_outside() -> None
     assert {where: what for where, what in found.items() if what} == {}
 
 
+@pytest.mark.parametrize("name", ["client.py", "standing.py"])
+def test_the_client_of_a_run_is_a_core_too_and_holds_nothing_to_call(name: str) -> None:
+    tree = parsed(ROOT / "teardown_lab/experiment" / name)
+
+    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.alias)}
+
+    assert impurities(tree) == []
+    assert not names & {"Callable", "Settlement", "Path"}
+
+
 @pytest.mark.parametrize(
     "line",
     [

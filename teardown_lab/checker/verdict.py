@@ -43,7 +43,7 @@ EXIT_INCONCLUSIVE: Final = 3
 
 
 def judge(history: History, vm: str | None = None) -> Judgement:
-    """Return the judgement of one VM's history.
+    """Return the judgement of one VM's history, as `judge_facts` does of what is gathered from it.
 
     Args:
         history: What `load_history` read, or `History.of` took.
@@ -52,7 +52,11 @@ def judge(history: History, vm: str | None = None) -> Judgement:
     Raises:
         HistoryError: The VM is not in the history, or is not named and not the only one.
     """
-    facts = gather(history, vm)
+    return judge_facts(gather(history, vm))
+
+
+def judge_facts(facts: Facts) -> Judgement:
+    """Return the judgement of one VM; the same facts then serve its report."""
     lives = root_lives(facts)
     doubts = examine(facts)
     lost = [*lost_posts(facts), *lost_flushes(facts, doubts.owed)]

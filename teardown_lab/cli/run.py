@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from teardown_lab.checker.history import History, load_history
 from teardown_lab.checker.verdict import exit_code
 from teardown_lab.cli.choices import check_work, find_ordering, make_scenario
 from teardown_lab.cli.exits import INFRASTRUCTURE, SAFE, exit_codes, warn
@@ -14,7 +13,6 @@ from teardown_lab.cli.output import print_json
 from teardown_lab.cli.parameters import Duration, broker_option
 from teardown_lab.experiment.lab import Finished, LabOptions, RunOptions, open_lab
 from teardown_lab.report.junit import junit_xml
-from teardown_lab.report.kasan import accesses_of
 from teardown_lab.report.text import describe
 
 
@@ -71,12 +69,11 @@ def run(ordering: str, **flags: Any) -> None:
 
 def _report(finished: Finished, flags: dict[str, Any]) -> bool:
     """Print the judgement, and write the JUnit file; False if that cannot be written."""
-    judgement, path = finished.judgement, finished.history
+    judgement = finished.judgement
     if flags["as_json"]:
-        print_json(judgement.to_json(str(path)))
+        print_json(judgement.to_json(str(finished.history)))
     else:
-        history = load_history(path) if accesses_of(judgement) else History(())
-        click.echo(describe(judgement, history, path, verbose=flags["verbose"]))
+        click.echo(describe(judgement, finished.facts, verbose=flags["verbose"]))
     if flags["junit"]:
         text = junit_xml(judgement, strict=flags["strict"])
         try:

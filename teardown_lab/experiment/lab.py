@@ -13,9 +13,11 @@ from pathlib import Path
 from service_runtime import logs
 from teardown_lab import results
 from teardown_lab.broker.address import knock
+from teardown_lab.checker.facts import Facts
+from teardown_lab.checker.gathering import gather
 from teardown_lab.checker.history import load_history
 from teardown_lab.checker.judgement import Judgement
-from teardown_lab.checker.verdict import judge
+from teardown_lab.checker.verdict import judge_facts
 from teardown_lab.experiment.client import Experiment
 from teardown_lab.experiment.in_memory import run_in_memory
 from teardown_lab.experiment.neighbours import second_stack
@@ -72,9 +74,10 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A run's judgement, and the file that it was made from."""
+    """A run's judgement, and the facts and the file that it was made from."""
 
     judgement: Judgement
+    facts: Facts
     history: Path
 
 
@@ -146,7 +149,8 @@ class Lab:
             raise StackFailed(_refusal(state.refusal, state.why))
         if state.refusal is not None:
             raise RunRefused(_refusal(state.refusal, state.why))
-        return Finished(judge(load_history(path), vm), path)
+        facts = gather(load_history(path), vm)
+        return Finished(judge_facts(facts), facts, path)
 
     def _conduct(
         self, experiment: Experiment, workers: int, write: Callable[[Record], None]

@@ -12,8 +12,6 @@ from teardown_lab.checker.chains import allocating_chain, chain, freeing_chain
 from teardown_lab.checker.explain import call, function_of
 from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.findings import Invariant, Violation
-from teardown_lab.checker.gathering import gather
-from teardown_lab.checker.history import History
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.kernel_names import STEP_FUNCTIONS
 from vm_protocol.topology import Mailbox
@@ -28,16 +26,9 @@ _KINDS: Final = {
 }
 
 
-def accesses_of(judgement: Judgement) -> list[Violation]:
-    """Return the violations that have a report; without any, nobody needs to read the history."""
-    return [
-        each for each in judgement.violations if each.invariant in _KINDS and each.vcpu is not None
-    ]
-
-
 def kasan_report(
-    history: History,
     judgement: Judgement,
+    facts: Facts,
     reports_max: int | None = None,
     *,
     whole_chains: bool = False,
@@ -47,10 +38,9 @@ def kasan_report(
     With `reports_max`, a last line tells how many were left out; `whole_chains` leaves out none of
     their messages.
     """
-    accesses = accesses_of(judgement)
-    if not accesses:
-        return ""
-    facts = gather(history, judgement.vm)
+    accesses = [
+        each for each in judgement.violations if each.invariant in _KINDS and each.vcpu is not None
+    ]
     lines: list[str] = []
     shown = accesses if reports_max is None else accesses[:reports_max]
     for violation in shown:

@@ -183,9 +183,8 @@ def test_the_chains_hold_what_the_sentences_name_and_end_at_a_command_of_the_cli
     order: Ordering, scenario: Scenario
 ) -> None:
     found = told(text_of(order), scenario)
-    history = History.of(found.records)
-    facts = gather(history, VM)
-    report = kasan_report(history, found.judgement, whole_chains=True)
+    facts = gather(History.of(found.records), VM)
+    report = kasan_report(found.judgement, facts, whole_chains=True)
 
     for violation in found.judgement.violations:
         said = set(re.findall(rf"{VM}\.1/[a-z-]+(?:/[\w.-]+)*", violation.explain))

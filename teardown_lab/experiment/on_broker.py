@@ -54,7 +54,7 @@ async def _run(
 
 
 class _Run:
-    """A driver with the client, and what goes on beside it; whatever fails there ends the run."""
+    """A driver with the client, and what goes on beside it."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class _Run:
 
     async def run(self) -> ClientState:
         self._begin(self._give_up())
-        self._begin(self._watch.run(self._on_loss))
+        self._beside.append(self._loop.create_task(self._watch.run(self._on_loss)))
         try:
             if self._stack is not None:
                 self._stack.watch(self._on_failure)
@@ -105,6 +105,7 @@ class _Run:
     # --- beside the driver ------------------------------------------------------------------
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin something whose failure ends the run."""
         task = self._loop.create_task(work)
         task.add_done_callback(self._ended)
         self._beside.append(task)

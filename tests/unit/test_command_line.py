@@ -11,9 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 import teardown_lab.cli
-from teardown_lab.cli.commands import COMMANDS
+from teardown_lab.cli.commands import COMMANDS, LateGroup
 from teardown_lab.cli.commands import teardown as main
-from teardown_lab.cli.late import LateGroup
 
 HEAVY = ("pika", "pydantic", "structlog", "prometheus_client")
 

@@ -44,13 +44,7 @@ def run_on_broker(
         TopologyMissing: No services have ever run there.
     """
     with traced("teardown", url) as trace:
-        return asyncio.run(_run(experiment, url, stack, on_record, trace))
-
-
-async def _run(
-    experiment: Experiment, url: str, stack: Stack | None, on_record: Observe, trace: Observe
-) -> ClientState:
-    return await _Run(experiment, url, stack, on_record, trace).run()
+        return asyncio.run(_Run(experiment, url, stack, on_record, trace).run())
 
 
 class _Run:
@@ -73,13 +67,13 @@ class _Run:
         # Services that run already have declared the topology, or were given it: so is it to us.
         endpoint = endpoint_of(url, topology_given=stack is None)
         self._driver = RabbitDriver(self._client, endpoint, trace, self._is_done)
-        self._loop = asyncio.get_running_loop()
         self._beside: list[asyncio.Task[None]] = []
         self._failed: list[BaseException] = []
 
     async def run(self) -> ClientState:
+        self._loop = asyncio.get_running_loop()
         self._begin(self._give_up())
-        self._beside.append(self._loop.create_task(self._watch.run(self._on_loss)))
+        self._beside.append(asyncio.create_task(self._watch.run(self._on_loss)))
         try:
             if self._stack is not None:
                 self._stack.watch(self._on_failure)
@@ -106,7 +100,7 @@ class _Run:
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Begin something whose failure ends the run."""
-        task = self._loop.create_task(work)
+        task = asyncio.create_task(work)
         task.add_done_callback(self._ended)
         self._beside.append(task)
 
@@ -119,6 +113,7 @@ class _Run:
         self._driver.stop()
 
     def _on_failure(self, why: str) -> None:
+        """Take, on any thread, the end of a service."""
         self._loop.call_soon_threadsafe(self._fail, StackFailed(why))
 
     async def _give_up(self) -> None:

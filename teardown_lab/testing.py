@@ -17,7 +17,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from teardown_lab.checker.findings import Counts, DeadLetter, Hazard, Violation
-from teardown_lab.checker.history import load_history
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.experiment.lab import Lab, RunOptions
 from teardown_lab.leftovers.run_folder import RunFolder
@@ -183,10 +182,10 @@ class RunOrdering:
         history = self._folder / f"{chosen.name}-{next(self._numbers)}.jsonl"
         options = RunOptions(timeout_s=timeout_s, history=history)
         workers = min(self._workers, shape.vcpus)
-        judgement = self._lab.run(chosen, shape, workers, options).judgement
-        explanation = describe(judgement, load_history(history), history)
+        finished = self._lab.run(chosen, shape, workers, options)
+        explanation = describe(finished.judgement, finished.facts)
         self._tell(explanation)
-        return Outcome(judgement, explanation, history)
+        return Outcome(finished.judgement, explanation, history)
 
     def _find(self, ordering: str | Path | Ordering) -> Ordering:
         if isinstance(ordering, Ordering):

@@ -202,7 +202,7 @@ class RabbitDriver:
                 self._held.hold(queue, plan.key, (session, tag))
             return plan
 
-        self._passage.arrived(queue, packet, take, self._enqueue)
+        self._passage.arrived(queue, packet, take, self.enqueue)
 
     def returned(self, packet: Packet) -> None:
         """Take back a mandatory message that matched no queue."""
@@ -218,18 +218,19 @@ class RabbitDriver:
         self._queues.cancelled(queue)
         self._wake.set()
 
-    def fire(self, name: str, cause: Cause = NO_CAUSE) -> None:
-        """Tell the core that a timer has fired; also one that somebody outside keeps."""
+    def fire(self, name: str, cause: Cause) -> None:
+        """Tell the core that a timer has fired."""
 
         def take(is_copy: bool = False) -> Plan:
             return self._actor.handle(effects.TimerFired(name), cause, time_ns())
 
-        self._passage.fired(name, take, self._enqueue)
+        self._passage.fired(name, take, self.enqueue)
 
     def _arrived(self, event: effects.Input, cause: Cause = NO_CAUSE) -> None:
-        self._enqueue(lambda: self._actor.handle(event, cause, time_ns()))
+        self.enqueue(lambda: self._actor.handle(event, cause, time_ns()))
 
-    def _enqueue(self, handler: Handler) -> None:
+    def enqueue(self, handler: Handler) -> None:
+        """Have the actor take an input, also one that somebody outside tells it."""
         self._inbox.append(handler)
         self._wake.set()
 

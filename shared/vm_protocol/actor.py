@@ -3,6 +3,7 @@
 Both drivers hand every delivery, timer and return to an Actor and then perform its plan.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -96,9 +97,21 @@ class Actor(Generic[State]):
         elif isinstance(event, Returned):
             records.append(self._returned(event, at_ns, cause))
         self.state, effects = self.core.step(self.state, event)
+        return self.plan(effects, cause, at_ns, key, records)
+
+    def plan(
+        self,
+        effects: tuple[Effect, ...],
+        cause: Cause,
+        at_ns: int,
+        key: str = "",
+        before: Sequence[Record] = (),
+    ) -> Plan:
+        """Return the plan of what a step asked for; the records of `before` come first."""
+        records = list(before)
         actions: list[Action] = []
         for effect in effects:
-            action, record = self._plan(effect, at_ns, cause)
+            action, record = self._act(effect, at_ns, cause)
             if action is not None:
                 actions.append(action)
             if record is not None:
@@ -133,9 +146,7 @@ class Actor(Generic[State]):
         settle = Ack(delivery.queue, key) if skipped else Reject(delivery.queue, key, error.reason)
         return Plan((record,), (settle,), NO_CAUSE, key)
 
-    def _plan(
-        self, effect: Effect, at_ns: int, cause: Cause
-    ) -> tuple[Action | None, Record | None]:
+    def _act(self, effect: Effect, at_ns: int, cause: Cause) -> tuple[Action | None, Record | None]:
         if isinstance(effect, Publish):
             return self.recorder.send(effect, at_ns, cause)
         if isinstance(effect, Settle):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from teardown_lab.checker.explain import function_of
-from teardown_lab.checker.facts import FROM_CLIENTS, Facts
+from teardown_lab.checker.facts import FROM_CLIENTS, Facts, Messages
 from teardown_lab.checker.findings import Evidence, Invariant, Link, Violation
 
 _OF_A_VCPU = frozenset(
@@ -23,36 +23,36 @@ _OF_A_VCPU = frozenset(
 """What is about the memory of a vCPU, which was allocated, and may have been freed, by messages."""
 
 
-def chain(facts: Facts, message_id: str | None) -> tuple[str, ...]:
+def chain(messages: Messages, message_id: str | None) -> tuple[str, ...]:
     """Return a message and those that led to it, newest first."""
     found: list[str] = []
     while message_id is not None and message_id not in found:
         found.append(message_id)
-        sent = facts.sent.get(message_id)
-        is_last = facts.types.get(message_id) in FROM_CLIENTS
+        sent = messages.sent.get(message_id)
+        is_last = messages.types.get(message_id) in FROM_CLIENTS
         message_id = sent.record.caused_by if sent and not is_last else None
     return tuple(found)
 
 
 def freeing_chain(facts: Facts, vcpu: int) -> tuple[str, ...]:
     """Return the chain of the command that first freed a vCPU."""
-    frees = facts.freed.get(vcpu)
-    return chain(facts, frees[0].command) if frees else ()
+    frees = facts.memory.freed.get(vcpu)
+    return chain(facts.messages, frees[0].command) if frees else ()
 
 
 def allocating_chain(facts: Facts, vcpu: int) -> tuple[str, ...]:
     """Return the chain of the message that created a vCPU."""
-    return chain(facts, _allocation(facts, vcpu))
+    return chain(facts.messages, _allocation(facts, vcpu))
 
 
 def _allocation(facts: Facts, vcpu: int) -> str | None:
-    created = facts.created.get(vcpu)
+    created = facts.memory.created.get(vcpu)
     if created is not None and created.record.caused_by is not None:
         return created.record.caused_by
     placed = (
         message_id
-        for message_id, name in facts.types.items()
-        if name == "PlaceVcpu" and facts.vcpu_of.get(message_id) == vcpu
+        for message_id, name in facts.messages.types.items()
+        if name == "PlaceVcpu" and facts.messages.vcpu_of.get(message_id) == vcpu
     )
     return next(placed, None)
 
@@ -63,14 +63,14 @@ def with_evidence(facts: Facts, violations: Iterable[Violation]) -> Iterator[Vio
     for violation in violations:
         vcpu, freed, allocated = violation.vcpu, None, None
         if violation.invariant in _OF_A_VCPU and vcpu is not None:
-            frees = facts.freed.get(vcpu)
+            frees = facts.memory.freed.get(vcpu)
             freed = frees[0].command if frees else None
             if vcpu not in allocations:
                 allocations[vcpu] = _allocation(facts, vcpu)
             allocated = allocations[vcpu]
         elif violation.invariant is Invariant.VM_STATE_USED_AFTER_FREE:
-            state = facts.body(violation.message_id or "").text("state")
-            moment = facts.state_freed.get(state)
+            state = facts.messages.body(violation.message_id or "").text("state")
+            moment = facts.vm_state.freed.get(state)
             freed = moment.record.caused_by if moment else None
         evidence = Evidence(violation.message_id, freed, allocated)
         yield replace(violation, evidence=evidence)
@@ -87,13 +87,13 @@ def links(facts: Facts, violations: Iterable[Violation]) -> dict[str, Link]:
         ):
             message_id = head
             while message_id is not None and message_id not in found:
-                link = _link(facts, message_id)
+                link = _link(facts.messages, message_id)
                 found[message_id] = link
                 message_id = link.caused_by
     return found
 
 
-def _link(facts: Facts, message_id: str) -> Link:
-    sent, name = facts.sent.get(message_id), facts.types.get(message_id, "")
+def _link(messages: Messages, message_id: str) -> Link:
+    sent, name = messages.sent.get(message_id), messages.types.get(message_id, "")
     cause = sent.record.caused_by if sent and name not in FROM_CLIENTS else None
-    return Link(name, function_of(facts, message_id), sent.record.actor if sent else "", cause)
+    return Link(name, function_of(messages, message_id), sent.record.actor if sent else "", cause)

@@ -11,7 +11,7 @@ from typing import Final
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.counts import unaccounted
-from teardown_lab.checker.facts import FROM_CLIENTS, SERVED_ONCE, Facts, is_request
+from teardown_lab.checker.facts import FROM_CLIENTS, SERVED_ONCE, Deliveries, Facts
 from teardown_lab.checker.findings import Violation
 from teardown_lab.checker.invariants_mmu import RootLife
 from teardown_lab.checker.invariants_vcpu import ACCESS_REASONS
@@ -31,7 +31,7 @@ def notes(
     yield from _ending(facts)
     yield from impatience(facts, lives, violations)
     yield from _unsettled(facts)
-    yield from _service_differs(facts, lives, violations)
+    yield from _service_differs(facts.deliveries, lives, violations)
 
 
 def missing_records(facts: Facts) -> Iterator[str]:
@@ -45,10 +45,10 @@ def missing_records(facts: Facts) -> Iterator[str]:
 def _ending(facts: Facts) -> Iterator[str]:
     if facts.history.cut_off:
         yield "the last line of the history is cut off"
-    outcome = facts.outcome()
+    outcome = facts.run.outcome
     if outcome in _ENDINGS:
         yield _ENDINGS[outcome]
-    ended = facts.vm_freed is not None or facts.stuck or outcome in (*OUT_OF_TIME, LOST)
+    ended = facts.life.freed is not None or facts.life.stuck or outcome in (*OUT_OF_TIME, LOST)
     if not ended:
         yield "the history ends before the VM was freed and before a step was stuck"
 
@@ -61,7 +61,7 @@ def _unusable(facts: Facts) -> Iterator[str]:
 
 def _gaps(facts: Facts) -> Iterator[str]:
     # Only a file with whole actors can have gaps; others leave out what is not about their VM.
-    if facts.run_started is None or facts.run_started.details.get("whole") is not True:
+    if facts.run.started is None or facts.run.started.details.get("whole") is not True:
         return
     numbers: dict[str, set[int]] = {}
     unusable = (each.record for each in facts.history.unusable)
@@ -85,33 +85,33 @@ def _beginning(facts: Facts) -> Iterator[str]:
 
 
 def _dangling(facts: Facts) -> Iterator[str]:
-    received = {message_id for message_id, _ in facts.mailbox_arrivals}
-    received |= {message_id for message_id, _ in facts.arrivals}
+    received = {message_id for message_id, _ in facts.deliveries.in_mailboxes}
+    received |= {message_id for message_id, _ in facts.deliveries.arrivals}
     never_sent = [
         message_id
         for message_id in sorted(received)
-        if message_id not in facts.sent
-        and facts.types.get(message_id) not in FROM_CLIENTS
+        if message_id not in facts.messages.sent
+        and facts.messages.types.get(message_id) not in FROM_CLIENTS
         and facts.has_messages
     ]
     if never_sent:
         yield some("{} received, but their sending is not in the history", never_sent)
-    settled = {moment.record.message_id or "" for moment in facts.unknown_settles}
+    settled = {moment.record.message_id or "" for moment in facts.deliveries.unknown_settles}
     if settled:
         yield some("{} settled, but their arrival is not in the history", sorted(settled))
     if not facts.has_messages:
         return
     unsent = [
         message_id
-        for message_id, post in facts.post_of.items()
-        if message_id not in facts.sent and shapes.numbers(post.record, "recipients")
+        for message_id, post in facts.requests.post_of.items()
+        if message_id not in facts.messages.sent and shapes.numbers(post.record, "recipients")
     ]
     if unsent:
         yield some("{} posted, but their sending is not in the history", unsent)
     unposted = [
         message_id
-        for message_id in facts.sent
-        if is_request(facts, message_id) and message_id not in facts.post_of
+        for message_id in facts.messages.sent
+        if facts.messages.is_request(message_id) and message_id not in facts.requests.post_of
     ]
     if unposted:
         yield some("{} sent, but their request.posted is not in the history", unposted)
@@ -121,32 +121,32 @@ def _unsettled(facts: Facts) -> Iterator[str]:
     open_requests = [f"{message_id} to vCPU {vcpu}" for message_id, vcpu in unaccounted(facts)]
     if open_requests:
         yield some("{} neither acknowledged nor dead-lettered", open_requests, "request")
-    lettered = {facts.delivery(letter.record) for letter in facts.letters}
-    settled = facts.acked.keys() | lettered
+    lettered = {facts.messages.delivery(letter.record) for letter in facts.deliveries.letters}
+    settled = facts.deliveries.acked.keys() | lettered
     open_once = [
         message_id
-        for message_id in facts.sent
-        if facts.types.get(message_id) in SERVED_ONCE
-        and (message_id, facts.vcpu_of.get(message_id)) not in settled
+        for message_id in facts.messages.sent
+        if facts.messages.types.get(message_id) in SERVED_ONCE
+        and (message_id, facts.messages.vcpu_of.get(message_id)) not in settled
     ]
     if open_once:
         yield some("{} neither acknowledged nor dead-lettered", open_once)
     unlettered = [
         delivery[0]
-        for delivery in facts.rejected
+        for delivery in facts.deliveries.rejected
         if delivery not in lettered
         and delivery[0] not in open_once
-        and not is_request(facts, delivery[0])
+        and not facts.messages.is_request(delivery[0])
     ]
     if unlettered:
         yield some("{} rejected, but the dead letter was not seen by the monitor", unlettered)
 
 
 def _service_differs(
-    facts: Facts, lives: dict[str, RootLife], violations: tuple[Violation, ...]
+    deliveries: Deliveries, lives: dict[str, RootLife], violations: tuple[Violation, ...]
 ) -> Iterator[str]:
     found = {(violation.message_id, violation.vcpu) for violation in violations}
-    for delivery, moment in facts.rejected.items():
+    for delivery, moment in deliveries.rejected.items():
         reason = shapes.text(moment.record, "reason")
         if reason in ACCESS_REASONS and delivery not in found:
             yield (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from teardown_lab.checker import shapes
-from teardown_lab.checker.facts import Facts, is_request
+from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.findings import Found, Invariant
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.places import Place, Places
@@ -60,13 +60,13 @@ class Culprits:
 
     def free_of(self, vcpu: int) -> Place:
         """Return the step that freed a vCPU."""
-        frees = self.facts.freed.get(vcpu)
+        frees = self.facts.memory.freed.get(vcpu)
         place = self.places.last(frees[0].moment, _FREE, vcpu) if frees else None
         return place or Place(_FREE, None, vcpu)
 
     def erase_of(self, vcpu: int) -> Place:
         """Return the step that erased a vCPU."""
-        erased = self.facts.erased.get(vcpu)
+        erased = self.facts.array.erased.get(vcpu)
         place = self.places.last(erased, "erase_vcpu", vcpu) if erased else None
         return place or Place("erase_vcpu", None, vcpu)
 
@@ -81,14 +81,14 @@ class Culprits:
         """Return the frees of a root, in their order."""
         return [
             each
-            for each in self.facts.roots
+            for each in self.facts.mmu.roots
             if each.record.event == Event.ROOT_FREED and shapes.text(each.record, "root") == root
         ]
 
     def sender(self, moment: Moment) -> Place | None:
         """Return the step that sent the message in whose handling something happened."""
         cause = moment.record.caused_by
-        vcpu = self.facts.vcpu_of.get(cause) if cause is not None else None
+        vcpu = self.facts.messages.vcpu_of.get(cause) if cause is not None else None
         return self.places.of_message(cause, vcpu)
 
     def planned(self, step: str, vcpu: int | None = None) -> Place | None:
@@ -100,7 +100,7 @@ class Culprits:
         """Tell whether a vCPU had begun by then to give up its roots."""
         return any(
             step.vcpu == vcpu and step.name in _GIVES_UP and not before(by, step.moment)
-            for step in self.facts.worker_steps
+            for step in self.facts.steps.by_workers
         )
 
     # --- parts of sentences ------------------------------------------------------------------
@@ -122,12 +122,12 @@ class Culprits:
     def met(self, vcpu: int, sent: Moment) -> str:
         """Return between which steps of a freed vCPU a request was posted that met it."""
         free = self.free_of(vcpu)
-        frees = self.facts.freed.get(vcpu)
+        frees = self.facts.memory.freed.get(vcpu)
         if frees and before(sent, frees[0].moment):
             return f"{free.aside} which had not waited for it"
         if not frees or not before(frees[0].moment, sent):
             return f"{free.aside} and nothing orders the two"
-        erased = self.facts.erased.get(vcpu)
+        erased = self.facts.array.erased.get(vcpu)
         if erased is None:
             return f"{free.aside} with nothing to erase the vCPU"
         order = "after" if before(erased, sent) else "before"
@@ -138,15 +138,15 @@ def _use_after_free(culprits: Culprits, found: Found, moment: Moment) -> str:
     message_id, vcpu = found.violation.message_id or "", found.violation.vcpu
     if vcpu is None:
         return ""
-    if culprits.facts.types.get(message_id) == "AsyncPfCompleted":
-        fault = culprits.facts.body(message_id).number("fault")
+    if culprits.facts.messages.types.get(message_id) == "AsyncPfCompleted":
+        fault = culprits.facts.messages.body(message_id).number("fault")
         clear = culprits.planned("clear_async_pf")
         why = f"{clear.aside} had not come before" if clear else "no `clear_async_pf` comes before"
         free = culprits.free_of(vcpu)
         return f"{free.subject} freed it with async page fault {fault} pending: {why}."
-    if not is_request(culprits.facts, message_id):
+    if not culprits.facts.messages.is_request(message_id):
         return _late_step(culprits, found, moment)
-    post = culprits.facts.post_of.get(message_id)
+    post = culprits.facts.requests.post_of.get(message_id)
     if post is None:
         return ""
     return (
@@ -172,7 +172,7 @@ def _double_free(culprits: Culprits, found: Found, moment: Moment) -> str:
     if found.violation.vcpu is not None:
         return _late_step(culprits, found, moment)
     state = shapes.text(moment.record, "state")
-    again, first = culprits.places.last_of_vm(moment), culprits.facts.state_freed.get(state)
+    again, first = culprits.places.last_of_vm(moment), culprits.facts.vm_state.freed.get(state)
     earlier = culprits.places.last_of_vm(first) if first else None
     if again is None or earlier is None:
         return ""
@@ -180,7 +180,10 @@ def _double_free(culprits: Culprits, found: Found, moment: Moment) -> str:
 
 
 def _visible_after_erase(culprits: Culprits, found: Found, _moment: Moment) -> str:
-    vcpu, post = found.violation.vcpu, culprits.facts.post_of.get(found.violation.message_id or "")
+    vcpu, post = (
+        found.violation.vcpu,
+        culprits.facts.requests.post_of.get(found.violation.message_id or ""),
+    )
     if vcpu is None:
         return ""
     erase = culprits.erase_of(vcpu)
@@ -218,7 +221,7 @@ def _stale_tlb(culprits: Culprits, found: Found, moment: Moment) -> str:
     if moment.record.event == Event.VM_FREED:
         return _at_the_end(culprits, f"vCPU {vcpu} still runs on {page}", [])
     place = culprits.places.last_of_vm(moment)
-    if culprits.facts.types.get(moment.record.caused_by or "") == "ZapRequested":
+    if culprits.facts.messages.types.get(moment.record.caused_by or "") == "ZapRequested":
         place = culprits.sender(moment)
     if place is None:
         return ""
@@ -247,9 +250,9 @@ def _lost_request(culprits: Culprits, found: Found, moment: Moment) -> str:
         return ""
     if moment.record.event != Event.REQUEST_POSTED:
         owing = found.violation.message_id
-        unload = culprits.places.of_message(owing, culprits.facts.vcpu_of.get(owing or ""))
+        unload = culprits.places.of_message(owing, culprits.facts.messages.vcpu_of.get(owing or ""))
         return f"{unload.subject} raised no TLB flush, and vCPU {vcpu} missed it." if unload else ""
-    hidden = culprits.facts.hidden.get(vcpu)
+    hidden = culprits.facts.array.hidden.get(vcpu)
     hole = shapes.number(hidden.record, "hole") if hidden else None
     if hidden is None or hole is None or not before(hidden, moment):
         return f"{culprits.posted(moment)} that misses vCPU {vcpu}."
@@ -259,11 +262,11 @@ def _lost_request(culprits: Culprits, found: Found, moment: Moment) -> str:
 
 def _vm_state(culprits: Culprits, found: Found, moment: Moment) -> str:
     message_id, vcpu = found.violation.message_id, found.violation.vcpu
-    state = culprits.facts.body(message_id or "").text("state")
+    state = culprits.facts.messages.body(message_id or "").text("state")
     state = state or shapes.text(moment.record, "state")
     user, freed = (
         culprits.places.of_message(message_id, vcpu),
-        culprits.facts.state_freed.get(state),
+        culprits.facts.vm_state.freed.get(state),
     )
     freer = culprits.places.last(freed, _STEP_OF_STATE.get(state, "")) if freed else None
     if moment.record.event == Event.VM_FREED:
@@ -300,7 +303,7 @@ def _stuck(culprits: Culprits, found: Found, moment: Moment) -> str:
     vcpu = found.violation.vcpu
     begun = [
         each
-        for steps in culprits.facts.steps.values()
+        for steps in culprits.facts.steps.by_actor.values()
         for each in steps
         if vcpu in (None, each.record.vcpu) and each.position <= moment.position
     ]

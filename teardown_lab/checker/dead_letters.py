@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from teardown_lab.checker import shapes
-from teardown_lab.checker.facts import Delivery, Facts
+from teardown_lab.checker.facts import Delivery, Facts, Messages
 from teardown_lab.checker.findings import DeadLetter, Invariant, Violation
 from teardown_lab.checker.happens_before import Moment
 from teardown_lab.checker.invariants_requests import UNREAD
@@ -24,11 +24,11 @@ def distinct_letters(facts: Facts) -> list[Moment]:
     """Return the dead letters; one that the monitor saw twice counts once."""
     seen: set[tuple[str, str, str]] = set()
     letters = []
-    for letter in facts.letters:
+    for letter in facts.deliveries.letters:
         record = letter.record
         message_id = record.message_id or ""
         key = (message_id, shapes.text(record, "queue"), shapes.text(record, "reason"))
-        if message_id in facts.types and key in seen:
+        if message_id in facts.messages.types and key in seen:
             continue
         seen.add(key)
         letters.append(letter)
@@ -46,17 +46,17 @@ def classify(
     letters: list[DeadLetter] = []
     notes: list[str] = []
     for moment in distinct_letters(facts):
-        letter = _letter(facts, moment, by_delivery)
+        letter = _letter(facts.messages, moment, by_delivery)
         letters.append(letter)
         notes.extend(_disagreement(moment, letter))
     return tuple(letters), tuple(notes)
 
 
 def _letter(
-    facts: Facts, moment: Moment, by_delivery: Mapping[Delivery, list[Invariant]]
+    messages: Messages, moment: Moment, by_delivery: Mapping[Delivery, list[Invariant]]
 ) -> DeadLetter:
     reason = shapes.text(moment.record, "reason")
-    delivery = facts.delivery(moment.record)
+    delivery = messages.delivery(moment.record)
     # One delivery may break several invariants; the letter's reason says which it can show.
     possible = _OF_UNREAD if reason in UNREAD else _OF_A_REJECT
     found = (each for each in by_delivery.get(delivery, ()) if each in possible)

@@ -1,7 +1,7 @@
 """Violations in words: one or two sentences, in kernel terms and in messages; decides nothing."""
 
 from teardown_lab.checker import shapes
-from teardown_lab.checker.facts import KIND_OF_TYPE, Facts, Freeing, WorkerStep
+from teardown_lab.checker.facts import KIND_OF_TYPE, Facts, Freeing, Messages, WorkerStep
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.kernel_names import (
     MESSAGE_FUNCTIONS,
@@ -18,9 +18,9 @@ from vm_protocol.topology import parse_mailbox
 def call(facts: Facts, message_id: str | None, post: Moment | None = None) -> str:
     """Return the call that a request stands for, and who raised it."""
     if post is None and message_id is not None:
-        post = facts.post_of.get(message_id)
+        post = facts.requests.post_of.get(message_id)
     if post is None:
-        kind = KIND_OF_TYPE.get(facts.types.get(message_id or "", ""), "")
+        kind = KIND_OF_TYPE.get(facts.messages.types.get(message_id or "", ""), "")
         return REQUEST_CALLS.get(kind, "kvm_make_all_cpus_request()")
     kind = shapes.text(post.record, "kind")
     by = shapes.text(post.record, "by")
@@ -32,11 +32,11 @@ def call(facts: Facts, message_id: str | None, post: Moment | None = None) -> st
     return f"{name}, raised by {raiser}{of_vcpu},"
 
 
-def function_of(facts: Facts, message_id: str) -> str:
+def function_of(messages: Messages, message_id: str) -> str:
     """Return the kernel function that a message stands for."""
-    name = facts.types.get(message_id, "")
+    name = messages.types.get(message_id, "")
     if name == "VmStateRead":
-        state = facts.body(message_id).text("state")
+        state = messages.body(message_id).text("state")
         return STATE_READERS.get(state, MESSAGE_FUNCTIONS[name])
     return MESSAGE_FUNCTIONS.get(name, "?")
 
@@ -44,10 +44,10 @@ def function_of(facts: Facts, message_id: str) -> str:
 def request_after_free(facts: Facts, message_id: str, arrival: Moment, free: Freeing) -> str:
     """Explain a request that reached a freed vCPU."""
     vcpu = free.moment.record.vcpu
-    kind = facts.types.get(message_id, "request")
+    kind = facts.messages.types.get(message_id, "request")
     queue = shapes.text(arrival.record, "queue") or f"of vCPU {vcpu}"
-    erased = facts.erased.get(vcpu) if vcpu is not None else None
-    sent = facts.post_of.get(message_id) or facts.sent.get(message_id)
+    erased = facts.array.erased.get(vcpu) if vcpu is not None else None
+    sent = facts.requests.post_of.get(message_id) or facts.messages.sent.get(message_id)
     still = ""
     if erased is not None and sent is not None and before(erased, sent):
         still = " Its xa_erase() came before the post, yet the array still showed it."
@@ -62,16 +62,16 @@ def expired_after_free(facts: Facts, message_id: str, letter: Moment, free: Free
     vcpu = free.moment.record.vcpu
     return (
         f"{call(facts, message_id)} wrote to vCPU {vcpu}, which kvm_vcpu_destroy() had freed: "
-        f"{facts.types.get(message_id, 'request')} {message_id} was sent to mailbox "
+        f"{facts.messages.types.get(message_id, 'request')} {message_id} was sent to mailbox "
         f"{shapes.text(letter.record, 'queue')} after {free.command or 'the free'} and left it "
         f"as a dead letter ({shapes.text(letter.record, 'reason')})."
     )
 
 
-def completion_after_free(facts: Facts, message_id: str, free: Freeing) -> str:
+def completion_after_free(messages: Messages, message_id: str, free: Freeing) -> str:
     """Explain an async page fault that completed into a freed vCPU."""
     vcpu = free.moment.record.vcpu
-    fault = facts.body(message_id).number("fault")
+    fault = messages.body(message_id).number("fault")
     return (
         f"async_pf_execute() completed fault {fault} of vCPU {vcpu}, which kvm_vcpu_destroy() had "
         f"freed; kvm_clear_async_pf_completion_queue() had not waited for it: AsyncPfCompleted "
@@ -101,7 +101,7 @@ def double_free(vcpu: int | None, command: str | None, first: str | None) -> str
 
 def visible_after_erase(facts: Facts, message_id: str | None, vcpu: int, how: str) -> str:
     """Explain a vCPU that the array still shows after its erase."""
-    what = f"{facts.types.get(message_id or '', 'request')} {message_id}"
+    what = f"{facts.messages.types.get(message_id or '', 'request')} {message_id}"
     if how == "shown":
         return (
             f"vCPU {vcpu} entered kvm->vcpu_array again after its xa_erase(): its mailbox was "
@@ -117,9 +117,9 @@ def visible_after_erase(facts: Facts, message_id: str | None, vcpu: int, how: st
 def lost_post(facts: Facts, post: Moment, vcpu: int) -> str:
     """Explain a request that missed a vCPU."""
     record = post.record
-    what = facts.types.get(record.message_id or "", shapes.text(record, "kind"))
+    what = facts.messages.types.get(record.message_id or "", shapes.text(record, "kind"))
     sent = f"{what} {record.message_id}" if record.message_id else f"the {what} was not published:"
-    hidden = facts.hidden.get(vcpu)
+    hidden = facts.array.hidden.get(vcpu)
     why = f"vCPU {vcpu} is not among its recipients"
     if hidden is not None and before(hidden, post):
         hole = shapes.number(hidden.record, "hole")
@@ -130,12 +130,12 @@ def lost_post(facts: Facts, post: Moment, vcpu: int) -> str:
     )
 
 
-def owed_flush(facts: Facts, message_id: str, vcpu: int) -> str:
+def owed_flush(messages: Messages, message_id: str, vcpu: int) -> str:
     """Explain a flush that an unload owed and did not raise."""
     return (
         f"kvm_flush_remote_tlbs() never ran for vCPU {vcpu}: kvm_mmu_unload() of vCPU "
-        f"{facts.vcpu_of.get(message_id)} released the last pin of an invalid root ({message_id}), "
-        f"and no TlbFlush was raised."
+        f"{messages.vcpu_of.get(message_id)} released the last pin of an invalid root "
+        f"({message_id}), and no TlbFlush was raised."
     )
 
 
@@ -149,7 +149,7 @@ def lost_letter(facts: Facts, message_id: str, vcpu: int, letter: Moment) -> str
     how = {"expired": "it expired", "maxlen": "the mailbox was full"}.get(reason, reason)
     return (
         f"{call(facts, message_id)} never reached vCPU {vcpu}, which was alive: "
-        f"{facts.types.get(message_id, 'request')} {message_id} left mailbox "
+        f"{facts.messages.types.get(message_id, 'request')} {message_id} left mailbox "
         f"{shapes.text(letter.record, 'queue')} as a dead letter, as {how}."
     )
 

@@ -27,21 +27,21 @@ _RUN_EVENTS: Final = (Event.RUN_STARTED, Event.RUN_FINISHED)
 
 def _sent(facts: Facts, moment: Moment) -> None:
     message_id = moment.record.message_id or ""
-    first = facts.sent.setdefault(message_id, moment)
+    first = facts.messages.sent.setdefault(message_id, moment)
     if first is not moment:
         # Sent again after a lost connection is fine; one id with two bodies is a contradiction.
         if not _is_same_message(first, moment):
-            facts.sent_again.append(message_id)
+            facts.messages.sent_again.append(message_id)
         return
-    facts.types[message_id] = shapes.text(moment.record, "type")
+    facts.messages.types[message_id] = shapes.text(moment.record, "type")
     body = shapes.body(moment.record)
-    facts.vcpu_of[message_id] = body.number("vcpu")
-    if facts.types[message_id] == "PlaceVcpu":
-        facts.placed_faults[body.number("vcpu")] = body.number("async_pf")
-    if facts.types[message_id] == "VcpuStepsDone":
+    facts.messages.vcpu_of[message_id] = body.number("vcpu")
+    if facts.messages.types[message_id] == "PlaceVcpu":
+        facts.guests.faults_placed[body.number("vcpu")] = body.number("async_pf")
+    if facts.messages.types[message_id] == "VcpuStepsDone":
         _answered(facts, moment, body)
-    if facts.types[message_id] == "AsyncPfCompleted":
-        facts.faults_done.add((body.number("vcpu"), body.number("fault")))
+    if facts.messages.types[message_id] == "AsyncPfCompleted":
+        facts.guests.faults_done.add((body.number("vcpu"), body.number("fault")))
 
 
 def _is_same_message(first: Moment, again: Moment) -> bool:
@@ -64,41 +64,41 @@ def _answered(facts: Facts, moment: Moment, body: shapes.Body) -> None:
     """Take a worker's answer to a command; one that does not say what its id says is none."""
     command = shapes.answered_command(moment.record)
     if command:
-        facts.answers[command] = Answer(body.text("outcome"), moment)
+        facts.messages.answers[command] = Answer(body.text("outcome"), moment)
 
 
 def _received(facts: Facts, moment: Moment) -> None:
     record = moment.record
     message_id = record.message_id or ""
-    facts.types.setdefault(message_id, shapes.text(record, "type"))
+    facts.messages.types.setdefault(message_id, shapes.text(record, "type"))
     mailbox = parse_mailbox(shapes.text(record, "queue"))
     if mailbox is not None:
-        facts.mailbox_received[message_id, mailbox.vcpu] += 1
-        facts.mailbox_arrivals.setdefault((message_id, mailbox.vcpu), moment)
+        facts.deliveries.taken[message_id, mailbox.vcpu] += 1
+        facts.deliveries.in_mailboxes.setdefault((message_id, mailbox.vcpu), moment)
         return
-    vcpu = facts.vcpu_of.setdefault(message_id, record.vcpu)
-    first = facts.arrivals.setdefault((message_id, vcpu), moment)
-    if first is moment and facts.types[message_id] == "DestroyVcpu" and vcpu is not None:
+    vcpu = facts.messages.vcpu_of.setdefault(message_id, record.vcpu)
+    first = facts.deliveries.arrivals.setdefault((message_id, vcpu), moment)
+    if first is moment and facts.messages.types[message_id] == "DestroyVcpu" and vcpu is not None:
         # From now on, what the worker does to this vCPU belongs to this command.
-        facts.running[vcpu] = message_id
+        facts.steps.running[vcpu] = message_id
 
 
 def _acked(facts: Facts, moment: Moment) -> None:
-    _settle(facts, facts.acked, moment)
+    _settle(facts, facts.deliveries.acked, moment)
 
 
 def _rejected(facts: Facts, moment: Moment) -> None:
     if not moment.record.message_id:
         return
     requeue = bool(moment.record.details.get("requeue", False))
-    _settle(facts, facts.requeued if requeue else facts.rejected, moment)
+    _settle(facts, facts.deliveries.requeued if requeue else facts.deliveries.rejected, moment)
 
 
 def _settle(facts: Facts, into: dict[Delivery, Moment], moment: Moment) -> None:
-    delivery = facts.delivery(moment.record)
-    if delivery not in facts.mailbox_arrivals and delivery not in facts.arrivals:
+    delivery = facts.messages.delivery(moment.record)
+    if delivery not in facts.deliveries.in_mailboxes and delivery not in facts.deliveries.arrivals:
         # Settled and never received: a record is missing (completeness.py says so).
-        facts.unknown_settles.append(moment)
+        facts.deliveries.unknown_settles.append(moment)
     into.setdefault(delivery, moment)
 
 
@@ -107,146 +107,62 @@ def _delivered(facts: Facts, moment: Moment) -> None:
     generation = shapes.number(record, "generation")
     message_id = record.message_id or record.caused_by or f"request/{generation}"
     kind = shapes.text(record, "kind")
-    facts.types.setdefault(message_id, TYPE_OF_KIND.get(kind, kind))
+    facts.messages.types.setdefault(message_id, TYPE_OF_KIND.get(kind, kind))
     delivery = (message_id, record.vcpu)
-    facts.delivered.setdefault(delivery, []).append(shapes.text(record, "outcome"))
-    facts.mailbox_arrivals.setdefault(delivery, moment)
+    facts.deliveries.outcomes.setdefault(delivery, []).append(shapes.text(record, "outcome"))
+    facts.deliveries.in_mailboxes.setdefault(delivery, moment)
 
 
 def _duplicated(facts: Facts, moment: Moment) -> None:
     record = moment.record
-    facts.duplicated.add((record.message_id or record.caused_by or "", record.vcpu))
+    facts.deliveries.duplicated.add((record.message_id or record.caused_by or "", record.vcpu))
 
 
 def _posted(facts: Facts, moment: Moment) -> None:
     message_id = moment.record.message_id
     if message_id is not None:
-        first = facts.post_of.setdefault(message_id, moment)
+        first = facts.requests.post_of.setdefault(message_id, moment)
         if first is not moment:
             same = first.record.details == moment.record.details
-            (facts.posted_again if same else facts.ambiguous).append(message_id)
+            (facts.requests.posted_again if same else facts.requests.ambiguous).append(message_id)
             return
         kind = shapes.text(moment.record, "kind")
-        facts.types.setdefault(message_id, TYPE_OF_KIND.get(kind, kind))
-    facts.posts.append(moment)
-
-
-def _letter(facts: Facts, moment: Moment) -> None:
-    facts.letters.append(moment)
-
-
-def _republished(facts: Facts, moment: Moment) -> None:
-    facts.republished.add(moment.record.message_id or "")
-
-
-def _visible(facts: Facts, moment: Moment) -> None:
-    vcpu = moment.record.vcpu
-    assert vcpu is not None
-    if vcpu in facts.erased:
-        facts.shown_again.append(moment)
-    facts.visible.setdefault(vcpu, moment)
-
-
-def _hidden(facts: Facts, moment: Moment) -> None:
-    facts.hidden.setdefault(moment.record.vcpu or 0, moment)
-
-
-def _erased(facts: Facts, moment: Moment) -> None:
-    facts.erased.setdefault(moment.record.vcpu or 0, moment)
-
-
-def _created(facts: Facts, moment: Moment) -> None:
-    facts.created.setdefault(moment.record.vcpu or 0, moment)
+        facts.messages.types.setdefault(message_id, TYPE_OF_KIND.get(kind, kind))
+    facts.requests.posts.append(moment)
 
 
 def _freed(facts: Facts, moment: Moment) -> None:
     vcpu = moment.record.vcpu
     assert vcpu is not None
     command = facts.command_of(moment.record, vcpu)
-    facts.freed.setdefault(vcpu, []).append(Freeing(moment, command))
+    facts.memory.freed.setdefault(vcpu, []).append(Freeing(moment, command))
+
+
+def _visible(facts: Facts, moment: Moment) -> None:
+    vcpu = moment.record.vcpu
+    assert vcpu is not None
+    if vcpu in facts.array.erased:
+        facts.array.shown_again.append(moment)
+    facts.array.visible.setdefault(vcpu, moment)
 
 
 def _step_started(facts: Facts, moment: Moment) -> None:
     record = moment.record
-    facts.steps.setdefault(moment.actor, []).append(moment)
+    facts.steps.by_actor.setdefault(moment.actor, []).append(moment)
     name = shapes.text(record, "name")
     if name in WORKER_STEPS and record.vcpu is not None:
         command = facts.command_of(record, record.vcpu)
-        facts.worker_steps.append(WorkerStep(moment, record.vcpu, name, command))
-
-
-def _step_finished(facts: Facts, moment: Moment) -> None:
-    facts.steps_finished.append(moment)
+        facts.steps.by_workers.append(WorkerStep(moment, record.vcpu, name, command))
 
 
 def _fault_done(facts: Facts, moment: Moment) -> None:
-    facts.faults_done.add((moment.record.vcpu, shapes.number(moment.record, "fault")))
+    facts.guests.faults_done.add((moment.record.vcpu, shapes.number(moment.record, "fault")))
 
 
 def _state_freed(facts: Facts, moment: Moment) -> None:
-    first = facts.state_freed.setdefault(shapes.text(moment.record, "state"), moment)
+    first = facts.vm_state.freed.setdefault(shapes.text(moment.record, "state"), moment)
     if first is not moment:
-        facts.state_freed_again.append(moment)
-
-
-def _background_stopped(facts: Facts, moment: Moment) -> None:
-    facts.background_stopped = facts.background_stopped or moment
-
-
-def _state_read(facts: Facts, moment: Moment) -> None:
-    facts.state_reads.append(moment)
-
-
-def _root(facts: Facts, moment: Moment) -> None:
-    facts.roots.append(moment)
-
-
-def _page_freed(facts: Facts, moment: Moment) -> None:
-    facts.pages_freed.append(moment)
-
-
-def _guest_entered(facts: Facts, moment: Moment) -> None:
-    facts.guest_entered.setdefault(moment.record.vcpu or 0, moment)
-
-
-def _guest_left(facts: Facts, moment: Moment) -> None:
-    facts.guest_left.setdefault(moment.record.vcpu or 0, moment)
-
-
-def _tlb_flushed(facts: Facts, moment: Moment) -> None:
-    facts.tlb_flushed.setdefault(moment.record.vcpu or 0, moment)
-
-
-def _vm_created(facts: Facts, moment: Moment) -> None:
-    facts.created_vm.append(moment)
-
-
-def _teardown_started(facts: Facts, moment: Moment) -> None:
-    facts.teardown_started = facts.teardown_started or moment
-
-
-def _teardown_stuck(facts: Facts, moment: Moment) -> None:
-    facts.stuck.append(moment)
-
-
-def _flush_waited(facts: Facts, moment: Moment) -> None:
-    facts.flush_waits.append(moment)
-
-
-def _vm_removed(facts: Facts, moment: Moment) -> None:
-    facts.vm_removed = facts.vm_removed or moment
-
-
-def _vm_freed(facts: Facts, moment: Moment) -> None:
-    facts.vm_freed = facts.vm_freed or moment
-
-
-def _run_started(facts: Facts, moment: Moment) -> None:
-    facts.run_started = moment.record
-
-
-def _run_finished(facts: Facts, moment: Moment) -> None:
-    facts.run_finished = moment.record
+        facts.vm_state.freed_again.append(moment)
 
 
 _HANDLERS: Final[dict[Event, Callable[[Facts, Moment], None]]] = {
@@ -257,37 +173,49 @@ _HANDLERS: Final[dict[Event, Callable[[Facts, Moment], None]]] = {
     Event.REQUEST_DELIVERED: _delivered,
     Event.REQUEST_DUPLICATED: _duplicated,
     Event.REQUEST_POSTED: _posted,
-    Event.DEAD_LETTER_CLASSIFIED: _letter,
-    Event.DEAD_LETTER_REPUBLISHED: _republished,
     Event.VCPU_VISIBLE: _visible,
-    Event.VCPU_HIDDEN: _hidden,
-    Event.VCPU_ERASED: _erased,
-    Event.VCPU_CREATED: _created,
     Event.VCPU_FREED: _freed,
     Event.STEP_STARTED: _step_started,
-    Event.STEP_FINISHED: _step_finished,
     Event.ASYNC_PF_COMPLETED: _fault_done,
     Event.VM_STATE_FREED: _state_freed,
-    Event.BACKGROUND_STOPPED: _background_stopped,
-    Event.VM_STATE_READ: _state_read,
-    Event.ROOT_ALLOCATED: _root,
-    Event.ROOT_PINNED: _root,
-    Event.ROOT_UNPINNED: _root,
-    Event.ROOT_INVALIDATED: _root,
-    Event.ROOT_FREED: _root,
-    Event.PAGE_FREED: _page_freed,
-    Event.GUEST_ENTERED: _guest_entered,
-    Event.GUEST_LEFT: _guest_left,
-    Event.TLB_FLUSHED: _tlb_flushed,
-    Event.VM_CREATED: _vm_created,
-    Event.TEARDOWN_STARTED: _teardown_started,
-    Event.TEARDOWN_STUCK: _teardown_stuck,
-    Event.FLUSH_WAITED: _flush_waited,
-    Event.VM_FREED: _vm_freed,
-    Event.VM_REMOVED: _vm_removed,
-    Event.RUN_STARTED: _run_started,
-    Event.RUN_FINISHED: _run_finished,
 }
+"""Events that say more than that something happened, or need others to be understood."""
+
+
+def _kept(facts: Facts) -> dict[Event, list[Moment]]:
+    """Return where every moment of an event is kept."""
+    roots = facts.mmu.roots
+    return {
+        Event.DEAD_LETTER_CLASSIFIED: facts.deliveries.letters,
+        Event.BACKGROUND_STOPPED: facts.vm_state.background_stops,
+        Event.VM_STATE_READ: facts.vm_state.reads,
+        Event.ROOT_ALLOCATED: roots,
+        Event.ROOT_PINNED: roots,
+        Event.ROOT_UNPINNED: roots,
+        Event.ROOT_INVALIDATED: roots,
+        Event.ROOT_FREED: roots,
+        Event.PAGE_FREED: facts.mmu.pages_freed,
+        Event.VM_CREATED: facts.life.created,
+        Event.TEARDOWN_STARTED: facts.life.teardowns,
+        Event.TEARDOWN_STUCK: facts.life.stuck,
+        Event.FLUSH_WAITED: facts.requests.flush_waits,
+        Event.VM_FREED: facts.life.frees,
+        Event.VM_REMOVED: facts.life.removals,
+        Event.RUN_STARTED: facts.run.starts,
+        Event.RUN_FINISHED: facts.run.ends,
+    }
+
+
+def _firsts(facts: Facts) -> dict[Event, dict[int, Moment]]:
+    """Return where the first moment of an event is kept, for each vCPU."""
+    return {
+        Event.VCPU_HIDDEN: facts.array.hidden,
+        Event.VCPU_ERASED: facts.array.erased,
+        Event.VCPU_CREATED: facts.memory.created,
+        Event.GUEST_ENTERED: facts.guests.entered,
+        Event.GUEST_LEFT: facts.guests.left,
+        Event.TLB_FLUSHED: facts.guests.tlb_flushed,
+    }
 
 
 def gather(history: History, vm: str | None = None) -> Facts:
@@ -297,13 +225,17 @@ def gather(history: History, vm: str | None = None) -> Facts:
         HistoryError: The VM is not in the history, or is not named and not the only one.
     """
     facts = Facts(history.the_vm(vm), history, order(history.records))
+    kept, firsts = _kept(facts), _firsts(facts)
     for moment in facts.timeline.moments:
         record = moment.record
         # The order was made from all records, as the same services also serve other VMs.
         if record.vm != facts.vm and not (record.vm is None and record.event in _RUN_EVENTS):
             continue
         facts.moments.append(moment)
-        handler = _HANDLERS.get(record.event)
-        if handler is not None:
-            handler(facts, moment)
+        if record.event in kept:
+            kept[record.event].append(moment)
+        elif record.event in firsts:
+            firsts[record.event].setdefault(record.vcpu or 0, moment)
+        elif record.event in _HANDLERS:
+            _HANDLERS[record.event](facts, moment)
     return facts

@@ -16,14 +16,14 @@ def visible_while_freed(facts: Facts, used: Collection[int | None]) -> Iterator[
     ran concurrently counts. `used` are the vCPUs whose window somebody went through.
     """
     for vcpu in facts.vcpus():
-        frees = facts.freed.get(vcpu)
-        if vcpu in used or not frees or vcpu not in facts.visible:
+        frees = facts.memory.freed.get(vcpu)
+        if vcpu in used or not frees or vcpu not in facts.array.visible:
             continue
         start = frees[0].moment
-        ends = [end for end in (facts.erased.get(vcpu), facts.hidden.get(vcpu)) if end]
+        ends = [end for end in (facts.array.erased.get(vcpu), facts.array.hidden.get(vcpu)) if end]
         if any(before(end, start) for end in ends):
             continue
-        if any(_step_within(steps, vcpu, start, ends) for steps in facts.steps.values()):
+        if any(_step_within(steps, vcpu, start, ends) for steps in facts.steps.by_actor.values()):
             yield Hazard(HazardName.VISIBLE_WHILE_FREED, vcpu)
 
 
@@ -48,7 +48,7 @@ def _is_own_erase(step: Moment, vcpu: int) -> bool:
 
 def flushes_to_nobody(facts: Facts, lost: Collection[Moment]) -> Iterator[Hazard]:
     """Yield TLB flushes that had no recipient although no vCPU missed them."""
-    for post in facts.posts:
+    for post in facts.requests.posts:
         flush = shapes.text(post.record, "kind") == TLB_FLUSH
         if flush and not shapes.numbers(post.record, "recipients") and post not in lost:
             yield Hazard(HazardName.FLUSH_TO_NOBODY, post.record.vcpu)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from teardown_lab.checker import explain, shapes
-from teardown_lab.checker.facts import Facts
+from teardown_lab.checker.facts import Facts, Steps
 from teardown_lab.checker.findings import Found, Invariant, Violation
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.invariants_mmu import RootLife
@@ -33,11 +33,11 @@ def _freed_while_running(facts: Facts) -> Iterator[Found]:
 
     A flush that was taken is a guest that was left: it is a request, and any makes a vCPU leave.
     """
-    for vcpu, entered in sorted(facts.guest_entered.items()):
-        left = facts.guest_left.get(vcpu)
+    for vcpu, entered in sorted(facts.guests.entered.items()):
+        left = facts.guests.left.get(vcpu)
         # Only the first: another free of this vCPU is a double-free.
-        for free in facts.freed.get(vcpu, ())[:1]:
-            ends = (left, facts.tlb_flushed.get(vcpu))
+        for free in facts.memory.freed.get(vcpu, ())[:1]:
+            ends = (left, facts.guests.tlb_flushed.get(vcpu))
             is_out = any(end is not None and before(end, free.moment) for end in ends)
             if before(entered, free.moment) and not is_out:
                 text = explain.freed_while_running(vcpu, free)
@@ -52,35 +52,35 @@ def _stale_translations(facts: Facts, lives: Lives) -> Iterator[Found]:
     before its owner gets the page. What is concurrent may come either way.
     """
     for page, freed in _given_back(facts, lives):
-        for vcpu, entered in sorted(facts.guest_entered.items()):
+        for vcpu, entered in sorted(facts.guests.entered.items()):
             pages = entered.record.details.get("pages")
             if not isinstance(pages, list | tuple) or page not in pages:
                 continue
-            ends = (facts.guest_left.get(vcpu), facts.tlb_flushed.get(vcpu))
+            ends = (facts.guests.left.get(vcpu), facts.guests.tlb_flushed.get(vcpu))
             if not any(end is not None and before(end, freed) for end in ends):
-                text = explain.stale_tlb(page, vcpu, with_vm=freed is facts.vm_freed)
+                text = explain.stale_tlb(page, vcpu, with_vm=freed is facts.life.freed)
                 yield _found(freed, Invariant.STALE_TLB, vcpu, text, page)
 
 
 def _given_back(facts: Facts, lives: Lives) -> Iterator[tuple[str, Moment]]:
     """Yield each root's page, and when its owner gets it back: at the latest with the VM."""
-    told = {shapes.text(freed.record, "root"): freed for freed in reversed(facts.pages_freed)}
-    yield from ((shapes.text(freed.record, "root"), freed) for freed in facts.pages_freed)
-    end = facts.vm_freed
-    if end is not None and not facts.stuck:
+    told = {shapes.text(freed.record, "root"): freed for freed in reversed(facts.mmu.pages_freed)}
+    yield from ((shapes.text(freed.record, "root"), freed) for freed in facts.mmu.pages_freed)
+    end = facts.life.freed
+    if end is not None and not facts.life.stuck:
         yield from ((root, end) for root in lives if root not in told)
 
 
 def _memory_mapped(facts: Facts, lives: Lives) -> Iterator[Found]:
     """Yield roots whose page nobody had unmapped as the VM's memory went back to its owner."""
-    end = facts.vm_freed
+    end = facts.life.freed
     # A stuck teardown frees no VM, so its memory has not gone back to anybody.
-    if end is None or facts.stuck or facts.teardown_started is None:
+    if end is None or facts.life.stuck or facts.life.teardown_started is None:
         return
-    told = {shapes.text(freed.record, "root") for freed in facts.pages_freed}
+    told = {shapes.text(freed.record, "root") for freed in facts.mmu.pages_freed}
     for life in lives.values():
         is_known = life.allocated is not None and life.root not in told
-        if is_known and not _is_zapped(life) and not _zapped_by(facts, life):
+        if is_known and not _is_zapped(life) and not _zapped_by(facts.steps, life):
             by = shapes.text(life.frees[0].moment.record, "by") if life.frees else ""
             text = explain.memory_mapped(life.root, by)
             yield _found(end, Invariant.MEMORY_MAPPED, life.holder, text, life.root)
@@ -88,12 +88,12 @@ def _memory_mapped(facts: Facts, lives: Lives) -> Iterator[Found]:
 
 def unmaps_without_record(facts: Facts, lives: Lives) -> Iterator[str]:
     """Yield roots that a zap-all found listed, and of which no page was given back: notes."""
-    told = {shapes.text(freed.record, "root") for freed in facts.pages_freed}
-    if facts.vm_freed is None or facts.stuck:
+    told = {shapes.text(freed.record, "root") for freed in facts.mmu.pages_freed}
+    if facts.life.freed is None or facts.life.stuck:
         return
     for life in lives.values():
         is_told = life.root in told or _is_zapped(life)
-        if life.allocated is not None and not is_told and _zapped_by(facts, life):
+        if life.allocated is not None and not is_told and _zapped_by(facts.steps, life):
             yield f"{_ZAP_ALL} ran while {life.root} was listed, yet its page was not given back"
 
 
@@ -101,14 +101,10 @@ def _is_zapped(life: RootLife) -> bool:
     return any(shapes.text(free.moment.record, "by") in _ZAPS for free in life.frees)
 
 
-def _zapped_by(facts: Facts, life: RootLife) -> bool:
+def _zapped_by(steps: Steps, life: RootLife) -> bool:
     """Return whether a zap-all began while a root was on the VM's list."""
-    return any(
-        shapes.text(step.record, "name") == _ZAP_ALL
-        and not any(before(free.moment, step) for free in life.frees)
-        for steps in facts.steps.values()
-        for step in steps
-    )
+    zaps = steps.named(_ZAP_ALL)
+    return any(not any(before(free.moment, zap) for free in life.frees) for zap in zaps)
 
 
 def _found(moment: Moment, invariant: Invariant, vcpu: int | None, text: str, root: str) -> Found:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from teardown_lab.checker import explain, shapes
-from teardown_lab.checker.facts import Facts
+from teardown_lab.checker.facts import Facts, Messages
 from teardown_lab.checker.findings import Found, Invariant, Violation
 from teardown_lab.checker.happens_before import Moment
 from vm_protocol.observations import Event
@@ -51,19 +51,19 @@ class RootLife:
 def root_lives(facts: Facts) -> dict[str, RootLife]:
     """Return every root by its name, in order of first appearance."""
     lives: dict[str, RootLife] = {}
-    for moment in facts.roots:
+    for moment in facts.mmu.roots:
         name = shapes.text(moment.record, "root")
-        if not _is_anothers(facts, moment):
+        if not _is_anothers(facts.messages, moment):
             _apply(lives.setdefault(name, RootLife(name)), moment)
     return lives
 
 
-def _is_anothers(facts: Facts, moment: Moment) -> bool:
+def _is_anothers(messages: Messages, moment: Moment) -> bool:
     """Tell whether a pin was dropped because of what another vCPU gave up: it is still held."""
     record = moment.record
     cause = record.caused_by or ""
-    is_told = record.event == Event.ROOT_UNPINNED and facts.types.get(cause) in _GIVE_UP
-    return is_told and facts.vcpu_of.get(cause) != record.vcpu
+    is_told = record.event == Event.ROOT_UNPINNED and messages.types.get(cause) in _GIVE_UP
+    return is_told and messages.vcpu_of.get(cause) != record.vcpu
 
 
 def _apply(life: RootLife, moment: Moment) -> None:

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from teardown_lab.checker import explain, shapes
-from teardown_lab.checker.facts import Delivery, Facts, is_request
+from teardown_lab.checker.facts import Delivery, Facts
 from teardown_lab.checker.findings import Found, Invariant, Violation
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.invariants_mmu import RootLife
 from vm_protocol.errors import RejectReason
 
-_GIVE_UP_STEPS: Final = ("unload_mmu", "zap_all_until_empty")
+_GIVE_UP_STEPS: Final = frozenset({"unload_mmu", "zap_all_until_empty"})
 """Worker steps that give up the roots of their vCPU."""
 
 
@@ -56,20 +56,20 @@ class Waits:
     def of(facts: Facts, lives: dict[str, RootLife]) -> "Waits":
         """Return the waits of a history."""
         waits = Waits(facts, lives)
-        for message_id in facts.sent:
-            generation = facts.body(message_id).number("generation")
-            if generation is not None and is_request(facts, message_id):
+        for message_id in facts.messages.sent:
+            generation = facts.messages.body(message_id).number("generation")
+            if generation is not None and facts.messages.is_request(message_id):
                 waits.requests.setdefault(generation, message_id)
-        for delivery, rejected in facts.rejected.items():
+        for delivery, rejected in facts.deliveries.rejected.items():
             if shapes.text(rejected.record, "reason") == RejectReason.FREED:
                 waits.refused.add(delivery)
-        for letter in facts.letters:
+        for letter in facts.deliveries.letters:
             if shapes.text(letter.record, "reason") == "rejected":
-                message_id, vcpu = facts.delivery(letter.record)
-                known = facts.rejected.get((message_id, vcpu))
+                message_id, vcpu = facts.messages.delivery(letter.record)
+                known = facts.deliveries.rejected.get((message_id, vcpu))
                 # Its worker's record of the reject is lost, but the dead letter shows that it
                 # refused.
-                if known is None and vcpu is not None and facts.freed.get(vcpu):
+                if known is None and vcpu is not None and facts.memory.freed.get(vcpu):
                     waits.refused.add((message_id, vcpu))
         return waits
 
@@ -82,18 +82,18 @@ class Waits:
         # Nothing is known of that request, so nothing is concluded.
         if message_id is None:
             return False
-        recipients = self.facts.recipients(message_id)
+        recipients = self.facts.messages.recipients(message_id)
         if recipients and vcpu not in recipients:
             return True
-        sent = self.facts.sent[message_id]
-        is_late = self.facts.freed_before(vcpu, sent) is not None
+        sent = self.facts.messages.sent[message_id]
+        is_late = self.facts.memory.freed_before(vcpu, sent) is not None
         return is_late or (message_id, vcpu) in self.refused
 
     # --- fences ----------------------------------------------------------------------------
 
     def fences(self) -> Iterator[Fence]:
         """Yield the frees that gave up, each with what it had waited for."""
-        for (message_id, vcpu), rejected in self.facts.rejected.items():
+        for (message_id, vcpu), rejected in self.facts.deliveries.rejected.items():
             reason = shapes.text(rejected.record, "reason")
             if reason == RejectReason.FENCE_NOT_REACHED and vcpu is not None:
                 generation = self._fence_of(message_id, vcpu)
@@ -102,11 +102,11 @@ class Waits:
 
     def _fence_of(self, command: str, vcpu: int) -> int:
         """Return the generation that a free waits for: its command's, or a later unload's."""
-        body = self.facts.body(command)
+        body = self.facts.messages.body(command)
         fences = [body.number("generation") or 0]
-        for message_id, name in self.facts.types.items():
-            if name == "UnloadDone" and self.facts.vcpu_of.get(message_id) == vcpu:
-                answer = self.facts.body(message_id)
+        for message_id, name in self.facts.messages.types.items():
+            if name == "UnloadDone" and self.facts.messages.vcpu_of.get(message_id) == vcpu:
+                answer = self.facts.messages.body(message_id)
                 if answer.text("step") == body.text("step"):
                     fences.append(answer.number("generation") or 0)
         return max(fences)
@@ -114,7 +114,7 @@ class Waits:
     def _not_arrived(self, vcpu: int, fence: int, by: Moment) -> Iterator[int]:
         for generation in range(1, fence + 1):
             message_id = self.requests.get(generation, "")
-            arrival = self.facts.mailbox_arrivals.get((message_id, vcpu))
+            arrival = self.facts.deliveries.in_mailboxes.get((message_id, vcpu))
             if arrival is None or not before(arrival, by):
                 yield generation
 
@@ -122,12 +122,13 @@ class Waits:
 
     def flush_waits(self) -> Iterator[FlushWait]:
         """Yield the waits for flushes of which some acknowledgement never came."""
+        messages = self.facts.messages
         acked = {
-            (self.facts.body(message_id).number("generation"), vcpu)
-            for message_id, vcpu in self.facts.arrivals
-            if self.facts.types.get(message_id) == "RequestAcked"
+            (messages.body(message_id).number("generation"), vcpu)
+            for message_id, vcpu in self.facts.deliveries.arrivals
+            if messages.types.get(message_id) == "RequestAcked"
         }
-        for waited in self.facts.flush_waits:
+        for waited in self.facts.requests.flush_waits:
             generation = shapes.number(waited.record, "generation")
             missing = tuple(
                 (generation, vcpu)
@@ -141,9 +142,11 @@ class Waits:
 
     def spins(self) -> Iterator[tuple[Delivery, frozenset[int]]]:
         """Yield commands given back up to the limit, with the vCPUs that still pin roots."""
-        limited = (letter for letter in self.facts.letters if at_delivery_limit(self.facts, letter))
-        for delivery in dict.fromkeys(self.facts.delivery(letter.record) for letter in limited):
-            if delivery not in self.facts.rejected:
+        facts = self.facts
+        letters = facts.deliveries.letters
+        limited = (letter.record for letter in letters if at_delivery_limit(facts, letter))
+        for delivery in dict.fromkeys(map(facts.messages.delivery, limited)):
+            if delivery not in facts.deliveries.rejected:
                 yield delivery, frozenset(self._holders())
 
     def _holders(self) -> Iterator[int]:
@@ -153,21 +156,21 @@ class Waits:
 
     def keeps_for_good(self, holder: int) -> bool:
         """Tell whether nothing is under way that makes a vCPU give up its roots."""
-        facts = self.facts
-        ended = {message_id for message_id, _ in (*facts.acked, *facts.rejected, *facts.requeued)}
+        messages, settled = self.facts.messages, self.facts.deliveries
+        settles = (*settled.acked, *settled.rejected, *settled.requeued)
+        ended = {message_id for message_id, _ in settles}
         return not any(
-            name == "DestroyVcpu"
-            and facts.vcpu_of.get(message_id) == holder
+            messages.vcpu_of.get(message_id) == holder
             and message_id not in ended
-            and any(step in _GIVE_UP_STEPS for step in facts.body(message_id).texts("steps"))
-            for message_id, name in facts.types.items()
+            and not _GIVE_UP_STEPS.isdisjoint(messages.body(message_id).texts("steps"))
+            for message_id in messages.of_type("DestroyVcpu")
         )
 
 
 def stuck_steps(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
     """Yield the steps that the history shows cannot end: one per command, and one for a flush."""
     # A teardown that has come to its end was not stuck, whatever was slow on the way.
-    if facts.vm_freed is not None:
+    if facts.life.freed is not None:
         return
     waits = Waits.of(facts, lives)
     for fence in waits.fences():
@@ -180,12 +183,13 @@ def stuck_steps(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
         # Roots whose holders still had a command that gives them up were only not waited for.
         if any(waits.keeps_for_good(holder) for holder in holders):
             why = "the worker rejected it, as roots are still pinned, up to the delivery limit"
-            yield _stuck(facts, facts.requeued[delivery], delivery[1], delivery[0], why)
+            yield _stuck(facts, facts.deliveries.requeued[delivery], delivery[1], delivery[0], why)
     for waited in waits.flush_waits():
         dead = [each for each in waited.missing if waits.is_hopeless(*each)]
         if dead:
             generation, vcpu = dead[0]
-            told = next((each for each in facts.stuck if each.record.vcpu is None), waited.moment)
+            whole = (each for each in facts.life.stuck if each.record.vcpu is None)
+            told = next(whole, waited.moment)
             why = f"vCPU {vcpu} can never acknowledge the flush of generation {generation}"
             yield _stuck(facts, told, None, told.record.caused_by, why)
             return
@@ -197,7 +201,7 @@ def at_delivery_limit(facts: Facts, letter: Moment) -> bool:
     Lost connections count towards a broker's delivery limit too; only recorded rejects tell.
     """
     reached = shapes.text(letter.record, "reason") == "delivery_limit"
-    return reached and facts.delivery(letter.record) in facts.requeued
+    return reached and facts.messages.delivery(letter.record) in facts.deliveries.requeued
 
 
 def given_up(facts: Facts) -> tuple[str, ...]:
@@ -207,7 +211,7 @@ def given_up(facts: Facts) -> tuple[str, ...]:
     """
     letters = (
         letter
-        for letter in facts.letters
+        for letter in facts.deliveries.letters
         if shapes.text(letter.record, "reason") == "delivery_limit"
         and not at_delivery_limit(facts, letter)
     )
@@ -215,7 +219,8 @@ def given_up(facts: Facts) -> tuple[str, ...]:
 
 
 def _stuck(facts: Facts, moment: Moment, vcpu: int | None, command: str | None, why: str) -> Found:
-    steps = (each for each in reversed(facts.worker_steps) if each.vcpu == vcpu)
-    about = f"{facts.types.get(command, 'message')} {command}" if command else "the teardown"
+    steps = (each for each in reversed(facts.steps.by_workers) if each.vcpu == vcpu)
+    name = facts.messages.types.get(command or "", "message")
+    about = f"{name} {command}" if command else "the teardown"
     text = explain.stuck_step(next(steps, None), vcpu, about, why)
     return Found(moment.position, Violation(Invariant.STUCK, vcpu, command, text))

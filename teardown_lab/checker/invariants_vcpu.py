@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from teardown_lab.checker import explain, shapes
-from teardown_lab.checker.facts import Delivery, Facts, Freeing, WorkerStep, is_request
+from teardown_lab.checker.facts import Deliveries, Delivery, Facts, Freeing, WorkerStep
 from teardown_lab.checker.findings import Found, Invariant, Violation
 from teardown_lab.checker.happens_before import Moment, before
 from vm_protocol.errors import RejectReason
@@ -34,9 +34,9 @@ def vcpu_accesses(facts: Facts) -> Iterator[Found]:
     yield from _shown_after_erase(facts)
 
 
-def refused_otherwise(facts: Facts, delivery: Delivery) -> bool:
+def refused_otherwise(deliveries: Deliveries, delivery: Delivery) -> bool:
     """Return whether a delivery was rejected for what has nothing to do with the vCPU's state."""
-    moment = facts.rejected.get(delivery)
+    moment = deliveries.rejected.get(delivery)
     return moment is not None and shapes.text(moment.record, "reason") not in ACCESS_REASONS
 
 
@@ -45,18 +45,18 @@ def _free_before(facts: Facts, delivery: Delivery, arrival: Moment) -> Freeing |
 
     What was sent after the free came after it, whenever it was.
     """
-    free = facts.freed_before(delivery[1], arrival)
-    sent = facts.sent.get(delivery[0])
-    if free is None or not facts.is_seen_again(delivery, arrival):
+    free = facts.memory.freed_before(delivery[1], arrival)
+    sent = facts.messages.sent.get(delivery[0])
+    if free is None or not facts.deliveries.is_seen_again(delivery, arrival):
         return free
     return free if sent is not None and before(free.moment, sent) else None
 
 
 def _requests(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
-    for delivery, arrival in facts.mailbox_arrivals.items():
+    for delivery, arrival in facts.deliveries.in_mailboxes.items():
         message_id = delivery[0]
         free = _free_before(facts, delivery, arrival)
-        if free is None or refused_otherwise(facts, delivery):
+        if free is None or refused_otherwise(facts.deliveries, delivery):
             continue
         text = explain.request_after_free(facts, message_id, arrival, free)
         yield delivery, _found(arrival, Invariant.USE_AFTER_FREE, delivery, text)
@@ -64,29 +64,29 @@ def _requests(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
 
 def _unrecorded(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
     """Yield requests sent after a free that somebody rejected, as their dead letter tells."""
-    for letter in facts.letters:
-        delivery = facts.delivery(letter.record)
+    for letter in facts.deliveries.letters:
+        delivery = facts.messages.delivery(letter.record)
         message_id, vcpu = delivery
-        sent = facts.sent.get(message_id)
-        known = delivery in facts.mailbox_arrivals or delivery in facts.rejected
+        sent = facts.messages.sent.get(message_id)
+        known = delivery in facts.deliveries.in_mailboxes or delivery in facts.deliveries.rejected
         rejected = shapes.text(letter.record, "reason") == "rejected"
-        if sent is None or known or not rejected or not is_request(facts, message_id):
+        if sent is None or known or not rejected or not facts.messages.is_request(message_id):
             continue
-        free = facts.freed_before(vcpu, sent)
+        free = facts.memory.freed_before(vcpu, sent)
         if free is not None:
             text = explain.expired_after_free(facts, message_id, letter, free)
             yield delivery, _found(sent, Invariant.USE_AFTER_FREE, delivery, text)
 
 
 def _completions(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
-    for delivery, arrival in facts.arrivals.items():
+    for delivery, arrival in facts.deliveries.arrivals.items():
         message_id = delivery[0]
-        if facts.types.get(message_id) != "AsyncPfCompleted":
+        if facts.messages.types.get(message_id) != "AsyncPfCompleted":
             continue
         free = _free_before(facts, delivery, arrival)
-        if free is None or refused_otherwise(facts, delivery):
+        if free is None or refused_otherwise(facts.deliveries, delivery):
             continue
-        text = explain.completion_after_free(facts, message_id, free)
+        text = explain.completion_after_free(facts.messages, message_id, free)
         yield delivery, _found(arrival, Invariant.USE_AFTER_FREE, delivery, text)
 
 
@@ -96,24 +96,24 @@ def _commands(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
     Three witnesses, the first that speaks is believed: the first arrival (its first step is the
     offender), the begun step, the reject.
     """
-    for delivery, arrival in facts.arrivals.items():
+    for delivery, arrival in facts.deliveries.arrivals.items():
         message_id = delivery[0]
-        if facts.types.get(message_id) != "DestroyVcpu":
+        if facts.messages.types.get(message_id) != "DestroyVcpu":
             continue
         free = _free_before(facts, delivery, arrival)
-        if free is not None and not refused_otherwise(facts, delivery):
-            steps = facts.body(message_id).texts("steps")
-            name = steps[0] if steps else _step_by_reject(facts, delivery)
+        if free is not None and not refused_otherwise(facts.deliveries, delivery):
+            steps = facts.messages.body(message_id).texts("steps")
+            name = steps[0] if steps else _step_by_reject(facts.deliveries, delivery)
             yield delivery, _on_freed(delivery, arrival, name, free)
-    for step in facts.worker_steps:
-        free = facts.freed_before(step.vcpu, step.moment)
+    for step in facts.steps.by_workers:
+        free = facts.memory.freed_before(step.vcpu, step.moment)
         if free is not None:
             yield _key(step), _on_freed(_key(step), step.moment, step.name, free)
-    for delivery, moment in facts.rejected.items():
-        free = facts.freed_before(delivery[1], moment)
+    for delivery, moment in facts.deliveries.rejected.items():
+        free = facts.memory.freed_before(delivery[1], moment)
         claims = shapes.text(moment.record, "reason") in ACCESS_REASONS
-        if free is not None and claims and facts.types.get(delivery[0]) == "DestroyVcpu":
-            name = _step_by_reject(facts, delivery)
+        if free is not None and claims and facts.messages.types.get(delivery[0]) == "DestroyVcpu":
+            name = _step_by_reject(facts.deliveries, delivery)
             yield delivery, _on_freed(delivery, moment, name, free)
 
 
@@ -122,13 +122,13 @@ def _refusals(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
 
     A worker begins its steps in order, so that the first one not begun is the one refused.
     """
-    for message_id, answer in facts.answers.items():
+    for message_id, answer in facts.messages.answers.items():
         if answer.outcome != "refused":
             continue
-        vcpu = facts.vcpu_of.get(message_id)
-        steps = facts.body(message_id).texts("steps")
-        begun = sum(1 for each in facts.worker_steps if each.command == message_id)
-        free = facts.freed_before(vcpu, answer.sent)
+        vcpu = facts.messages.vcpu_of.get(message_id)
+        steps = facts.messages.body(message_id).texts("steps")
+        begun = sum(1 for each in facts.steps.by_workers if each.command == message_id)
+        free = facts.memory.freed_before(vcpu, answer.sent)
         if free is not None and begun < len(steps):
             delivery = (message_id, vcpu)
             yield delivery, _on_freed(delivery, answer.sent, steps[begun], free)
@@ -138,8 +138,8 @@ def _key(step: WorkerStep) -> Delivery:
     return (step.command or f"step {step.moment.record.step}", step.vcpu)
 
 
-def _step_by_reject(facts: Facts, delivery: Delivery) -> str:
-    moment = facts.rejected.get(delivery)
+def _step_by_reject(deliveries: Deliveries, delivery: Delivery) -> str:
+    moment = deliveries.rejected.get(delivery)
     reason = shapes.text(moment.record, "reason") if moment else ""
     return _FREE_STEP if reason == RejectReason.DOUBLE_FREE else ""
 
@@ -154,7 +154,7 @@ def _on_freed(delivery: Delivery, moment: Moment, name: str, free: Freeing) -> F
 
 
 def _second_frees(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
-    for vcpu, frees in facts.freed.items():
+    for vcpu, frees in facts.memory.freed.items():
         for again in frees[1:]:
             delivery = (again.command or f"step {again.moment.record.step}", vcpu)
             text = explain.double_free(vcpu, again.command, frees[0].command)
@@ -164,21 +164,21 @@ def _second_frees(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
 
 def _reached_after_erase(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
     """Yield requests that were sent after a vCPU's erase and yet count it in or reach it."""
-    for post in facts.posts:
+    for post in facts.requests.posts:
         message_id = post.record.message_id
         said = shapes.numbers(post.record, "recipients")
         for vcpu in sorted(facts.reached(post).intersection(said)):
-            erased = facts.erased.get(vcpu)
+            erased = facts.array.erased.get(vcpu)
             if erased is not None and before(erased, post):
                 text = explain.visible_after_erase(facts, message_id, vcpu, "recipient")
                 counted: Delivery = (message_id or f"post {post.index}", vcpu)
                 shown = (message_id, vcpu)
                 yield counted, _found(post, Invariant.VISIBLE_AFTER_ERASE, shown, text)
-    for delivery, arrival in facts.mailbox_arrivals.items():
+    for delivery, arrival in facts.deliveries.in_mailboxes.items():
         message_id, reached = delivery
-        erased = facts.erased.get(reached) if reached is not None else None
-        sent = facts.post_of.get(message_id) or facts.sent.get(message_id)
-        if erased is None or sent is None or not is_request(facts, message_id):
+        erased = facts.array.erased.get(reached) if reached is not None else None
+        sent = facts.requests.post_of.get(message_id) or facts.messages.sent.get(message_id)
+        if erased is None or sent is None or not facts.messages.is_request(message_id):
             continue
         if before(erased, sent) and reached is not None:
             text = explain.visible_after_erase(facts, message_id, reached, "reached")
@@ -186,9 +186,9 @@ def _reached_after_erase(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
 
 
 def _shown_after_erase(facts: Facts) -> Iterator[Found]:
-    for shown in facts.shown_again:
+    for shown in facts.array.shown_again:
         vcpu = shown.record.vcpu
-        if vcpu is not None and before(facts.erased[vcpu], shown):
+        if vcpu is not None and before(facts.array.erased[vcpu], shown):
             text = explain.visible_after_erase(facts, None, vcpu, "shown")
             key = (shown.record.caused_by, vcpu)
             yield _found(shown, Invariant.VISIBLE_AFTER_ERASE, key, text)

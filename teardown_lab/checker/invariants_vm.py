@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from teardown_lab.checker import explain, shapes
-from teardown_lab.checker.facts import Facts
+from teardown_lab.checker.facts import Facts, VmState
 from teardown_lab.checker.findings import Found, Invariant, Violation
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.invariants_mmu import RootLife
@@ -16,8 +16,8 @@ def leaks(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
     A vCPU's free counts only if it is certain to come first. A tombstone's mailbox is in quarantine
     and no leak; a stuck teardown frees no VM, so nothing is judged.
     """
-    end = facts.vm_freed
-    if end is None or facts.stuck:
+    end = facts.life.freed
+    if end is None or facts.life.stuck:
         return
     for life in lives.values():
         freed = any(not before(end, free.moment) for free in life.frees)
@@ -25,11 +25,11 @@ def leaks(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
             text = explain.leaked_root(life.root, life.invalidated is not None)
             yield _found(end, Invariant.LEAK, life.holder, text, life.root)
     for vcpu, fault in _pending_faults(facts):
-        if (vcpu, fault) not in facts.faults_done:
+        if (vcpu, fault) not in facts.guests.faults_done:
             text = explain.leaked_fault(vcpu, fault)
             yield _found(end, Invariant.LEAK, vcpu, text, f"async page fault {fault}")
     for vcpu in facts.vcpus():
-        frees = facts.freed.get(vcpu)
+        frees = facts.memory.freed.get(vcpu)
         if not frees or not before(frees[0].moment, end):
             yield _found(end, Invariant.LEAK, vcpu, explain.leaked_vcpu(vcpu))
 
@@ -42,27 +42,29 @@ def _pending_faults(facts: Facts) -> Iterator[tuple[int, int]]:
 def state_uses(facts: Facts) -> Iterator[Found]:
     """Yield touches of VM-level state that the manager had freed, one per message and vCPU."""
     seen: set[tuple[str | None, int | None]] = set()
-    for delivery, arrival in facts.arrivals.items():
+    for delivery, arrival in facts.deliveries.arrivals.items():
         message_id, vcpu = delivery
-        if facts.types.get(message_id) != "VmStateRead" or refused_otherwise(facts, delivery):
+        if facts.messages.types.get(message_id) != "VmStateRead" or refused_otherwise(
+            facts.deliveries, delivery
+        ):
             continue
-        if facts.is_seen_again(delivery, arrival):
+        if facts.deliveries.is_seen_again(delivery, arrival):
             continue
         seen.add(delivery)
-        state = facts.body(message_id).text("state") or message_id.rpartition("/")[2]
-        if _is_freed(facts, state, arrival):
+        state = facts.messages.body(message_id).text("state") or message_id.rpartition("/")[2]
+        if _is_freed(facts.vm_state, state, arrival):
             yield _state_use(arrival, state, message_id, vcpu)
-    for read in facts.state_reads:
+    for read in facts.vm_state.reads:
         message = read.record.message_id or read.record.caused_by
         key = (message, read.record.vcpu)
         state = shapes.text(read.record, "state")
-        if (message is None or key not in seen) and _is_freed(facts, state, read):
+        if (message is None or key not in seen) and _is_freed(facts.vm_state, state, read):
             seen.add(key)
             yield _state_use(read, state, message, read.record.vcpu)
 
 
-def _is_freed(facts: Facts, state: str, moment: Moment) -> bool:
-    freed = facts.state_freed.get(state)
+def _is_freed(vm_state: VmState, state: str, moment: Moment) -> bool:
+    freed = vm_state.freed.get(state)
     return freed is not None and before(freed, moment)
 
 

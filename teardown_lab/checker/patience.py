@@ -35,7 +35,7 @@ def impatience(
 ) -> Iterator[str]:
     """Yield what was given up before its end; nothing that the history shows to be stuck."""
     yield from _ending(facts)
-    if facts.vm_freed is None:
+    if facts.life.freed is None:
         yield from _waits(facts, lives, violations)
         yield from _strangers(facts)
     yield from _unread(facts)
@@ -67,7 +67,7 @@ def _waits(
         first = f" (first: {lost[0]})" if many else f": {lost[0]}"
         yield f"{which} given up: lost connections reached the delivery limit twice{first}"
         return
-    for moment in facts.stuck:
+    for moment in facts.life.stuck:
         vcpu = moment.record.vcpu
         if vcpu not in told and vcpu not in vcpus and (vcpu is not None or not vcpus):
             told.add(vcpu)
@@ -114,7 +114,7 @@ def _raise(scenario: Mapping[str, object], name: str, default: int) -> str:
 
 def _ending(facts: Facts) -> Iterator[str]:
     """Say where a run stood when its time was up or it was given up, and who was gone then."""
-    outcome, finished = facts.outcome(), facts.run_finished
+    outcome, finished = facts.run.outcome, facts.run.finished
     if finished is None or outcome not in (*OUT_OF_TIME, LOST):
         return
     timeout_ms = shapes.number(finished, "timeout_ms")
@@ -134,23 +134,23 @@ def _ending(facts: Facts) -> Iterator[str]:
 
 
 def _place(facts: Facts) -> str:
-    if facts.vm_freed is not None:
+    if facts.life.freed is not None:
         return "after the VM was freed, while deliveries were open"
-    if "DestroyVm" not in facts.types.values():
-        made, placed = len(facts.vcpus()), len(facts.created)
+    if "DestroyVm" not in facts.messages.types.values():
+        made, placed = len(facts.vcpus()), len(facts.memory.created)
         return f"while the VM was created ({placed} of {made} vCPUs were placed)"
-    if facts.teardown_started is None:
+    if facts.life.teardown_started is None:
         return "before the manager took DestroyVm up"
-    ended = {message_id for message_id, _ in (*facts.acked, *facts.rejected)}
+    ended = {message_id for message_id, _ in (*facts.deliveries.acked, *facts.deliveries.rejected)}
     open_commands = [
         message_id
-        for message_id, name in facts.types.items()
+        for message_id, name in facts.messages.types.items()
         if name == "DestroyVcpu" and message_id not in ended
     ]
     if not open_commands:
         return "between two steps of the teardown"
     more = f" and {len(open_commands) - 1} more" if len(open_commands) > 1 else ""
-    key = shapes.text(facts.sent[open_commands[0]].record, "routing_key")
+    key = shapes.text(facts.messages.sent[open_commands[0]].record, "routing_key")
     where = f" in {key}" if key else ""
     return f"while DestroyVcpu {open_commands[0]}{where}{more} had not ended"
 
@@ -158,13 +158,13 @@ def _place(facts: Facts) -> str:
 def _strangers(facts: Facts) -> Iterator[str]:
     """Say which worker no longer knew a vCPU that it was given, and so could not go on."""
     seen: set[tuple[str, int | None]] = set()
-    for (_, vcpu), rejected in facts.rejected.items():
+    for (_, vcpu), rejected in facts.deliveries.rejected.items():
         reason = shapes.text(rejected.record, "reason")
         key = (rejected.record.actor, vcpu)
-        removed = facts.vm_removed is not None and before(facts.vm_removed, rejected)
+        removed = facts.life.removed is not None and before(facts.life.removed, rejected)
         if removed or key in seen:
             continue
-        if reason == RejectReason.NOT_OWNED and vcpu in facts.created:
+        if reason == RejectReason.NOT_OWNED and vcpu in facts.memory.created:
             seen.add(key)
             yield (
                 f"{rejected.record.actor} did not know vCPU {vcpu}, which it had been given: it "
@@ -175,15 +175,15 @@ def _strangers(facts: Facts) -> Iterator[str]:
 def _unread(facts: Facts) -> Iterator[str]:
     """Say which requests left a mailbox unread, where that is no use after a free."""
     lost: dict[tuple[str, int], list[str]] = {}
-    for letter in facts.letters:
-        message_id, vcpu = facts.delivery(letter.record)
+    for letter in facts.deliveries.letters:
+        message_id, vcpu = facts.messages.delivery(letter.record)
         reason = shapes.text(letter.record, "reason")
         if reason not in UNREAD or vcpu is None:
             continue
-        sent = facts.sent.get(message_id)
+        sent = facts.messages.sent.get(message_id)
         if was_alive(facts, message_id, vcpu):
             lost.setdefault((reason, vcpu), []).append(message_id)
-        elif sent is None or not before(facts.freed[vcpu][0].moment, sent):
+        elif sent is None or not before(facts.memory.freed[vcpu][0].moment, sent):
             yield f"{message_id} left the mailbox of vCPU {vcpu} ({reason}), freed or not"
     for (reason, vcpu), messages in lost.items():
         some = f"{len(messages)} requests, first {messages[0]}," if messages[1:] else messages[0]

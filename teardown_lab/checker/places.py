@@ -74,7 +74,7 @@ class Outline:
 
 def outline(facts: Facts) -> Outline:
     """Return the outline of the ordering that a history's teardown follows."""
-    lines = shapes.numbers(facts.run_started, "lines") if facts.run_started else ()
+    lines = shapes.numbers(facts.run.started, "lines") if facts.run.started else ()
     steps = _steps(facts)
     leaves = tuple(_leaves(steps, lines))
     if len(lines) != len(leaves):
@@ -88,12 +88,12 @@ def outline(facts: Facts) -> Outline:
 
 def _steps(facts: Facts) -> Sequence[object]:
     """Return the ordering's steps as the teardown's own record, or else its command, has them."""
-    if facts.teardown_started is not None:
-        found = shapes.mapping(facts.teardown_started.record, "ordering").get("steps")
+    if facts.life.teardown_started is not None:
+        found = shapes.mapping(facts.life.teardown_started.record, "ordering").get("steps")
         if isinstance(found, list | tuple):
             return found
-    for message_id, name in facts.types.items():
-        sent = facts.sent.get(message_id) if name == "DestroyVm" else None
+    for message_id, name in facts.messages.types.items():
+        sent = facts.messages.sent.get(message_id) if name == "DestroyVm" else None
         ordering = shapes.mapping(sent.record, "body").get("ordering") if sent else None
         found = ordering.get("steps") if isinstance(ordering, dict) else None
         if isinstance(found, list | tuple):
@@ -144,7 +144,7 @@ class Places:
 
     def of_message(self, message_id: str | None, vcpu: int | None) -> Place | None:
         """Return the step that sent a message, told by its body; None where it says nothing."""
-        body = self._facts.body(message_id or "")
+        body = self._facts.messages.body(message_id or "")
         path, position = body.text("step"), body.number("position")
         if not path:
             return None
@@ -167,7 +167,7 @@ class Places:
 
     def next_of(self, command: str, vcpu: int | None, moment: Moment) -> Place | None:
         """Return the step of a command that was to begin next, after those begun by then."""
-        path = self._facts.body(command).text("step")
+        path = self._facts.messages.body(command).text("step")
         begun = sum(
             1
             for started in self._before(moment)
@@ -181,7 +181,7 @@ class Places:
 
     def _before(self, moment: Moment) -> Iterator[Moment]:
         """Yield what the same actor had begun, the latest first; the moment itself left out."""
-        begun = self._facts.steps.get(moment.actor, [])
+        begun = self._facts.steps.by_actor.get(moment.actor, [])
         until = bisect_right(begun, moment.index, key=lambda each: each.index)
         for place in range(until - 1, -1, -1):
             if begun[place] is not moment:

@@ -16,11 +16,11 @@ _ZAP, _UNLOAD = "zap_all_roots", "unload_mmu"
 
 def vacuity(facts: Facts, lives: dict[str, RootLife]) -> Vacuity | None:
     """Return why no unload raised a flush that reached anybody, None when one did."""
-    flushes = list(unload_flushes(facts))
+    flushes = list(unload_flushes(facts.requests))
     if any(shapes.numbers(post.record, "recipients") for post in flushes):
         return None
     if flushes:
-        hidden = " or hidden behind a hole in the array" if facts.hidden else ""
+        hidden = " or hidden behind a hole in the array" if facts.array.hidden else ""
         text = f"the flushes of the unloads reached nobody: every vCPU was erased{hidden} by then"
         return Vacuity(VacuityReason.NOBODY_VISIBLE, text=text)
     mmus = {life.mmu for life in lives.values()} or {str(facts.scenario().get("mmu", ""))}
@@ -28,7 +28,7 @@ def vacuity(facts: Facts, lives: dict[str, RootLife]) -> Vacuity | None:
         return Vacuity(
             VacuityReason.TDP, text="no unload raised a flush: a TDP root never causes one"
         )
-    unloads = [step.moment for step in facts.worker_steps if step.name == _UNLOAD]
+    unloads = [step.moment for step in facts.steps.by_workers if step.name == _UNLOAD]
     if lives and all(life.invalidated is None for life in lives.values()):
         text = f"no unload raised a flush: {_without_zap(facts, lives, unloads)}"
         return Vacuity(VacuityReason.NO_ZAP, text=text)
@@ -38,7 +38,7 @@ def vacuity(facts: Facts, lives: dict[str, RootLife]) -> Vacuity | None:
 
 def _without_zap(facts: Facts, lives: dict[str, RootLife], unloads: list[Moment]) -> str:
     """Say why no root was ever made invalid."""
-    places, zaps = Places(facts), _begun(facts, _ZAP)
+    places, zaps = Places(facts), facts.steps.named(_ZAP)
     if not zaps:
         planned = places.outline.named(_ZAP)
         if not planned:
@@ -71,12 +71,3 @@ def _without_root(facts: Facts, lives: dict[str, RootLife], unloads: list[Moment
         roots = "a root stays" if pinned == 1 else f"{pinned} roots stay"
         return f"none released the last pin of an invalid root, and {roots} pinned"
     return "no vCPU had a root left to release"
-
-
-def _begun(facts: Facts, name: str) -> list[Moment]:
-    return [
-        moment
-        for steps in facts.steps.values()
-        for moment in steps
-        if shapes.text(moment.record, "name") == name
-    ]

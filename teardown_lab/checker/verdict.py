@@ -43,7 +43,7 @@ EXIT_INCONCLUSIVE: Final = 3
 
 
 def judge(history: History, vm: str | None = None) -> Judgement:
-    """Return the judgement of one VM's history.
+    """Return the judgement of one VM's history, as `judge_facts` does of what is gathered from it.
 
     Args:
         history: What `load_history` read, or `History.of` took.
@@ -52,7 +52,11 @@ def judge(history: History, vm: str | None = None) -> Judgement:
     Raises:
         HistoryError: The VM is not in the history, or is not named and not the only one.
     """
-    facts = gather(history, vm)
+    return judge_facts(gather(history, vm))
+
+
+def judge_facts(facts: Facts) -> Judgement:
+    """Return the judgement of one VM; the same facts then serve its report."""
     lives = root_lives(facts)
     doubts = examine(facts)
     lost = [*lost_posts(facts), *lost_flushes(facts, doubts.owed)]
@@ -86,8 +90,8 @@ def judge(history: History, vm: str | None = None) -> Judgement:
         notes=reasons,
         ordering=_ordering(facts),
         scenario=facts.scenario(),
-        broker=shapes.text(facts.run_started, "broker") if facts.run_started else "",
-        source=shapes.text(facts.run_started, "source") if facts.run_started else "",
+        broker=shapes.text(facts.run.started, "broker") if facts.run.started else "",
+        source=shapes.text(facts.run.started, "source") if facts.run.started else "",
         seconds=_seconds(facts),
         messages=links(facts, violations),
     )
@@ -106,7 +110,7 @@ def _violations(
     """Return all violations in causal order, one per invariant, message and vCPU."""
     found = [*_found(facts, lives), *lost]
     known = {(each.violation.message_id, each.violation.vcpu) for each in found}
-    unread = (unread_letter(facts, letter) for letter in facts.letters)
+    unread = (unread_letter(facts, letter) for letter in facts.deliveries.letters)
     for each in unread:
         key = each and (each.violation.message_id, each.violation.vcpu)
         if each is not None and key not in known:
@@ -151,11 +155,11 @@ def _verdict(violations: tuple[Violation, ...], reasons: tuple[str, ...]) -> Ver
 
 
 def _ordering(facts: Facts) -> str:
-    if facts.run_started is not None and shapes.text(facts.run_started, "ordering"):
-        return shapes.text(facts.run_started, "ordering")
-    if facts.teardown_started is None:
+    if facts.run.started is not None and shapes.text(facts.run.started, "ordering"):
+        return shapes.text(facts.run.started, "ordering")
+    if facts.life.teardown_started is None:
         return ""
-    name = shapes.mapping(facts.teardown_started.record, "ordering").get("name", "")
+    name = shapes.mapping(facts.life.teardown_started.record, "ordering").get("name", "")
     return str(name)
 
 
@@ -168,9 +172,9 @@ def _seconds(facts: Facts) -> Seconds:
 
 def _between(facts: Facts, command: str, answer: str) -> float | None:
     """Return the seconds from a command's sending to its answer's arrival."""
-    ids = {name: message_id for message_id, name in facts.types.items()}
-    sent = facts.sent.get(ids.get(command, ""))
-    arrived = facts.arrivals.get((ids.get(answer, ""), None))
+    ids = {name: message_id for message_id, name in facts.messages.types.items()}
+    sent = facts.messages.sent.get(ids.get(command, ""))
+    arrived = facts.deliveries.arrivals.get((ids.get(answer, ""), None))
     if sent is None or arrived is None:
         return None
     return max(0, arrived.record.at_ns - sent.record.at_ns) / 1e9

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
+from teardown_lab.checker.gathering import gather
 from teardown_lab.checker.history import History, HistoryError, load_history
-from teardown_lab.checker.verdict import exit_code, judge
+from teardown_lab.checker.verdict import exit_code, judge_facts
 from teardown_lab.cli.exits import exit_codes
 from teardown_lab.cli.kinds import kind_of
 from teardown_lab.cli.output import print_json
@@ -28,12 +29,12 @@ def check(history: Path, vm: str | None, as_json: bool, strict: bool, verbose: b
     """
     with exit_codes():
         history = _file_of(history)
-        loaded = _load(history)
-        judgement = judge(loaded, vm)
+        facts = gather(_load(history), vm)
+        judgement = judge_facts(facts)
         if as_json:
             print_json(judgement.to_json(str(history), source="history"))
         else:
-            click.echo(describe(judgement, loaded, history, verbose=verbose))
+            click.echo(describe(judgement, facts, verbose=verbose))
     sys.exit(exit_code(judgement, strict=strict))
 
 

@@ -1,9 +1,9 @@
 """What several commands take: an ordering by name or file, a scenario by file and flags."""
 
 import re
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import click
 from pydantic import ValidationError
@@ -82,7 +82,17 @@ def _meant_by_commit(commit: str) -> str:
     return " (of that commit none is known)"
 
 
-def make_scenario(file: str | None, flags: dict[str, Any]) -> Scenario:
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What flags say of a scenario; what is None is left to its file, or to the default."""
+
+    vcpus: int | None
+    mmu: str | None
+    roots: str | None
+    seed: int | None = None
+
+
+def make_scenario(file: str | None, shape: Shape) -> Scenario:
     """Return the scenario of a file, with the flags that were given put over it.
 
     Raises:
@@ -90,7 +100,7 @@ def make_scenario(file: str | None, flags: dict[str, Any]) -> Scenario:
         click.BadParameter: A flag's value is wrong.
     """
     base = read_scenario(_read(Path(file)), file) if file else Scenario()
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = {name: value for name, value in asdict(shape).items() if value is not None}
     try:
         return Scenario.model_validate({**base.model_dump(), **given})
     except ValidationError as error:

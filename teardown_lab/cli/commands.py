@@ -1,8 +1,9 @@
 """The command line's group: every command by name, imported when it is called."""
 
-import click
+from importlib import import_module
+from typing import cast
 
-from teardown_lab.cli.late import LateGroup
+import click
 
 COMMANDS = {
     "run": "Destroy one VM in an ordering and judge it.",
@@ -17,10 +18,24 @@ COMMANDS = {
 """What `--help` says of each command; the command itself is in `teardown_lab.cli.<name>`."""
 
 
+class LateGroup(click.Group):
+    """Knows its commands by name and one line of help; `teardown --help` imports none of them."""
+
+    def load(self, name: str) -> click.Command:
+        """Return the command itself."""
+        return cast(click.Command, getattr(import_module(f"teardown_lab.cli.{name}"), name))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that the arguments name, imported now."""
+        name, stub, rest = super().resolve_command(ctx, args)
+        return name, None if stub is None or name is None else self.load(name), rest
+
+
 @click.group(
     cls=LateGroup,
-    package="teardown_lab.cli",
-    lines=COMMANDS,
+    commands={name: click.Command(name, short_help=line) for name, line in COMMANDS.items()},
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="teardown-lab")

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from teardown_lab.cli.choices import find_ordering, make_scenario
+from teardown_lab.cli.choices import Shape, find_ordering, make_scenario
 from teardown_lab.cli.exits import INCONCLUSIVE, INTERRUPTED, SAFE, VIOLATED, exit_codes
 from teardown_lab.cli.output import clear_progress, print_json, show_progress
 from teardown_lab.cli.parameters import Duration
@@ -35,6 +35,26 @@ class Seconds:
     search: float
 
 
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What the command line says beside the ordering; each is an option of the same name."""
+
+    vcpus: int | None
+    mmu: str | None
+    roots: str | None
+    scenario: str | None
+    faults: str
+    ticks: int
+    strategy: str
+    seed: int
+    max_states: int
+    max_seconds: float
+    no_reduce: bool
+    strict: bool
+    save: str | None
+    as_json: bool
+
+
 @click.command()
 @click.argument("ordering")
 @click.option("--vcpus", type=click.IntRange(1), help="number of vCPUs  [default: 3]")
@@ -51,23 +71,24 @@ class Seconds:
 @click.option("--strict", is_flag=True, help="hazards fail the exploration; no reduction")
 @click.option("--save", type=click.Path(dir_okay=False), help="write the counterexample there")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on stdout")
-def explore(ordering: str, **flags: Any) -> None:
+def explore(ordering: str, **options: Any) -> None:
     """Explore every interleaving of ORDERING (a name, or a YAML file).
 
     Exit codes: 0 safe and complete, 1 violated, 2 usage, 3 inconclusive; 130 after Ctrl-C, with
     what was found by then.
     """
+    flags = Flags(**options)
     with exit_codes():
         verdict, seconds = _explore(ordering, flags)
-        if flags["save"] and verdict.counterexample is not None:
+        if flags.save and verdict.counterexample is not None:
             saved = json.dumps(verdict.counterexample.schedule.as_json(), indent=1)
-            Path(flags["save"]).write_text(saved + "\n", encoding="utf-8")
-    if flags["as_json"]:
+            Path(flags.save).write_text(saved + "\n", encoding="utf-8")
+    if flags.as_json:
         searched = {"search_seconds": round(seconds.search, 3)}
         print_json({**verdict.as_json(seconds.all), **searched})
     else:
         click.echo(_describe(verdict, seconds.all))
-    sys.exit(_exit_code(verdict, strict=flags["strict"]))
+    sys.exit(_exit_code(verdict, strict=flags.strict))
 
 
 def _exit_code(verdict: Verdict, *, strict: bool) -> int:
@@ -76,28 +97,26 @@ def _exit_code(verdict: Verdict, *, strict: bool) -> int:
     return VIOLATED if strict and verdict.hazards else _EXITS[verdict.verdict]
 
 
-def _explore(name: str, flags: dict[str, Any]) -> tuple[Verdict, Seconds]:
+def _explore(name: str, flags: Flags) -> tuple[Verdict, Seconds]:
     began = time.monotonic()
-    if flags["vcpus"] is None and flags["scenario"] is None:
-        flags["vcpus"] = 3
-    shape = {field: flags[field] for field in ("vcpus", "mmu", "roots")}
-    scenario = make_scenario(flags["scenario"], shape)
+    vcpus = 3 if flags.vcpus is None and flags.scenario is None else flags.vcpus
+    scenario = make_scenario(flags.scenario, Shape(vcpus, flags.mmu, flags.roots))
     try:
-        faults = parse_faults(flags["faults"], flags["ticks"])
+        faults = parse_faults(flags.faults, flags.ticks)
     except FaultsError as error:
         raise click.BadParameter(f"--faults: {error}") from None
-    deadline = Deadline(flags["max_seconds"])
+    deadline = Deadline(flags.max_seconds)
     schedule = Schedule(find_ordering(name).ordering, scenario, faults, ())
     bounds = Bounds(
-        states_max=flags["max_states"],
-        seconds_max=flags["max_seconds"],
-        seed=flags["seed"],
+        states_max=flags.max_states,
+        seconds_max=flags.max_seconds,
+        seed=flags.seed,
         # One order of two independent steps may be a hazard, and the reduction keeps only one.
-        reduce=not (flags["no_reduce"] or flags["strict"]),
+        reduce=not (flags.no_reduce or flags.strict),
         deadline=deadline,
     )
     searching = time.monotonic()
-    explored = _STRATEGIES[flags["strategy"]](schedule.model(), bounds, _progress(began))
+    explored = _STRATEGIES[flags.strategy](schedule.model(), bounds, _progress(began))
     searched = time.monotonic() - searching
     clear_progress()
     return conclude(schedule, explored, deadline), Seconds(time.monotonic() - began, searched)

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from teardown_lab.checker.history import load_history
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.verdict import exit_code
 from teardown_lab.cli.exits import INCONCLUSIVE, SAFE, USAGE, exit_codes, fail
@@ -101,9 +100,9 @@ def _simulate(found: Schedule, as_json: bool) -> int:
 
 
 def _report(replayed: Replayed, as_json: bool) -> None:
-    judgement, path = replayed.finished.judgement, replayed.finished.history
+    finished = replayed.finished
     if as_json:
-        result: dict[str, Any] = dict(judgement.to_json(str(path)))
+        result: dict[str, Any] = dict(finished.judgement.to_json(str(finished.history)))
         print_json({**result, "replay": replayed.reached.as_json()})
     else:
-        click.echo(describe(judgement, load_history(path), path))
+        click.echo(describe(finished.judgement, finished.facts))

@@ -1,14 +1,20 @@
 """The client of one run, as a core: creates a VM, destroys it, waits until all is accounted for.
 
-It runs under either driver beside the services. What it reads of the journal goes to a Collector,
-which is no part of its state: the history is evidence, not a decision.
+It runs under either driver beside the services, as a ClientActor, which collects the history.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Literal, assert_never
+from dataclasses import dataclass, replace
+from typing import assert_never
 
-from teardown_lab.checker.settlement import Settlement
+from teardown_lab.experiment.standing import (
+    Around,
+    ClientState,
+    HistoryRead,
+    Lost,
+    Outcome,
+    Told,
+    ending,
+)
 from vm_protocol import limits, messages, topology
 from vm_protocol.effects import (
     Ack,
@@ -31,15 +37,9 @@ from vm_protocol.effects import (
 from vm_protocol.observations import Event
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
-from vm_protocol.wire import Record
-
-Outcome = Literal["settled", "timed-out-alive", "timed-out", "lost", "interrupted", "refused"]
-Phase = Literal["creating", "destroying", "settling", "closing", "removing", "done"]
 
 BEGIN_TIMER = "run-begin"
 TIMEOUT_TIMER = "run-timeout"
-LOST_TIMER = "run-lost"
-"""Fired by whoever watches the services: somebody is gone, and waiting is of no use."""
 
 MISSING_MAX = 4
 """How many of those who are gone a history names."""
@@ -75,70 +75,14 @@ class Experiment:
     whole: bool = False
 
 
-class Collector:
-    """The history of one VM, as the journal gives it, and whether it is complete."""
-
-    def __init__(self, vm: str, on_record: Callable[[Record], None] = lambda _: None) -> None:
-        self._vm = vm
-        self._settlement = Settlement(vm)
-        self._on_record = on_record
-        self.has_finished = False
-
-    def read(self, records: tuple[Record, ...]) -> None:
-        """Keep the records of this VM, up to the last of the run itself."""
-        for record in records:
-            if record.vm == self._vm and not self.has_finished:
-                self._settlement.feed(record)
-                self._on_record(record)
-                self.has_finished = record.event == Event.RUN_FINISHED
-
-    @property
-    def settled(self) -> bool:
-        """Tell whether nothing that the verdict needs is still under way."""
-        return self._settlement.settled
-
-    @property
-    def quiet(self) -> bool:
-        """Tell whether no command is being worked on."""
-        return self._settlement.quiet
-
-    @property
-    def has_gaps(self) -> bool:
-        """Tell whether records are missing that may still come."""
-        return self._settlement.has_gaps
-
-
-@dataclass(frozen=True, slots=True)
-class ClientState:
-    """Where the run stands, and how it ended; `refusal` is the manager's code, if it refused.
-
-    `why` are the manager's words for a refusal. `patient`: a teardown is stuck, and the run waits
-    for its other commands to end. `hopeful`: records are missing that may still come.
-    """
-
-    phase: Phase = "creating"
-    outcome: Outcome | None = None
-    refusal: str | None = None
-    why: str = ""
-    patient: bool = False
-    hopeful: bool = True
-
-
-GAPS_BOUND: tuple[Effect, ...] = (SetTimer(GAPS_TIMER, GAPS_MS),)
 Result = tuple[ClientState, tuple[Effect, ...]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Client:
-    """The client as a core; at the end of a run that did not settle, it is asked two questions.
-
-    `services_answer` tells whether the services live, `who_is_missing` names who or what is gone.
-    """
+    """The client as a core; what no broker brings it is told (client_actor.ClientActor)."""
 
     experiment: Experiment
-    collector: Collector
-    services_answer: Callable[[], bool] = field(default=lambda: True)
-    who_is_missing: Callable[[], tuple[str, ...]] = field(default=tuple)
 
     @property
     def actor(self) -> str:
@@ -154,34 +98,49 @@ class Client:
         """Return the state before anything was sent."""
         return ClientState()
 
-    def step(self, state: ClientState, event: Input) -> Result:
+    def step(self, state: ClientState, event: Input | Told) -> Result:
         """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
+        after, effects = self._take(state, event)
+        if after.outcome is None and (outcome := ending(after)) is not None:
+            after, more = self._finish(after, outcome)
+            effects += more
+        elif after.phase == "closing" and after.history.has_finished:
+            after, more = self._remove(after)
+            effects += more
+        if isinstance(event, Received):
+            effects += (Ack(event.queue, event.message_id),)
+        return after, effects
+
+    def _take(self, state: ClientState, event: Input | Told) -> Result:
+        """Take note of an input; whether the run is over then is not decided here."""
         match event:
             case Started():
                 return state, self._begin()
             case Received():
-                after, effects = self._received(state, event.message)
-                return after, (*effects, Ack(event.queue, event.message_id))
-            case JournalRead():
-                self.collector.read(event.records)
-                return self._look(state)
-            case TimerFired(name=name) if name == BEGIN_TIMER:
-                return state, self._create()
-            case TimerFired(name=name) if name == TIMEOUT_TIMER:
-                outcome: Outcome = "timed-out-alive" if self.services_answer() else "timed-out"
-                return self._finish(state, outcome)
-            case TimerFired(name=name) if name == LOST_TIMER and _is_waiting(state):
-                return self._finish(state, "lost")
-            case TimerFired(name=name) if name == STUCK_TIMER:
-                return self._look(replace(state, patient=False))
-            case TimerFired(name=name) if name == GAPS_TIMER:
-                return self._look(replace(state, hopeful=False))
-            case TimerFired(name=name) if name == REMOVAL_TIMER:
-                return self._done(state)
-            case TimerFired() | Returned() | MailboxGone() | DeadLettered():
-                return state, ()  # what no service answers ends by time-out or LOST_TIMER
+                return self._received(state, event.message)
+            case HistoryRead():
+                return replace(state, history=event), ()
+            case Around() if state.phase == "asking":
+                return replace(state, given_up=event), ()
+            case Lost() if state.is_waiting:
+                return replace(state, given_up=event), ()
+            case TimerFired():
+                return self._fired(state, event.name)
+            case Around() | Lost() | JournalRead() | Returned() | MailboxGone() | DeadLettered():
+                return state, ()  # what no service answers ends by time-out or by a loss
             case _:
                 assert_never(event)
+
+    def _fired(self, state: ClientState, timer: str) -> Result:
+        if timer == BEGIN_TIMER:
+            return state, self._create()
+        if timer == TIMEOUT_TIMER and state.is_waiting:
+            return replace(state, phase="asking"), ()
+        if timer == STUCK_TIMER:
+            return replace(state, patient=False), ()
+        if timer == GAPS_TIMER:
+            return replace(state, hopeful=False), ()
+        return self._done(state) if timer == REMOVAL_TIMER else (state, ())
 
     def _begin(self) -> tuple[Effect, ...]:
         """Read the journal from its next record on; only then is there anything to read."""
@@ -224,41 +183,27 @@ class Client:
             case messages.VmCreated() if state.phase == "creating":
                 destroy = messages.DestroyVm(vm=experiment.vm, ordering=experiment.ordering)
                 return replace(state, phase="destroying"), (self._command(destroy),)
-            case messages.VmDestroyed(outcome="stuck") if state.phase == "destroying":
-                after, effects = self._look(replace(state, phase="settling", patient=True))
-                return after, (SetTimer(STUCK_TIMER, STUCK_MS), *GAPS_BOUND, *effects)
             case messages.VmDestroyed() if state.phase == "destroying":
-                after, effects = self._look(replace(state, phase="settling"))
-                return after, (*GAPS_BOUND, *effects)
+                is_stuck = message.outcome == "stuck"
+                stuck = (SetTimer(STUCK_TIMER, STUCK_MS),) if is_stuck else ()
+                after = replace(state, phase="settling", patient=is_stuck)
+                return after, (*stuck, SetTimer(GAPS_TIMER, GAPS_MS))
             case messages.Refused() if state.phase in ("creating", "destroying"):
-                refused = replace(state, refusal=message.code, why=message.why)
-                return self._finish(refused, "refused")
+                return replace(state, refusal=message.code, why=message.why), ()
             case messages.VmRemoved() if state.phase == "removing":
                 return self._done(state)
             case _:
                 return state, ()
 
-    def _look(self, state: ClientState) -> Result:
-        """Go on when the history has what the present phase waits for."""
-        ended = self.collector.quiet or not state.patient
-        whole = not self.collector.has_gaps or not state.hopeful
-        if state.phase == "settling" and self.collector.settled and ended and whole:
-            return self._finish(state, "settled")
-        if state.phase == "closing" and self.collector.has_finished:
-            return self._remove(state)
-        return state, ()
-
     def _finish(self, state: ClientState, outcome: Outcome) -> Result:
-        if state.outcome is not None:
-            return state, ()
         finished = observed(Event.RUN_FINISHED, self.experiment.vm, outcome=outcome)
-        if outcome in ("timed-out-alive", "timed-out", "lost"):
+        if state.given_up is not None:
             finished = observed(
                 Event.RUN_FINISHED,
                 self.experiment.vm,
                 outcome=outcome,
                 timeout_ms=self.experiment.timeout_ms,
-                missing=self.who_is_missing()[:MISSING_MAX],
+                missing=state.given_up.missing[:MISSING_MAX],
             )
         after = replace(state, phase="closing", outcome=outcome)
         timers = (TIMEOUT_TIMER, STUCK_TIMER, GAPS_TIMER)
@@ -274,7 +219,3 @@ class Client:
     def _done(self, state: ClientState) -> Result:
         closed = (CancelTimer(REMOVAL_TIMER), DeleteQueue(self.replies.name))
         return replace(state, phase="done"), closed
-
-
-def _is_waiting(state: ClientState) -> bool:
-    return state.phase in ("creating", "destroying", "settling")

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from math import ceil
 from typing import Any
 
-from teardown_lab.experiment.client import Client, ClientState, Collector, Experiment
+from teardown_lab.experiment.client import Client, Experiment
+from teardown_lab.experiment.client_actor import ClientActor
+from teardown_lab.experiment.standing import ClientState
 from teardown_lab.simulator.world import BATCH_RECORDS, HANDLED_AT_ONCE, World, handling_ns
 from vcpu_worker import VcpuWorker
 from vm_manager import DeadLetterMonitor, VmManager
@@ -27,8 +29,8 @@ def run_in_memory(
     workers: int,
     on_record: Callable[[Record], None] = lambda _: None,
     world: World | None = None,
-) -> tuple[Client, ClientState]:
-    """Run an experiment in virtual time; return the client and the state in which it ended.
+) -> ClientState:
+    """Run an experiment in virtual time; return the state in which it ended.
 
     Args:
         experiment: What to run.
@@ -42,8 +44,7 @@ def run_in_memory(
         world = World(handling_ns=handling_ns(vcpus), batch_records=batch)
         for service in services(workers, experiment.scenario.vcpus):
             world.add(service)
-    client = Client(experiment, Collector(experiment.vm, on_record))
-    actor: Actor[Any] = Actor(client)
-    world.add(actor)
-    world.run(lambda: actor.state.phase == "done")
-    return client, actor.state
+    client = ClientActor(Client(experiment), on_record)
+    world.add(client)
+    world.run(lambda: client.state.phase == "done")
+    return client.state

@@ -13,14 +13,17 @@ from pathlib import Path
 from service_runtime import logs
 from teardown_lab import results
 from teardown_lab.broker.address import knock
+from teardown_lab.checker.facts import Facts
+from teardown_lab.checker.gathering import gather
 from teardown_lab.checker.history import load_history
 from teardown_lab.checker.judgement import Judgement
-from teardown_lab.checker.verdict import judge
-from teardown_lab.experiment.client import ClientState, Experiment
+from teardown_lab.checker.verdict import judge_facts
+from teardown_lab.experiment.client import Experiment
 from teardown_lab.experiment.in_memory import run_in_memory
 from teardown_lab.experiment.neighbours import second_stack
 from teardown_lab.experiment.on_broker import run_on_broker
 from teardown_lab.experiment.stack import Stack, StackFailed, StackOptions, started
+from teardown_lab.experiment.standing import ClientState
 from teardown_lab.leftovers.clean_up import remove_at
 from teardown_lab.leftovers.run_folder import RunFolder
 from teardown_lab.own_broker.choice import ProvidedBroker, provide_broker, running_broker
@@ -71,9 +74,10 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A run's judgement, and the file that it was made from."""
+    """A run's judgement, and the facts and the file that it was made from."""
 
     judgement: Judgement
+    facts: Facts
     history: Path
 
 
@@ -145,21 +149,22 @@ class Lab:
             raise StackFailed(_refusal(state.refusal, state.why))
         if state.refusal is not None:
             raise RunRefused(_refusal(state.refusal, state.why))
-        return Finished(judge(load_history(path), vm), path)
+        facts = gather(load_history(path), vm)
+        return Finished(judge_facts(facts), facts, path)
 
     def _conduct(
         self, experiment: Experiment, workers: int, write: Callable[[Record], None]
     ) -> ClientState:
         url = self.provided.url
         if url is None:
-            return run_in_memory(experiment, workers, write)[1]
+            return run_in_memory(experiment, workers, write)
         if self.provided.kind != "url":
-            return run_on_broker(experiment, url, self.stack, write)[1]
+            return run_on_broker(experiment, url, self.stack, write)
         self._run.add_queues(url, _queues_to_remove(experiment))
         if not experiment.remove:
-            return run_on_broker(experiment, url, self.stack, write)[1]
+            return run_on_broker(experiment, url, self.stack, write)
         self._run.add_vm(url, experiment.vm)
-        state = run_on_broker(experiment, url, self.stack, write)[1]
+        state = run_on_broker(experiment, url, self.stack, write)
         self._run.forget_vm(url, experiment.vm)
         return state
 

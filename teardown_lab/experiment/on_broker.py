@@ -1,25 +1,20 @@
 """An experiment on a real broker: the client runs here, the services in processes of their own."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from time import time_ns
+from typing import Any, Final
 
 from service_runtime.rabbit_driver import RabbitDriver
 from service_runtime.tracing.traced import Observe, traced
 from teardown_lab.broker.address import endpoint_of
-from teardown_lab.experiment.client import (
-    LOST_TIMER,
-    REMOVAL_MS,
-    Client,
-    ClientState,
-    Collector,
-    Experiment,
-)
+from teardown_lab.experiment.client import REMOVAL_MS, Client, Experiment
+from teardown_lab.experiment.client_actor import ClientActor
 from teardown_lab.experiment.giving_up import give_up
 from teardown_lab.experiment.stack import Stack, StackFailed
+from teardown_lab.experiment.standing import Around, ClientState, Lost, Told
 from teardown_lab.experiment.watch import Watch
 from teardown_lab.experiment.whereabouts import Whereabouts
-from vm_protocol.actor import Actor
 from vm_protocol.wire import Record
 
 BROKER_S: Final = 10.0
@@ -31,8 +26,8 @@ def run_on_broker(
     url: str,
     stack: Stack | None,
     on_record: Callable[[Record], None] = lambda _: None,
-) -> tuple[Client, ClientState]:
-    """Run an experiment on RabbitMQ; return the client and the state in which it ended.
+) -> ClientState:
+    """Run an experiment on RabbitMQ; return the state in which it ended.
 
     Args:
         experiment: What to run.
@@ -48,53 +43,96 @@ def run_on_broker(
         TopologyMismatch: The broker holds our queues with other arguments.
         TopologyMissing: No services have ever run there.
     """
-    answers = stack.answers if stack is not None else (lambda: False)
-    whereabouts = Whereabouts(experiment.vm, stack.worker_ids if stack is not None else None)
-    watch = Watch(url, whereabouts)
-
-    def take(record: Record) -> None:
-        whereabouts.feed(record)
-        on_record(record)
-
-    collector = Collector(experiment.vm, take)
-    client = Client(experiment, collector, answers, lambda: watch.missing)
     with traced("teardown", url) as trace:
-        return client, asyncio.run(_run(client, url, stack, trace, watch))
+        return asyncio.run(_Run(experiment, url, stack, on_record, trace).run())
 
 
-async def _run(
-    client: Client, url: str, stack: Stack | None, trace: Observe, watch: Watch
-) -> ClientState:
-    actor = Actor(client)
-    # Services that run already have declared the topology, or were given it: so is it to us.
-    endpoint = endpoint_of(url, topology_given=stack is None)
-    driver = RabbitDriver(actor, endpoint, trace, lambda: actor.state.phase == "done")
-    failed: list[Exception] = []
-    loop = asyncio.get_running_loop()
+class _Run:
+    """A driver with the client, and what goes on beside it."""
 
-    def fail(failure: Exception) -> None:
-        failed.append(failure)
-        driver.stop()
+    def __init__(
+        self,
+        experiment: Experiment,
+        url: str,
+        stack: Stack | None,
+        on_record: Observe,
+        trace: Observe,
+    ) -> None:
+        self._experiment = experiment
+        self._stack = stack
+        self._on_record = on_record
+        self._whereabouts = Whereabouts(experiment.vm, stack.worker_ids if stack else None)
+        self._watch = Watch(url, self._whereabouts)
+        self._client = ClientActor(Client(experiment), self._take, self._look_around)
+        # Services that run already have declared the topology, or were given it: so is it to us.
+        endpoint = endpoint_of(url, topology_given=stack is None)
+        self._driver = RabbitDriver(self._client, endpoint, trace, self._is_done)
+        self._beside: list[asyncio.Task[None]] = []
+        self._failed: list[BaseException] = []
 
-    def on_failure(why: str) -> None:
-        loop.call_soon_threadsafe(fail, StackFailed(why))
+    async def run(self) -> ClientState:
+        self._loop = asyncio.get_running_loop()
+        self._begin(self._give_up())
+        self._beside.append(asyncio.create_task(self._watch.run(self._on_loss)))
+        try:
+            if self._stack is not None:
+                self._stack.watch(self._on_failure)
+            await self._driver.run()
+        finally:
+            for task in self._beside:
+                task.cancel()
+            if self._stack is not None:
+                self._stack.unwatch()
+        if self._failed:
+            raise self._failed[0]
+        if self._stack is not None and self._client.state.outcome == "timed-out-alive":
+            self._stack.require_connected()
+        return self._client.state
 
-    # The client's own bounds need a broker that answers; this one holds without it.
-    patience_s = (client.experiment.timeout_ms + REMOVAL_MS) / 1000 + BROKER_S
-    silence = loop.create_task(give_up(lambda: driver.connectivity.is_blocked, patience_s))
-    silence.add_done_callback(lambda task: None if task.cancelled() else fail(task.result()))
-    watching = loop.create_task(watch.run(lambda: driver.fire(LOST_TIMER)))
-    try:
-        if stack is not None:
-            stack.watch(on_failure)
-        await driver.run()
-    finally:
-        silence.cancel()
-        watching.cancel()
-        if stack is not None:
-            stack.unwatch()
-    if failed:
-        raise failed[0]
-    if stack is not None and actor.state.outcome == "timed-out-alive":
-        stack.require_connected()
-    return actor.state
+    def _is_done(self) -> bool:
+        return self._client.state.phase == "done"
+
+    def _take(self, record: Record) -> None:
+        self._whereabouts.feed(record)
+        self._on_record(record)
+
+    # --- beside the driver ------------------------------------------------------------------
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin something whose failure ends the run."""
+        task = asyncio.create_task(work)
+        task.add_done_callback(self._ended)
+        self._beside.append(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (failure := task.exception()) is not None:
+            self._fail(failure)
+
+    def _fail(self, failure: BaseException) -> None:
+        self._failed.append(failure)
+        self._driver.stop()
+
+    def _on_failure(self, why: str) -> None:
+        """Take, on any thread, the end of a service."""
+        self._loop.call_soon_threadsafe(self._fail, StackFailed(why))
+
+    async def _give_up(self) -> None:
+        # The client's own bounds need a broker that answers; this one holds without it.
+        patience_s = (self._experiment.timeout_ms + REMOVAL_MS) / 1000 + BROKER_S
+        raise await give_up(lambda: self._driver.connectivity.is_blocked, patience_s)
+
+    # --- what the client is told ------------------------------------------------------------
+
+    def _tell(self, told: Told) -> None:
+        self._driver.enqueue(lambda: self._client.tell(told, time_ns()))
+
+    def _on_loss(self) -> None:
+        self._tell(Lost(self._watch.missing))
+
+    def _look_around(self) -> None:
+        """Ask the services whether they live; they may take a while, so not on this thread."""
+        self._begin(self._ask())
+
+    async def _ask(self) -> None:
+        answers = self._stack is not None and await asyncio.to_thread(self._stack.answers)
+        self._tell(Around(answers, self._watch.missing))

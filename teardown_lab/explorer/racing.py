@@ -34,10 +34,10 @@ def race_of(records: Sequence[Record], violation: Violation) -> Race | None:
         return None
     facts = gather(History.of(records), VM)
     freed, what = _freeing(facts, violation)
-    used = facts.sent.get(violation.message_id)
+    used = facts.messages.sent.get(violation.message_id)
     if freed is None or used is None:
         return None
-    post = facts.post_of.get(violation.message_id)
+    post = facts.requests.post_of.get(violation.message_id)
     is_tick = post is not None and shapes.text(post.record, "by") == "ticker"
     if before(freed, used) and not is_tick:
         return None
@@ -45,18 +45,18 @@ def race_of(records: Sequence[Record], violation: Violation) -> Race | None:
     keys = (_key(violation.message_id) + suffix, _key(freed.record.caused_by or ""))
     if not keys[1] or keys[0] == keys[1]:
         return None
-    kind = facts.types.get(violation.message_id, "message")
+    kind = facts.messages.types.get(violation.message_id, "message")
     return Race(keys, f"{kind} {keys[0]} and {keys[1]}, which frees {what}")
 
 
 def _freeing(facts: Facts, violation: Violation) -> tuple[Moment | None, str]:
     """Return the free that the violation is about, and what it frees."""
     if violation.invariant in _OF_A_VCPU and violation.vcpu is not None:
-        frees = facts.freed.get(violation.vcpu)
+        frees = facts.memory.freed.get(violation.vcpu)
         return (frees[0].moment if frees else None), f"vCPU {violation.vcpu}"
     if violation.invariant is Invariant.VM_STATE_USED_AFTER_FREE:
-        state = facts.body(violation.message_id or "").text("state")
-        return facts.state_freed.get(state), f"the VM's {state} state"
+        state = facts.messages.body(violation.message_id or "").text("state")
+        return facts.vm_state.freed.get(state), f"the VM's {state} state"
     return None, ""
 
 

@@ -13,7 +13,8 @@ from typing import Any, assert_never
 from teardown_lab.checker.history import History
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.verdict import judge
-from teardown_lab.experiment.client import TIMEOUT_TIMER, Client, Collector, Experiment
+from teardown_lab.experiment.client import TIMEOUT_TIMER, Client, Experiment
+from teardown_lab.experiment.client_actor import ClientActor
 from teardown_lab.explorer.cast import MANAGER_COMMANDS, VM, worker_name
 from teardown_lab.explorer.schedule import Schedule, Turn, delivery_key
 from vcpu_worker import VcpuWorker
@@ -54,7 +55,7 @@ class Stage:
         experiment = Experiment(VM, schedule.ordering, scenario, "simulated", "simulated", 600_000)
         epoch = limits.MANAGER_EPOCH
         workers = [Actor(VcpuWorker(worker_name(v), 1)) for v in range(scenario.vcpus)]
-        self._client: Actor[Any] = Actor(Client(experiment, Collector(VM)))
+        self._client: Actor[Any] = ClientActor(Client(experiment))
         self._monitor: Actor[Any] = Actor(DeadLetterMonitor(), epoch)
         manager: Actor[Any] = Actor(VmManager(), epoch)
         self._readers = (self._monitor, self._client)

@@ -10,10 +10,8 @@ from typing import Final
 from teardown_lab.checker import shapes
 from teardown_lab.checker.chains import allocating_chain, chain, freeing_chain
 from teardown_lab.checker.explain import call, function_of
-from teardown_lab.checker.facts import Facts
+from teardown_lab.checker.facts import Facts, Messages, VcpuMemory
 from teardown_lab.checker.findings import Invariant, Violation
-from teardown_lab.checker.gathering import gather
-from teardown_lab.checker.history import History
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.kernel_names import STEP_FUNCTIONS
 from vm_protocol.topology import Mailbox
@@ -28,16 +26,9 @@ _KINDS: Final = {
 }
 
 
-def accesses_of(judgement: Judgement) -> list[Violation]:
-    """Return the violations that have a report; without any, nobody needs to read the history."""
-    return [
-        each for each in judgement.violations if each.invariant in _KINDS and each.vcpu is not None
-    ]
-
-
 def kasan_report(
-    history: History,
     judgement: Judgement,
+    facts: Facts,
     reports_max: int | None = None,
     *,
     whole_chains: bool = False,
@@ -47,10 +38,9 @@ def kasan_report(
     With `reports_max`, a last line tells how many were left out; `whole_chains` leaves out none of
     their messages.
     """
-    accesses = accesses_of(judgement)
-    if not accesses:
-        return ""
-    facts = gather(history, judgement.vm)
+    accesses = [
+        each for each in judgement.violations if each.invariant in _KINDS and each.vcpu is not None
+    ]
     lines: list[str] = []
     shown = accesses if reports_max is None else accesses[:reports_max]
     for violation in shown:
@@ -68,14 +58,16 @@ def _report(facts: Facts, violation: Violation, lines_max: int | None) -> Iterat
     kind = _KINDS[violation.invariant]
     function = _access(facts, violation)
     yield f"BUG: KASAN: {kind} in {function}"
-    yield f"{_verb(violation)} vCPU {vcpu} of VM {facts.vm} by {_what(facts, message_id)}"
+    yield f"{_verb(violation)} vCPU {vcpu} of VM {facts.vm} by {_what(facts.messages, message_id)}"
     yield ""
     yield "Used by:"
-    yield from _chain(facts, chain(facts, message_id), lines_max, _raised(facts, message_id))
+    yield from _chain(
+        facts, chain(facts.messages, message_id), lines_max, _raised(facts, message_id)
+    )
     yield ""
     yield "Freed by:"
     freed = freeing_chain(facts, vcpu or 0)
-    yield from _chain(facts, freed, lines_max, _freed(facts, vcpu or 0))
+    yield from _chain(facts, freed, lines_max, _freed(facts.memory, vcpu or 0))
     yield ""
     yield "Allocated by:"
     yield from _chain(facts, allocating_chain(facts, vcpu or 0), lines_max)
@@ -95,36 +87,36 @@ def _access(facts: Facts, violation: Violation) -> str:
         return STEP_FUNCTIONS["free_vcpu"]
     if message_id is None:
         return "?"
-    for step in facts.worker_steps:
-        late = facts.freed_before(step.vcpu, step.moment) is not None
+    for step in facts.steps.by_workers:
+        late = facts.memory.freed_before(step.vcpu, step.moment) is not None
         if step.command == message_id and step.vcpu == violation.vcpu and late:
             return STEP_FUNCTIONS[step.name]
-    steps = facts.body(message_id).texts("steps")
+    steps = facts.messages.body(message_id).texts("steps")
     if steps and steps[0] != "free_vcpu" and _came_late(facts, violation):
         return STEP_FUNCTIONS.get(steps[0], steps[0])
-    return function_of(facts, message_id)
+    return function_of(facts.messages, message_id)
 
 
 def _came_late(facts: Facts, violation: Violation) -> bool:
-    arrival = facts.arrivals.get((violation.message_id or "", violation.vcpu))
-    return arrival is not None and facts.freed_before(violation.vcpu, arrival) is not None
+    arrival = facts.deliveries.arrivals.get((violation.message_id or "", violation.vcpu))
+    return arrival is not None and facts.memory.freed_before(violation.vcpu, arrival) is not None
 
 
-def _what(facts: Facts, message_id: str | None) -> str:
+def _what(messages: Messages, message_id: str | None) -> str:
     if message_id is None:
         return "an unnamed message"
-    return f"{facts.types.get(message_id, 'message')} {message_id}"
+    return f"{messages.types.get(message_id, 'message')} {message_id}"
 
 
 def _raised(facts: Facts, message_id: str | None) -> str | None:
     """Return a first line that says who raised a request."""
-    if message_id is None or message_id not in facts.post_of:
+    if message_id is None or message_id not in facts.requests.post_of:
         return None
     return f" {call(facts, message_id).rstrip(',')}"
 
 
-def _freed(facts: Facts, vcpu: int) -> str | None:
-    frees = facts.freed.get(vcpu)
+def _freed(memory: VcpuMemory, vcpu: int) -> str | None:
+    frees = memory.freed.get(vcpu)
     if not frees:
         return None
     actor = frees[0].moment.record.actor
@@ -142,22 +134,22 @@ def _chain(
     if lines_max is not None and len(messages) > lines_max:
         shown = messages[: lines_max - 2]
     for message_id in shown:
-        yield _line(facts, message_id)
+        yield _line(facts.messages, message_id)
     if shown is not messages:
         yield f" ... {len(messages) - len(shown) - 1} messages more (--verbose) ..."
-        yield _line(facts, messages[-1])
+        yield _line(facts.messages, messages[-1])
 
 
-def _line(facts: Facts, message_id: str) -> str:
-    sent = facts.sent.get(message_id)
+def _line(messages: Messages, message_id: str) -> str:
+    sent = messages.sent.get(message_id)
     sender = f" by {sent.record.actor}" if sent else ""
-    name = facts.types.get(message_id, "?")
-    return f" {function_of(facts, message_id):<28} {name} {message_id}{sender}"
+    name = messages.types.get(message_id, "?")
+    return f" {function_of(messages, message_id):<28} {name} {message_id}{sender}"
 
 
 def _mailbox(facts: Facts, message_id: str | None, vcpu: int) -> str:
-    arrival = facts.mailbox_arrivals.get((message_id or "", vcpu))
+    arrival = facts.deliveries.in_mailboxes.get((message_id or "", vcpu))
     queue = shapes.text(arrival.record, "queue") if arrival else ""
-    visible = facts.visible.get(vcpu)
+    visible = facts.array.visible.get(vcpu)
     bound = shapes.text(visible.record, "mailbox") if visible else ""
     return queue or bound or Mailbox(facts.vm, vcpu).name

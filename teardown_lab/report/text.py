@@ -1,16 +1,14 @@
 """A judgement as text for people: the verdict, what broke, the evidence, the way on."""
 
-from pathlib import Path
-
+from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.findings import Violation
-from teardown_lab.checker.history import History
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.report.kasan import kasan_report
 
 _SHOWN = 8
 
 
-def describe(judgement: Judgement, history: History, path: Path, *, verbose: bool = False) -> str:
+def describe(judgement: Judgement, facts: Facts, *, verbose: bool = False) -> str:
     """Return the report of one run; `verbose` adds every violation, report and whole chain."""
     lines = [_headline(judgement), ""]
     lines += [f"  {line}" for line in _facts(judgement)]
@@ -19,13 +17,14 @@ def describe(judgement: Judgement, history: History, path: Path, *, verbose: boo
     lines += [f"hazard: {each.hazard}{_of_vcpu(each.vcpu)}" for each in judgement.hazards]
     lines += [f"note: {note}" for note in judgement.notes]
     report = (
-        kasan_report(history, judgement, whole_chains=True)
+        kasan_report(judgement, facts, whole_chains=True)
         if verbose
-        else kasan_report(history, judgement, reports_max=1)
+        else kasan_report(judgement, facts, reports_max=1)
     )
     if report:
         lines += ["", report.rstrip("\n"), ""]
-    lines += [f"history: {path}"] if report else ["", f"history: {path}"]
+    lines += [] if report else [""]
+    lines.append(f"history: {facts.history.path}")
     return "\n".join(lines)
 
 

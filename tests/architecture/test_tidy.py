@@ -17,6 +17,7 @@ CORES = ("services/vm_manager", "services/vcpu_worker", "shared/vm_protocol")
 
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 50
+FIELDS_MAX = 20
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -68,6 +69,19 @@ def test_no_function_is_longer_than_50_lines_without_its_docstring() -> None:
     }
 
     assert long == {}
+
+
+def test_no_dataclass_has_more_than_20_fields() -> None:
+    wide = {
+        f"{place(file, node)} {node.name}": count
+        for file in python_files(*OURS)
+        for node in ast.walk(parsed(file))
+        if isinstance(node, ast.ClassDef)
+        and any("dataclass" in ast.unparse(each) for each in node.decorator_list)
+        and (count := sum(isinstance(each, ast.AnnAssign) for each in node.body)) > FIELDS_MAX
+    }
+
+    assert wide == {}
 
 
 def test_everything_public_has_a_docstring() -> None:
@@ -141,6 +155,16 @@ def test_cores_know_no_clock_no_randomness_no_ids_and_no_world_outside() -> None
     found = {place(file): impurities(parsed(file)) for file in cores}
 
     assert {where: what for where, what in found.items() if what} == {}
+
+
+@pytest.mark.parametrize("name", ["client.py", "standing.py"])
+def test_the_client_of_a_run_is_a_core_too_and_holds_nothing_to_call(name: str) -> None:
+    tree = parsed(ROOT / "teardown_lab/experiment" / name)
+
+    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.alias)}
+
+    assert impurities(tree) == []
+    assert not names & {"Callable", "Settlement", "Path"}
 
 
 @pytest.mark.parametrize(

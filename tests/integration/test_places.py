@@ -15,8 +15,9 @@ from pika.adapters.blocking_connection import BlockingChannel
 from teardown_lab.checker.findings import Verdict
 from teardown_lab.checker.history import History
 from teardown_lab.checker.verdict import judge
-from teardown_lab.experiment.client import ClientState, Experiment
+from teardown_lab.experiment.client import Experiment
 from teardown_lab.experiment.on_broker import run_on_broker
+from teardown_lab.experiment.standing import ClientState
 from teardown_lab.own_broker.private_node import PrivateNode
 from vm_manager.catalogue import catalogue_entry
 from vm_protocol import limits, messages, topology
@@ -42,7 +43,7 @@ def want(url: str, vm: str, vcpus: int) -> Ended:
     """Run one teardown as a client does, against services that run already."""
     records: list[Record] = []
     experiment = Experiment(vm, ORDERING, Scenario(vcpus=vcpus), "RabbitMQ", "run", TIMEOUT_MS)
-    _, state = run_on_broker(experiment, url, None, records.append)
+    state = run_on_broker(experiment, url, None, records.append)
     refused = state.refusal is not None
     return Ended(vm, state, None if refused else judge(History.of(tuple(records)), vm).verdict)
 

@@ -183,23 +183,22 @@ def test_the_chains_hold_what_the_sentences_name_and_end_at_a_command_of_the_cli
     order: Ordering, scenario: Scenario
 ) -> None:
     found = told(text_of(order), scenario)
-    history = History.of(found.records)
-    facts = gather(history, VM)
-    report = kasan_report(history, found.judgement, whole_chains=True)
+    facts = gather(History.of(found.records), VM)
+    report = kasan_report(found.judgement, facts, whole_chains=True)
 
     for violation in found.judgement.violations:
         said = set(re.findall(rf"{VM}\.1/[a-z-]+(?:/[\w.-]+)*", violation.explain))
         assert {each.rstrip(".") for each in said} <= set(found.judgement.messages)
         for head in (violation.evidence.used_by, violation.evidence.freed_by):
-            links = chain(facts, head)
+            links = chain(facts.messages, head)
             names = [found.judgement.messages[each].type for each in links]
             assert "DestroyVm" not in names[:-1]
             assert not links or names[-1] == "DestroyVm" or names[-1] == "AsyncPfCompleted"
-        allocated = chain(facts, violation.evidence.allocated_by)
+        allocated = chain(facts.messages, violation.evidence.allocated_by)
         assert not allocated or found.judgement.messages[allocated[-1]].type == "CreateVm"
         is_access = violation.invariant in (Invariant.USE_AFTER_FREE, Invariant.DOUBLE_FREE)
         if is_access and violation.vcpu is not None:
-            assert all(f" {each}" in report for each in chain(facts, violation.message_id))
+            assert all(f" {each}" in report for each in chain(facts.messages, violation.message_id))
 
 
 def test_a_history_without_lines_names_the_steps_alone() -> None:

@@ -8,7 +8,8 @@ from support.simulated import STEPS_MAX
 from teardown_lab.checker.findings import Verdict
 from teardown_lab.checker.history import History
 from teardown_lab.checker.verdict import judge
-from teardown_lab.experiment.client import Client, ClientState, Collector, Experiment
+from teardown_lab.experiment.client import Client, Experiment
+from teardown_lab.experiment.client_actor import ClientActor
 from teardown_lab.simulator.world import World
 from vcpu_worker import VcpuWorker
 from vm_manager import DeadLetterMonitor, VmManager
@@ -28,7 +29,7 @@ class Lab:
 
     places: tuple[int, ...]
     world: World = field(default_factory=World)
-    clients: dict[str, Actor[ClientState]] = field(default_factory=dict)
+    clients: dict[str, ClientActor] = field(default_factory=dict)
     records: dict[str, list[Record]] = field(default_factory=dict)
     manager: Actor[Any] = field(default_factory=lambda: Actor(VmManager(), limits.MANAGER_EPOCH))
 
@@ -42,10 +43,8 @@ class Lab:
         scenario = Scenario(vcpus=vcpus)
         experiment = Experiment(vm, ORDERING, scenario, "simulated", "simulated", timeout_ms)
         self.records[vm] = []
-        client = Client(experiment, Collector(vm, self.records[vm].append))
-        actor: Actor[Any] = Actor(NamedClient(client, vm))
-        self.clients[vm] = actor
-        self.world.add(actor)
+        self.clients[vm] = ClientActor(NamedClient(experiment), self.records[vm].append)
+        self.world.add(self.clients[vm])
 
     def run(self) -> None:
         steps = 0
@@ -62,18 +61,12 @@ class Lab:
         return [name for name in names if name.startswith(("vcpu.vm-", "client.vm-"))]
 
 
-class NamedClient:
+class NamedClient(Client):
     """A client beside others in one world, which tells actors apart by their names."""
 
-    def __init__(self, client: Client, vm: str) -> None:
-        self._client = client
-        self.actor = f"lab.{vm}"
-
-    def initial(self) -> Any:
-        return self._client.initial()
-
-    def step(self, state: Any, event: Any) -> Any:
-        return self._client.step(state, event)
+    @property
+    def actor(self) -> str:
+        return f"lab.{self.experiment.vm}"
 
 
 def refusals(lab: Lab) -> dict[str, str]:

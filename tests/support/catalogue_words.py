@@ -10,11 +10,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from support.golden import IS_WRITING
 from support.simulated import run
+from teardown_lab.checker.gathering import gather
 from teardown_lab.checker.history import History
 from teardown_lab.checker.verdict import exit_code
 from teardown_lab.report.text import describe
@@ -69,7 +71,8 @@ def _said(name: str, shape: Shape) -> Shape:
     ordering = catalogue_entry(name).ordering
     found = run(ordering, Scenario.model_validate(scenario), workers=2)
     judgement = found.judgement
-    report = describe(judgement, History.of(found.records), Path("history.jsonl"), verbose=True)
+    facts = gather(replace(History.of(found.records), path="history.jsonl"))
+    report = describe(judgement, facts, verbose=True)
     return {
         "verdict": judgement.verdict,
         "exits": [exit_code(judgement), exit_code(judgement, strict=True)],

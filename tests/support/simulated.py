@@ -8,8 +8,10 @@ from typing import Any
 from teardown_lab.checker.history import History
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.verdict import judge
-from teardown_lab.experiment.client import Client, ClientState, Collector, Experiment
+from teardown_lab.experiment.client import Client, Experiment
+from teardown_lab.experiment.client_actor import ClientActor
 from teardown_lab.experiment.in_memory import services
+from teardown_lab.experiment.standing import ClientState
 from teardown_lab.simulator.broker import Published, SimulatedBroker
 from teardown_lab.simulator.deliveries import Event
 from teardown_lab.simulator.world import EPOCH_NS, World
@@ -120,7 +122,9 @@ def run(
             service.core = wrap(service.core)
         world.add(service)
     experiment = Experiment(VM, ordering, scenario, "simulated", "simulated", TIMEOUT_MS)
-    client: Actor[ClientState] = Actor(Client(experiment, Collector(VM, records.append)))
+    client = ClientActor(Client(experiment), records.append)
+    if wrap is not None:
+        client.core = wrap(client.core)
     world.add(client)
     steps = 0
     while client.state.phase != "done" and steps < STEPS_MAX and world.step():

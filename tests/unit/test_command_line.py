@@ -2,15 +2,17 @@
 
 import subprocess
 import sys
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 import teardown_lab.cli
-from teardown_lab.cli.commands import COMMANDS
+from teardown_lab.cli.commands import COMMANDS, LateGroup
 from teardown_lab.cli.commands import teardown as main
-from teardown_lab.cli.late import LateGroup
 
 HEAVY = ("pika", "pydantic", "structlog", "prometheus_client")
 
@@ -28,6 +30,17 @@ def test_no_command_is_left_out() -> None:
     assert set(COMMANDS) <= files
     commands = {name for name in files if "@click.command()" in _text(folder, name)}
     assert commands <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["run", "explore"])
+def test_a_command_of_many_options_has_them_as_the_fields_of_a_class(name: str) -> None:
+    assert isinstance(main, LateGroup)
+    command = main.load(name)
+    flags = import_module(f"teardown_lab.cli.{name}").Flags
+
+    options = [each.name for each in command.params if isinstance(each, click.Option)]
+
+    assert options == [field.name for field in fields(flags)]
 
 
 def test_help_names_every_command_and_imports_none() -> None:

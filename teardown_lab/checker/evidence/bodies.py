@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from teardown_lab.checker import shapes
 from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.happens_before import Moment
-from vm_protocol.messages import MESSAGES, REQUEST_TYPE_NAMES
+from vm_protocol.messages import MESSAGES
 from vm_protocol.observations import Event
 from vm_protocol.topology import parse_mailbox
 from vm_protocol.wire import Record
@@ -36,7 +36,7 @@ class Wrong:
         record = moment.record
         match record.event:
             case Event.MESSAGE_SENT:
-                return sent_problem(record) if self._facts.is_lab_file else None
+                return sent_problem(record) if self._facts.run.is_lab_file else None
             case Event.MESSAGE_RECEIVED:
                 return self._type_differs(record) or self._place_differs(record)
             case Event.MESSAGE_ACKED | Event.MESSAGE_REJECTED:
@@ -46,7 +46,7 @@ class Wrong:
         return None
 
     def _type_differs(self, record: Record) -> str | None:
-        known = self._facts.sent.get(record.message_id or "")
+        known = self._facts.messages.sent.get(record.message_id or "")
         said = record.details.get("type")
         if known is None or said is None or said == shapes.text(known.record, "type"):
             return None
@@ -58,32 +58,33 @@ class Wrong:
         queue = shapes.text(record, "queue")
         mailbox = parse_mailbox(queue)
         message = record.message_id or ""
-        if record.event is Event.MESSAGE_RECEIVED and self._facts.kind(message):
-            generation = self._facts.body(message).number("generation")
+        if record.event is Event.MESSAGE_RECEIVED and self._facts.messages.kind(message):
+            generation = self._facts.messages.body(message).number("generation")
             said = shapes.number(record, "generation")
-            if message in self._facts.sent and self._facts.is_lab_file and said != generation:
+            is_known = message in self._facts.messages.sent and self._facts.run.is_lab_file
+            if is_known and said != generation:
                 return f"{message} was received as generation {said}, and sent as {generation}"
         if mailbox is not None:
             if record.vcpu not in (None, mailbox.vcpu) or mailbox.vm != self._facts.vm:
                 return f"{record.event} of {message} in {queue} names vCPU {record.vcpu}"
             return None
-        if self._facts.types.get(message) in REQUEST_TYPE_NAMES and message in self._facts.sent:
+        if self._facts.messages.is_request(message) and message in self._facts.messages.sent:
             return f"{record.event} says that request {message} came from {queue}, no mailbox"
-        own = self._facts.vcpu_of.get(message)
+        own = self._facts.messages.vcpu_of.get(message)
         if None not in (record.vcpu, own) and record.vcpu != own:
             return f"{message} is for vCPU {own}, but {record.event} names vCPU {record.vcpu}"
         return None
 
     def _delivery_differs(self, record: Record) -> str | None:
         message = record.message_id or record.caused_by or ""
-        body = self._facts.body(message)
+        body = self._facts.messages.body(message)
         generation = shapes.number(record, "generation")
         kind = shapes.text(record, "kind")
-        if message not in self._facts.sent:
+        if message not in self._facts.messages.sent:
             return None
-        if kind != self._facts.kind(message) or generation != body.number("generation"):
+        if kind != self._facts.messages.kind(message) or generation != body.number("generation"):
             return f"{record.event} calls {message} a {kind} of generation {generation}"
-        if (message, record.vcpu) not in self._facts.mailbox_received:
+        if (message, record.vcpu) not in self._facts.deliveries.taken:
             return f"{message} was never received for vCPU {record.vcpu}, which {record.event} says"
         return None
 
@@ -106,13 +107,15 @@ def sent_problem(record: Record) -> str | None:
 
 def strangers(facts: Facts) -> Iterator[str]:
     """Yield requests that came to a vCPU which is not among their recipients."""
-    for message_id, vcpu in facts.mailbox_arrivals:
+    for message_id, vcpu in facts.deliveries.in_mailboxes:
         if vcpu is not None and _is_stranger(facts, message_id, vcpu):
             yield f"{message_id} at vCPU {vcpu}"
 
 
 def _is_stranger(facts: Facts, message_id: str, vcpu: int) -> bool:
-    sent = facts.sent.get(message_id)
-    if sent is None or facts.types.get(message_id) not in REQUEST_TYPE_NAMES:
+    messages = facts.messages
+    sent = messages.sent.get(message_id)
+    if sent is None or not messages.is_request(message_id):
         return False
-    return vcpu not in facts.recipients(message_id) and not facts.is_erased_before(vcpu, sent)
+    routed = vcpu in messages.recipients(message_id)
+    return not routed and not facts.array.is_erased_before(vcpu, sent)

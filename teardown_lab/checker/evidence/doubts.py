@@ -129,7 +129,7 @@ def _is_copied(facts: Facts) -> bool:
     """Tell whether a root's free stands twice in one handling: one record, written twice."""
     frees = [
         (shapes.text(each.record, "root"), shapes.text(each.record, "by"), each.record.caused_by)
-        for each in facts.roots
+        for each in facts.mmu.roots
         if each.record.event is Event.ROOT_FREED
     ]
     return len(set(frees)) < len(frees)

@@ -18,17 +18,17 @@ def notes(facts: Facts) -> Iterator[str]:
         for moment in facts.moments
         if moment.record.event is Event.MESSAGE_REJECTED and not moment.record.message_id
     )
-    for letter in facts.letters:
-        message_id, _ = delivery = facts.delivery(letter.record)
+    for letter in facts.deliveries.letters:
+        message_id, _ = delivery = facts.messages.delivery(letter.record)
         queue = shapes.text(letter.record, "queue")
         reason = shapes.text(letter.record, "reason")
         named = message_id or "without an id"
         if reason not in _REASONS:
             yield f"dead letter {named} of {queue} has an unknown reason, {reason!r}"
         elif reason != "rejected":
-            if delivery in facts.acked and reason == "expired":
+            if delivery in facts.deliveries.acked and reason == "expired":
                 yield f"dead letter {named} of {queue} ({reason}) was acknowledged"
-        elif delivery not in facts.rejected:
+        elif delivery not in facts.deliveries.rejected:
             nameless[queue] -= 1
-            if nameless[queue] < 0 or message_id in facts.sent:
+            if nameless[queue] < 0 or message_id in facts.messages.sent:
                 yield f"dead letter {named} of {queue}: nobody in the history rejected it"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from teardown_lab.checker import shapes
-from teardown_lab.checker.facts import Facts
+from teardown_lab.checker.facts import Facts, Messages
 from vm_protocol.observations import Event
 from vm_protocol.scenario import Scenario, root_contexts
 from vm_protocol.topology import parse_mailbox
@@ -17,12 +17,12 @@ _OUTCOMES: Final = ("settled", "timed-out", "timed-out-alive", "lost", "interrup
 
 def notes(facts: Facts) -> Iterator[str]:
     """Yield where beginning and end of the VM differ from what was asked for and answered."""
-    if not facts.is_lab_file:
+    if not facts.run.is_lab_file:
         return
     yield from _scenarios(facts)
     scenario = facts.scenario_read()
-    if scenario is not None and facts.created_vm:
-        yield from _placements(facts, scenario)
+    if scenario is not None and facts.life.created:
+        yield from _placements(facts.messages, scenario)
         yield from _vcpus(facts, scenario)
     yield from _end(facts)
 
@@ -30,11 +30,10 @@ def notes(facts: Facts) -> Iterator[str]:
 def _scenarios(facts: Facts) -> Iterator[str]:
     """Yield where one of those who say what the VM is says something else."""
     asked = (
-        shapes.mapping(facts.sent[each].record, "body").get("scenario")
-        for each in facts.sent
-        if facts.types[each] == "CreateVm"
+        shapes.mapping(facts.messages.sent[each].record, "body").get("scenario")
+        for each in facts.messages.of_type("CreateVm")
     )
-    made = (shapes.mapping(each.record, "scenario") for each in facts.created_vm)
+    made = (shapes.mapping(each.record, "scenario") for each in facts.life.created)
     own = _text(facts.scenario())
     for who, said in (*(("CreateVm", s) for s in asked), *(("vm.created", s) for s in made)):
         if _text(said) != own:
@@ -45,11 +44,11 @@ def _text(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _placements(facts: Facts, scenario: Scenario) -> Iterator[str]:
-    for message_id, sent in facts.sent.items():
-        if facts.types[message_id] == "PlaceVcpu":
+def _placements(messages: Messages, scenario: Scenario) -> Iterator[str]:
+    for message_id, sent in messages.sent.items():
+        if messages.types[message_id] == "PlaceVcpu":
             body = shapes.mapping(sent.record, "body")
-            vcpu = facts.vcpu_of[message_id] or 0
+            vcpu = messages.vcpu_of[message_id] or 0
             wanted = {
                 "contexts": [[name for name, _ in each] for each in root_contexts(scenario, vcpu)],
                 "async_pf": scenario.async_pf,
@@ -72,7 +71,7 @@ def _vcpus(facts: Facts, scenario: Scenario) -> Iterator[str]:
             mailbox = parse_mailbox(shapes.text(record, "mailbox"))
             if mailbox is None or mailbox.vcpu != record.vcpu or mailbox.vm != facts.vm:
                 yield f"vcpu.visible of vCPU {record.vcpu} names the mailbox of another"
-        elif record.event is Event.VCPU_CREATED and not _was_accepted(facts, record):
+        elif record.event is Event.VCPU_CREATED and not _was_accepted(facts.messages, record):
             yield f"vcpu.created of vCPU {record.vcpu}: no placement of it was accepted"
         elif record.event is Event.GUEST_ENTERED and not _is_own_tlb(record, scenario):
             yield f"guest.entered of vCPU {record.vcpu} holds other pages than its roots map"
@@ -86,9 +85,9 @@ def _vcpus(facts: Facts, scenario: Scenario) -> Iterator[str]:
             yield f"vCPU {vcpu} begins in its guest or outside, but guest.entered says otherwise"
 
 
-def _was_accepted(facts: Facts, record: Record) -> bool:
+def _was_accepted(messages: Messages, record: Record) -> bool:
     answer = record.caused_by or ""
-    said = facts.sent.get(answer)
+    said = messages.sent.get(answer)
     if said is None:
         return True
     body = shapes.mapping(said.record, "body")
@@ -103,16 +102,13 @@ def _is_own_tlb(record: Record, scenario: Scenario) -> bool:
 
 
 def _end(facts: Facts) -> Iterator[str]:
-    told = {
-        facts.body(each).text("outcome")
-        for each in facts.sent
-        if facts.types[each] == "VmDestroyed"
-    }
-    if told and (facts.vm_freed is not None) != ("freed" in told):
+    messages = facts.messages
+    told = {messages.body(each).text("outcome") for each in messages.of_type("VmDestroyed")}
+    if told and (facts.life.freed is not None) != ("freed" in told):
         yield f"the client was told {', '.join(sorted(told))}, but vm.freed says otherwise"
-    if facts.run_finished is None:
+    if facts.run.finished is None:
         yield "run.finished is not in the history: its end is missing"
-    elif facts.outcome() not in _OUTCOMES:
-        yield f"run.finished has an unknown outcome, {facts.outcome()!r}"
-    if facts.teardown_started is None and facts.steps:
+    elif facts.run.outcome not in _OUTCOMES:
+        yield f"run.finished has an unknown outcome, {facts.run.outcome!r}"
+    if facts.life.teardown_started is None and facts.steps.by_actor:
         yield "teardown.started is not in the history, but steps began"

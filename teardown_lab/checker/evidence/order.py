@@ -19,11 +19,11 @@ def notes(facts: Facts) -> Iterator[str]:
     """Yield why the records cannot be put in one order; nothing when they can."""
     for actor in facts.timeline.restarted:
         yield f"two records of {actor} carry one number: it was restarted, or the file is mixed"
-    for message_id in dict.fromkeys(facts.ambiguous):
+    for message_id in dict.fromkeys(facts.requests.ambiguous):
         yield f"different requests carry one id, {message_id}: whose deliveries is not to be told"
     if facts.timeline.contradictions:
         yield some("{} received before they can have been sent", facts.timeline.contradictions)
-    if len(facts.created_vm) > 1:
+    if len(facts.life.created) > 1:
         yield "the VM was created more than once; its lives are judged as one"
     yield from _clocks(facts)
     yield from _once(facts)
@@ -49,7 +49,7 @@ def _clocks(facts: Facts) -> Iterator[str]:
         last[moment.actor] = record.lamport
         if record.event is not Event.MESSAGE_RECEIVED:
             continue
-        sent = facts.sent.get(record.message_id or "")
+        sent = facts.messages.sent.get(record.message_id or "")
         known = record.message_id in facts.timeline.contradictions
         if sent is not None and not known and sent.record.lamport >= record.lamport:
             yield f"{record.message_id} was received at a Lamport time before that of its sending"
@@ -60,5 +60,5 @@ def _once(facts: Facts) -> Iterator[str]:
         times = sum(1 for moment in facts.moments if moment.record.event is event)
         if times > 1:
             yield f"{event} stands in the history {times} times"
-    for message_id in dict.fromkeys(facts.sent_again):
+    for message_id in dict.fromkeys(facts.messages.sent_again):
         yield f"{message_id} was sent with different bodies"

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import ValidationError
 
 from teardown_lab.checker import shapes
-from teardown_lab.checker.facts import Facts
+from teardown_lab.checker.facts import Facts, Life
 from vm_protocol.observations import Event
 from vm_protocol.ordering import ForEachVcpu, Ordering
 
@@ -23,22 +23,21 @@ _ERASE = "erase_vcpu"
 
 def notes(facts: Facts) -> Iterator[str]:
     """Yield where steps and commands differ from the ordering."""
-    if not facts.is_lab_file or facts.teardown_started is None:
+    if not facts.run.is_lab_file or facts.life.teardown_started is None:
         return
-    said = shapes.mapping(facts.teardown_started.record, "ordering")
+    said = shapes.mapping(facts.life.teardown_started.record, "ordering")
     ordering = read(said)
     if ordering is None:
         yield "the ordering is none: a field is missing, of another type, or unknown"
         return
     asked = (
-        shapes.mapping(sent.record, "body").get("ordering")
-        for each, sent in facts.sent.items()
-        if facts.types[each] == "DestroyVm"
+        shapes.mapping(facts.messages.sent[each].record, "body").get("ordering")
+        for each in facts.messages.of_type("DestroyVm")
     )
     if any(each != said for each in asked):
         yield "the ordering that was taken up is not the one that was asked for"
         return
-    run = facts.run_started
+    run = facts.run.started
     if run is not None and shapes.text(run, "ordering") != ordering.name:
         yield "the run names another ordering than the one that was taken up"
     yield from _steps(facts, ordering)
@@ -58,18 +57,19 @@ def _steps(facts: Facts, ordering: Ordering) -> Iterator[str]:
     for place, strange in begun.items():
         if place not in wanted:
             yield f"{', '.join(strange)} began at {_at(place)}, where the ordering has no step"
-    scope = (facts.teardown_started.record.caused_by or "") if facts.teardown_started else ""
+    begin = facts.life.teardown_started
+    scope = (begin.record.caused_by or "") if begin else ""
     for place, names in wanted.items():
         path, vcpu = place
         found = begun.get(place, [])
         if names[0] == _ERASE or vcpu is None:
             whole = found == list(names) == ended.get(place, [])
-            if not (whole or _may_lack(facts, found, names)):
+            if not (whole or _may_lack(facts.life, found, names)):
                 yield f"{names[0]} at {_at(place)} began {len(found)} times in the history"
             continue
         command = f"{scope.partition('/')[0]}/destroy-vcpu/{vcpu}/{path}"
         yield from _command(facts, command, names, found, fence=ordering.fence)
-        answer = facts.answers.get(command)
+        answer = facts.messages.answers.get(command)
         is_over = answer is not None and answer.outcome != "stuck"
         if is_over and ended.get(place, []) != found:
             yield f"{command} was answered, but not all of its steps ended"
@@ -78,14 +78,14 @@ def _steps(facts: Facts, ordering: Ordering) -> Iterator[str]:
 def _command(
     facts: Facts, command: str, names: Sequence[str], found: Sequence[str], *, fence: bool
 ) -> Iterator[str]:
-    answer = facts.answers.get(command)
-    if command not in facts.sent:
-        if facts.vm_freed is not None or answer is not None:
+    answer = facts.messages.answers.get(command)
+    if command not in facts.messages.sent:
+        if facts.life.freed is not None or answer is not None:
             yield f"{command} is a command of the ordering, but was not sent in the history"
         return
-    if shapes.mapping(facts.sent[command].record, "body").get("fence") is not fence:
+    if shapes.mapping(facts.messages.sent[command].record, "body").get("fence") is not fence:
         yield f"{command} has a fence where the ordering has none, or none"
-    if facts.body(command).texts("steps") != tuple(names):
+    if facts.messages.body(command).texts("steps") != tuple(names):
         yield f"{command} has other steps than the ordering"
     done = answer is not None and answer.outcome == "done"
     begun_in_order = list(found) == list(names[: len(found)])
@@ -95,9 +95,9 @@ def _command(
         yield f"{command} was refused, but all of its steps began"
 
 
-def _may_lack(facts: Facts, found: Sequence[str], names: Sequence[str]) -> bool:
+def _may_lack(life: Life, found: Sequence[str], names: Sequence[str]) -> bool:
     """Tell whether a step may be open or not begun: the teardown did not come to its end."""
-    return facts.vm_freed is None and list(found) in ([], list(names))
+    return life.freed is None and list(found) in ([], list(names))
 
 
 def _wanted(ordering: Ordering, vcpus: Sequence[int]) -> Iterator[tuple[Place, tuple[str, ...]]]:

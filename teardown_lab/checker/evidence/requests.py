@@ -5,7 +5,7 @@ from typing import Final
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.evidence.bodies import strangers
-from teardown_lab.checker.facts import Facts
+from teardown_lab.checker.facts import KIND_OF_TYPE, Deliveries, Facts
 from teardown_lab.checker.happens_before import Moment
 from teardown_lab.checker.words import some
 from vm_protocol.errors import RejectReason
@@ -17,7 +17,7 @@ _TOUCHING: Final = ("AsyncPfCompleted", "DestroyVcpu")
 
 def notes(facts: Facts) -> Iterator[str]:
     """Yield where posts, published bodies and deliveries of requests differ."""
-    for post in facts.posts:
+    for post in facts.requests.posts:
         if post.record.message_id is not None:
             yield from _differs(facts, post)
         elif shapes.numbers(post.record, "recipients") and facts.has_messages:
@@ -25,18 +25,18 @@ def notes(facts: Facts) -> Iterator[str]:
                 f"request.posted of a {shapes.text(post.record, 'kind')} names recipients, "
                 f"but no message"
             )
-        elif facts.is_lab_file and shapes.number(post.record, "generation") != 0:
+        elif facts.run.is_lab_file and shapes.number(post.record, "generation") != 0:
             yield f"request.posted of a {shapes.text(post.record, 'kind')} to nobody is numbered"
-    for message_id in dict.fromkeys(facts.posted_again):
+    for message_id in dict.fromkeys(facts.requests.posted_again):
         yield f"{message_id} was posted twice"
     yield from _seen_again(facts)
     unexpected = list(strangers(facts))
     if unexpected:
         yield some("{} delivered to a vCPU that is not among the recipients", unexpected)
-    if facts.is_lab_file:
+    if facts.run.is_lab_file:
         yield from _routed(facts)
         yield from _raisers(facts)
-        yield from _outcomes(facts)
+        yield from _outcomes(facts.deliveries)
 
 
 def lost(facts: Facts) -> Iterator[str]:
@@ -44,15 +44,15 @@ def lost(facts: Facts) -> Iterator[str]:
 
     If all records of a request are lost, nobody knows whom it would have reached.
     """
-    if not facts.is_lab_file:
+    if not facts.run.is_lab_file:
         return
-    known = {facts.body(each).number("generation") for each in facts.sent if facts.kind(each)}
-    known |= {shapes.number(post.record, "generation") for post in facts.posts}
+    messages = facts.messages
+    known = {messages.body(each).number("generation") for each in messages.of_type(*KIND_OF_TYPE)}
+    known |= {shapes.number(post.record, "generation") for post in facts.requests.posts}
     found = {number for number in known if number}
     told = (
-        facts.body(each).number("generation") or 0
-        for each in facts.sent
-        if facts.types[each] in ("UnloadDone", "DestroyVcpu")
+        messages.body(each).number("generation") or 0
+        for each in messages.of_type("UnloadDone", "DestroyVcpu")
     )
     # Generations are numbered without gaps, so a number that is missing is a lost request.
     newest = max((*found, *told), default=0)
@@ -63,26 +63,26 @@ def lost(facts: Facts) -> Iterator[str]:
 
 def untold(facts: Facts) -> Iterator[str]:
     """Yield what a vCPU must have done after it took a request, where the history lacks it."""
-    if not facts.is_lab_file:
+    if not facts.run.is_lab_file:
         return
+    messages = facts.messages
     acks = {
-        (facts.body(each).number("generation"), facts.vcpu_of.get(each))
-        for each in facts.sent
-        if facts.types[each] == "RequestAcked"
+        (messages.body(each).number("generation"), messages.vcpu_of.get(each))
+        for each in messages.of_type("RequestAcked")
     }
-    for (message, vcpu), said in facts.delivered.items():
+    for (message, vcpu), said in facts.deliveries.outcomes.items():
         if vcpu is None or "posted" not in said:
             continue
-        if vcpu in facts.guest_entered and vcpu not in facts.guest_left:
+        if vcpu in facts.guests.entered and vcpu not in facts.guests.left:
             yield f"vCPU {vcpu} took {message} in its guest, but guest.left is not in the history"
-        body = facts.body(message)
+        body = facts.messages.body(message)
         if vcpu in body.numbers("wait_for") and (body.number("generation"), vcpu) not in acks:
             yield f"vCPU {vcpu} took {message}, but its RequestAcked is not in the history"
 
 
 def _differs(facts: Facts, post: Moment) -> Iterator[str]:
     record = post.record
-    sent = facts.sent.get(record.message_id or "")
+    sent = facts.messages.sent.get(record.message_id or "")
     if sent is None:
         return
     body = shapes.body(sent.record)
@@ -92,9 +92,9 @@ def _differs(facts: Facts, post: Moment) -> Iterator[str]:
             f"request.posted of {record.message_id} names other recipients than the message that "
             f"was published"
         )
-    if shapes.text(record, "kind") != facts.kind(record.message_id or ""):
+    if shapes.text(record, "kind") != facts.messages.kind(record.message_id or ""):
         yield f"request.posted calls {record.message_id} a {shapes.text(record, 'kind')}"
-    if shapes.number(record, "generation") != body.number("generation") and facts.is_lab_file:
+    if shapes.number(record, "generation") != body.number("generation") and facts.run.is_lab_file:
         yield f"request.posted of {record.message_id} names another generation than the message"
     # Both are records of the manager, so their numbers tell which of them came first.
     if sent.actor != post.actor or sent.index < post.index:
@@ -108,13 +108,13 @@ def _seen_again(facts: Facts) -> Iterator[str]:
     """
     touching = {
         delivery: arrival
-        for delivery, arrival in facts.arrivals.items()
-        if facts.types.get(delivery[0]) in _TOUCHING
+        for delivery, arrival in facts.deliveries.arrivals.items()
+        if facts.messages.types.get(delivery[0]) in _TOUCHING
     }
-    for arrivals in (facts.mailbox_arrivals, touching):
+    for arrivals in (facts.deliveries.in_mailboxes, touching):
         for delivery, arrival in arrivals.items():
-            after = facts.freed_before(delivery[1], arrival) is not None
-            if after and facts.is_seen_again(delivery, arrival):
+            after = facts.memory.freed_before(delivery[1], arrival) is not None
+            if after and facts.deliveries.is_seen_again(delivery, arrival):
                 yield (
                     f"{delivery[0]} came to freed vCPU {delivery[1]} again: when it came first is "
                     f"not in the history"
@@ -134,13 +134,13 @@ def _routed(facts: Facts) -> Iterator[str]:
         if moment.actor != facts.manager():
             continue
         message = record.message_id or ""
-        kind = facts.types.get(message)
+        kind = facts.messages.types.get(message)
         if record.event is Event.MESSAGE_ACKED and kind == "RootsReleased":
-            taken.setdefault(message, routed.get(facts.vcpu_of.get(message) or 0, 0))
+            taken.setdefault(message, routed.get(facts.messages.vcpu_of.get(message) or 0, 0))
         if record.event is not Event.MESSAGE_SENT:
             continue
         body = shapes.body(record)
-        if facts.kind(message):
+        if facts.messages.kind(message):
             generation = body.number("generation") or 0
             routed.update(dict.fromkeys(body.numbers("recipients"), generation))
         elif kind in ("DestroyVcpu", "UnloadDone"):
@@ -154,27 +154,28 @@ def _routed(facts: Facts) -> Iterator[str]:
 
 def _raisers(facts: Facts) -> Iterator[str]:
     """Yield posts that name another vCPU than the one whose unload raised them."""
-    for post in facts.posts:
+    for post in facts.requests.posts:
         by_unload = shapes.text(post.record, "by") == "unload"
-        cause = facts.vcpu_of.get(post.record.caused_by or "") if by_unload else None
+        cause = facts.messages.vcpu_of.get(post.record.caused_by or "") if by_unload else None
         if post.record.vcpu != cause:
             said = post.record.vcpu
             yield f"request.posted names vCPU {said}, but the unload of vCPU {cause} raised it"
 
 
-def _outcomes(facts: Facts) -> Iterator[str]:
+def _outcomes(deliveries: Deliveries) -> Iterator[str]:
     """Yield deliveries that a worker took without saying what became of them.
 
     A request is posted once; a tombstone rejects every copy of one.
     """
-    for delivery, times in facts.mailbox_received.items():
-        said = facts.delivered.get(delivery, [])
-        rejected = facts.rejected.get(delivery)
+    for delivery, times in deliveries.taken.items():
+        said = deliveries.outcomes.get(delivery, [])
+        rejected = deliveries.rejected.get(delivery)
         wanted = "rejected" if rejected is not None else "posted"
         reason = shapes.text(rejected.record, "reason") if rejected else ""
         if reason and reason != RejectReason.FREED:
             continue
         again = said == ["rejected"] * len(said) and rejected is not None and len(said) <= times
-        if said != [wanted] and not (said and again) and (said or delivery not in facts.duplicated):
+        is_copy = not said and delivery in deliveries.duplicated
+        if said != [wanted] and not (said and again) and not is_copy:
             what = ", ".join(said) or "nothing"
             yield f"request.delivered of {delivery[0]} to vCPU {delivery[1]} says {what}"

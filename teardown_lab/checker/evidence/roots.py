@@ -96,7 +96,7 @@ class RootsHeld:
             self._close()
 
     def _is_give_up(self, record: Record) -> bool:
-        return self._facts.types.get(record.message_id or "") in _GIVE_UP
+        return self._facts.messages.types.get(record.message_id or "") in _GIVE_UP
 
     def _posted(self, record: Record) -> None:
         kind, by = shapes.text(record, "kind"), shapes.text(record, "by")
@@ -116,16 +116,16 @@ class RootsHeld:
 
     def _give_up(self, moment: Moment) -> None:
         message_id = moment.record.message_id or ""
-        body = self._facts.body(message_id)
+        body = self._facts.messages.body(message_id)
         vcpu, contexts = body.number("vcpu"), body.texts_of_texts("contexts")
-        if message_id not in self._facts.sent or vcpu is None or contexts is None:
+        if message_id not in self._facts.messages.sent or vcpu is None or contexts is None:
             self._turn = Turn(message_id)
             return
-        if (message_id, vcpu) in self._facts.rejected:
+        if (message_id, vcpu) in self._facts.deliveries.rejected:
             self._turn = Turn(message_id)
             return
         self._turn = Turn(message_id, moment)
-        if self._facts.types[message_id] == "RootsReleased":
+        if self._facts.messages.types[message_id] == "RootsReleased":
             changes, self._turn.flushes = self._table.unload(vcpu, contexts)
         else:
             changes = self._table.zap_until_empty(vcpu, contexts)
@@ -160,14 +160,15 @@ class RootsHeld:
     def _published_by(self, turn: Turn) -> bool:
         """Tell whether a request without its post was sent in this turn: that is noted already."""
         return any(
-            self._facts.kind(message_id) and message_id not in self._facts.post_of
-            for message_id in self._facts.sent
+            self._facts.messages.kind(message_id) and message_id not in self._facts.requests.post_of
+            for message_id in self._facts.messages.sent
         )
 
     def _owe(self, turn: Turn) -> None:
         begun, facts = turn.begun, self._facts
         nobody = begun is not None and all(
-            vcpu in facts.erased and before(facts.erased[vcpu], begun) for vcpu in facts.visible
+            vcpu in facts.array.erased and before(facts.array.erased[vcpu], begun)
+            for vcpu in facts.array.visible
         )
         if turn.by_zap or turn.begun is None or nobody:
             self.notes.append(f"{turn.place} raised {turn.posts} of {turn.flushes} requests")
@@ -202,6 +203,6 @@ def change_of(record: Record) -> Change | None:
 def held(facts: Facts) -> RootsHeld | None:
     """Return the comparison, None where the history is not a lab's own or its scenario is none."""
     scenario = facts.scenario_read()
-    if not facts.is_lab_file or scenario is None or facts.manager() is None:
+    if not facts.run.is_lab_file or scenario is None or facts.manager() is None:
         return None
     return RootsHeld(facts, scenario)

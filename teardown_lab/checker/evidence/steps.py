@@ -62,7 +62,7 @@ class Frames:
         self._done_commands: set[str] = set()
         self._unloaded: dict[int | None, int] = {}
         self._done: dict[Event, set[object]] = defaultdict(set)
-        if facts.is_lab_file:
+        if facts.run.is_lab_file:
             for moment in facts.moments:
                 self._take(moment)
 
@@ -100,7 +100,7 @@ class Frames:
             self._contradict(moment, f"{self._open[key].name} has not ended")
         self._open[key] = Frame(name, record.step or "", record.vcpu)
         if name in WORKER_STEPS:
-            body = self._facts.body(self._running(key))
+            body = self._facts.messages.body(self._running(key))
             # Without its command there, nobody asked for this step: what it frees proves nothing.
             if name not in body.texts("steps") or record.step != body.text("step"):
                 self.frees.add(record.vcpu or 0)
@@ -134,7 +134,7 @@ class Frames:
             self._lack(f"{frame.name} ended ({_place(record)}) with {posts} requests posted")
         if frame.name == "clear_async_pf" and frame.vcpu is not None:
             faults = range(self._facts.async_faults(frame.vcpu))
-            if any((frame.vcpu, fault) not in self._facts.faults_done for fault in faults):
+            if any((frame.vcpu, fault) not in self._facts.guests.faults_done for fault in faults):
                 self._lack(f"clear_async_pf ended ({_place(record)}) without async_pf.completed")
 
     def _inside(self, moment: Moment, name: str, *, of_vm: bool = False) -> bool:
@@ -162,10 +162,10 @@ class Frames:
             return
         self._last[moment.actor] = record
         message = record.message_id or ""
-        if self._facts.types.get(message) == "DestroyVcpu":
+        if self._facts.messages.types.get(message) == "DestroyVcpu":
             self._command(moment, message)
-        elif self._facts.types.get(message) == "UnloadDone":
-            generation = self._facts.body(message).number("generation") or 0
+        elif self._facts.messages.types.get(message) == "UnloadDone":
+            generation = self._facts.messages.body(message).number("generation") or 0
             self._unloaded[record.vcpu] = max(generation, self._unloaded.get(record.vcpu, 0))
 
     def _command(self, moment: Moment, message: str) -> None:
@@ -208,7 +208,7 @@ class Frames:
         """A free has to be asked for by the command that runs, and to stand behind its fence."""
         record = moment.record
         command = self._running((moment.actor, record.vcpu))
-        body = self._facts.body(command)
+        body = self._facts.messages.body(command)
         if record.message_id != command or record.step != body.text("step"):
             self._contradict(moment, f"{command or 'no command'} was running")
         fence = max(body.number("generation") or 0, self._unloaded.get(record.vcpu, 0))
@@ -268,23 +268,18 @@ def _place(record: Record) -> str:
 
 def unanswered(facts: Facts) -> Iterator[str]:
     """Yield commands of a freed VM whose answer or settlement is not in the history."""
-    for message_id, name in facts.types.items():
-        if name != "DestroyVcpu" or message_id not in facts.sent:
-            continue
-        vcpu = facts.vcpu_of.get(message_id)
-        answer = facts.answers.get(message_id)
+    for message_id in facts.messages.of_type("DestroyVcpu"):
+        answer = facts.messages.answers.get(message_id)
         outcome = answer.outcome if answer else None
-        delivery = (message_id, vcpu)
-        settled = delivery in facts.acked or delivery in facts.rejected
-        if outcome is None and facts.vm_freed is not None and facts.is_lab_file:
+        delivery = (message_id, facts.messages.vcpu_of.get(message_id))
+        acked = delivery in facts.deliveries.acked
+        rejected = delivery in facts.deliveries.rejected
+        if outcome is None and facts.life.freed is not None and facts.run.is_lab_file:
             yield f"{message_id} was never answered, yet the VM was freed"
-        elif outcome is not None and not settled and facts.is_lab_file:
+        elif outcome is not None and not acked and not rejected and facts.run.is_lab_file:
             yield f"{message_id} was answered {outcome}, but neither acknowledged nor rejected"
-        elif outcome == "done" and delivery in facts.rejected and delivery not in facts.acked:
+        elif outcome == "done" and rejected and not acked:
             yield f"{message_id} was answered done, but rejected"
-        elif (
-            outcome in ("refused", "stuck")
-            and delivery in facts.acked
-            and delivery not in facts.rejected  # a repetition of a finished command is acknowledged
-        ):
+        # A repetition of a finished command is acknowledged.
+        elif outcome in ("refused", "stuck") and acked and not rejected:
             yield f"{message_id} was answered {outcome}, but acknowledged"

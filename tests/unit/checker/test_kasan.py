@@ -1,5 +1,6 @@
 from typing import get_args
 
+from teardown_lab.checker.gathering import gather
 from teardown_lab.checker.kernel_names import MESSAGE_FUNCTIONS, STEP_FUNCTIONS
 from teardown_lab.report.kasan import kasan_report
 from vm_protocol.messages import Message
@@ -14,7 +15,7 @@ def test_every_message_and_every_step_has_its_kernel_function():
 def test_a_safe_run_has_no_report(new_story):
     story = new_story().begin().destroy_all().end()
 
-    assert kasan_report(story.history(), story.judge()) == ""
+    assert kasan_report(story.judge(), gather(story.history())) == ""
 
 
 def test_a_use_after_free_is_reported_with_its_three_chains(new_story):
@@ -28,7 +29,7 @@ def test_a_use_after_free_is_reported_with_its_three_chains(new_story):
     story.end()
 
     assert (
-        kasan_report(story.history(), story.judge())
+        kasan_report(story.judge(), gather(story.history()))
         == """\
 ==================================================================
 BUG: KASAN: slab-use-after-free in kvm_make_all_cpus_request
@@ -70,7 +71,7 @@ def test_the_chain_of_the_free_is_its_commands_even_when_the_fence_waited(new_st
     story.erase(0)
     story.end()
 
-    report = kasan_report(story.history(), story.judge())
+    report = kasan_report(story.judge(), gather(story.history()))
 
     assert f"\n kvm_arch_vcpu_destroy        DestroyVcpu {command} by manager\n" in report
 
@@ -85,12 +86,12 @@ def test_long_chains_and_many_reports_are_cut(new_story):
         story.refuse(story.post([0], vcpu=0, caused_by=cause), 0)
     story.end()
 
-    report = kasan_report(story.history(), story.judge(), reports_max=1)
+    report = kasan_report(story.judge(), gather(story.history()), reports_max=1)
 
     assert report.count("BUG: KASAN") == 1
     assert " ... 7 messages more (--verbose) ...\n kvm_destroy_vm " in report
     assert report.endswith("... 2 more reports; --verbose shows them all ...\n")
-    whole = kasan_report(story.history(), story.judge(), whole_chains=True)
+    whole = kasan_report(story.judge(), gather(story.history()), whole_chains=True)
     assert whole.count("BUG: KASAN") == 3
     assert " more" not in whole
     assert whole.count(" RootsReleased ") == 3 * 12

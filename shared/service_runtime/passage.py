@@ -1,8 +1,8 @@
-"""Where all that a driver takes in or gives out passes: the place to hold it back, or to spoil it.
+"""Where a driver's deliveries, timers, publishes and settlements pass: to be held, or spoilt.
 
 A `Passage` lets everything through at once. A replay's gate (`gate.py`) is one that holds what
-comes in; injected faults are others. What a driver says again after a lost connection (publishes
-without a confirm) does not pass a second time.
+comes in; faults to be injected can be others. What is published again after a lost connection does
+not pass a second time.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,12 @@ class Take(Protocol):
         """Return what the core asks for."""
 
 
-Enqueue = Callable[[Callable[[], Plan]], None]
+Handler = Callable[[], Plan]
+Enqueue = Callable[[Handler], None]
 """Hands a handler to the driver's loop, at any time and as often as it is to be run."""
+
+Forward = Callable[[Outgoing, Batch], None]
+"""Publishes to the broker; the batch stays open until that is confirmed."""
 
 
 class Passage:
@@ -36,14 +40,12 @@ class Passage:
         """Take a timer that has fired."""
         enqueue(take)
 
-    def leaving(
-        self, outgoing: Outgoing, batch: Batch, publish: Callable[[Outgoing, Batch], None]
-    ) -> None:
+    def leaving(self, outgoing: Outgoing, batch: Batch, forward: Forward) -> None:
         """Publish a message or journal records; `batch` already counts it as open.
 
         To drop it is `batch.confirmed()` instead, to repeat it one more `batch.open_count`.
         """
-        publish(outgoing, batch)
+        forward(outgoing, batch)
 
     def settling(self, settlements: Settlements) -> Callable[[], None]:
         """Return what settles a batch, once all of it is confirmed; called before it is stepped."""

@@ -27,7 +27,7 @@ from service_runtime.amqp.reconnecting import Reconnecting
 from service_runtime.amqp.session import AmqpSession
 from service_runtime.amqp.settlements import HeldDeliveries, Settlements
 from service_runtime.connectivity import Connectivity
-from service_runtime.passage import DIRECT, Passage
+from service_runtime.passage import DIRECT, Handler, Passage
 from service_runtime.stop_in_time import until_stopped
 from service_runtime.timers import Timers
 from vm_protocol import codec, effects, limits
@@ -39,7 +39,6 @@ from vm_protocol.recorder import NO_CAUSE, Cause, Send
 from vm_protocol.wire import Record
 
 Observe = Callable[[Record], None]
-Handler = Callable[[], Plan]
 
 
 @dataclass(slots=True)

@@ -28,13 +28,14 @@ How a command runs:
 from dataclasses import replace
 from functools import partial
 
-from vcpu_worker.steps import STEPS, Queues, Step, Stepped, fence_timer, to_manager
+from vcpu_worker.steps import STEPS, Queues, Step, Stepped, to_manager
 from vcpu_worker.vcpu import Running, Vcpu
 from vcpu_worker.waits import End, Then, Wait
 from vm_protocol import messages
 from vm_protocol.effects import Ack, CancelTimer, Effect, Reject, observed
 from vm_protocol.errors import RejectReason
 from vm_protocol.observations import Event
+from vm_protocol.timers import TimerKind
 
 OUTCOMES: dict[RejectReason, str] = {
     RejectReason.FREED: "refused",
@@ -84,7 +85,8 @@ def after_consuming(vcpu: Vcpu, queues: Queues) -> Stepped:
     if vcpu.consumed < max(running.command.generation, running.fence):
         return Stepped(vcpu)
     stepped = end_wait(vcpu, End.FENCE_REACHED, queues)
-    return Stepped(stepped.vcpu, (CancelTimer(fence_timer(vcpu)), *stepped.effects))
+    over = CancelTimer(TimerKind.FENCE.of(vcpu.mailbox.name))
+    return Stepped(stepped.vcpu, (over, *stepped.effects))
 
 
 # --- what is done when a wait ends ---------------------------------------------------------------

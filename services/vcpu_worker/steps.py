@@ -13,6 +13,7 @@ from vcpu_worker.waits import Wait
 from vm_protocol import messages, topology
 from vm_protocol.effects import Effect, Observed, Publish, SetTimer, observed
 from vm_protocol.observations import Event
+from vm_protocol.timers import TimerKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,6 @@ class Queues:
 
 Step = Callable[[Vcpu, Running, Queues], Stepped]
 """(vCPU, its running command, the worker's queues) -> the vCPU after the step."""
-
-
-def fence_timer(vcpu: Vcpu) -> str:
-    """Return the name of the timer that bounds a vCPU's wait for its fence."""
-    return f"fence/{vcpu.mailbox.name}"
 
 
 def to_manager(running: Running, message: messages.Message, reply_to: str | None = None) -> Publish:
@@ -134,7 +130,7 @@ def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
             generation=fence,
             consumed=vcpu.consumed,
         )
-        timer = SetTimer(fence_timer(vcpu), vcpu.fence_ms, quiet=True)
+        timer = SetTimer(TimerKind.FENCE.of(vcpu.mailbox.name), vcpu.fence_ms, quiet=True)
         waiting = _wait(left.vcpu, running, Wait.FENCE)
         return Stepped(waiting, (*left.effects, waited, timer))
     mailbox = vcpu.mailbox

@@ -32,8 +32,9 @@ from vm_protocol.effects import (
     TimerFired,
     observed,
 )
-from vm_protocol.errors import RejectReason
+from vm_protocol.errors import LocalProtocolError, RejectReason
 from vm_protocol.observations import Event
+from vm_protocol.timers import TimerKind, parse_timer
 from vm_protocol.topology import Mailbox, parse_mailbox
 
 Vcpus = Map[Mailbox, Vcpu]
@@ -261,9 +262,12 @@ class VcpuWorker:
         after, effects = self._with(state, stepped)
         return after, (*effects, ack)
 
-    def _fence_expired(self, state: WorkerState, timer: str) -> Result:
-        mailbox = parse_mailbox(timer.removeprefix("fence/"))
-        vcpu = state.vcpus.get(mailbox) if mailbox else None
+    def _fence_expired(self, state: WorkerState, name: str) -> Result:
+        timer = parse_timer(name)
+        mailbox = parse_mailbox(timer.about)
+        if timer.kind is not TimerKind.FENCE or mailbox is None:
+            raise LocalProtocolError(f"{name}: a worker sets no such timer")
+        vcpu = state.vcpus.get(mailbox)
         if vcpu is None:
             return state, ()
         return self._with(state, commands.end_wait(vcpu, End.FENCE_EXPIRED, self.queues))

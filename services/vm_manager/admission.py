@@ -13,6 +13,7 @@ from vm_manager.vm import Vm
 from vm_manager.waiting_room import Placing, Waiting
 from vm_protocol import limits, messages, topology
 from vm_protocol.effects import Ack, CancelTimer, Effect, Publish, SetTimer
+from vm_protocol.timers import TimerKind
 
 
 def admit(
@@ -25,7 +26,7 @@ def admit(
     waits = Waiting(create, reply_to)
     if state.placing is None:
         return _begin(state, waits, replies_queue)
-    timer = SetTimer(waiting_room.waiting_timer(create.vm), limits.CREATION_WAIT_MS)
+    timer = SetTimer(TimerKind.WAITING.of(create.vm), limits.CREATION_WAIT_MS)
     return replace(state, waiting=(*state.waiting, waits)), (timer,)
 
 
@@ -40,7 +41,7 @@ def go_on(result: Result, replies_queue: str) -> Result:
     placing = state.placing
     if placing is None or _is_creating(state, placing.vm):
         return result
-    over: Effect = CancelTimer(waiting_room.placing_timer(placing.vm))
+    over: Effect = CancelTimer(TimerKind.PLACING.of(placing.vm))
     state = replace(state, placing=None)
     if not state.waiting:
         return state, (*effects, over)
@@ -73,7 +74,7 @@ def look(state: ManagerState, vm: Vm) -> tuple[ManagerState, tuple[Effect, ...],
     never = known > 0 and len(vm.slots) > known
     if idle_ms >= (limits.PLACING_MS if never else limits.CREATION_WAIT_MS):
         return state, (), waiting_room.why_not_placed(vm, known)
-    again = SetTimer(waiting_room.placing_timer(vm.name), limits.PLACING_MS)
+    again = SetTimer(TimerKind.PLACING.of(vm.name), limits.PLACING_MS)
     return replace(state, placing=Placing(vm.name, placed, idle_ms)), (again,), None
 
 
@@ -101,7 +102,7 @@ def forget(state: ManagerState, vm: str) -> Result:
     if waits is None:
         return state, ()
     left = waiting_room.without(state.waiting, vm)
-    timer = CancelTimer(waiting_room.waiting_timer(vm))
+    timer = CancelTimer(TimerKind.WAITING.of(vm))
     settled = Ack(topology.MANAGER_COMMANDS_QUEUE.name, waits.create.identity())
     return replace(state, waiting=left), (timer, settled)
 

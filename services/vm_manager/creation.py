@@ -5,7 +5,7 @@ from dataclasses import replace
 from vm_manager import roots
 from vm_manager.memory import Page
 from vm_manager.vm import Slot, Vm
-from vm_manager.vm_steps import Stepped, tick_timer
+from vm_manager.vm_steps import Stepped
 from vm_protocol import limits, messages, topology
 from vm_protocol.effects import (
     Ack,
@@ -18,6 +18,7 @@ from vm_protocol.effects import (
 )
 from vm_protocol.observations import Event
 from vm_protocol.scenario import root_contexts
+from vm_protocol.timers import TimerKind
 
 
 def create(command: messages.CreateVm, reply_to: str, replies_queue: str) -> Stepped:
@@ -104,7 +105,7 @@ def placed(vm: Vm, message: messages.VcpuPlaced, reply_to: str) -> Stepped:
         *created(vm),
     )
     if vm.scenario.ticker:
-        effects += (SetTimer(tick_timer(vm), vm.scenario.ticker_ms),)
+        effects += (SetTimer(TimerKind.TICK.of(vm.name), vm.scenario.ticker_ms),)
     return replace(vm, phase="running"), effects
 
 

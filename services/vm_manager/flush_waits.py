@@ -11,18 +11,14 @@ from vm_manager.vm import FlushWait, Vm
 from vm_protocol import messages, topology
 from vm_protocol.effects import CancelTimer, Effect, Publish, SetTimer, observed
 from vm_protocol.observations import Event
+from vm_protocol.timers import TimerKind
 
 Stepped = tuple[Vm, tuple[Effect, ...]]
 
 
-def flush_timer(vm: Vm) -> str:
-    """Return the name of the timer that bounds a VM's waits for flushes."""
-    return f"flush/{vm.name}"
-
-
 def timer(vm: Vm) -> Effect:
-    """Return the start of that timer: it runs while nothing reaches the manager."""
-    return SetTimer(flush_timer(vm), vm.scenario.request_ms, quiet=True)
+    """Return the start of the waits' timer: it runs while nothing reaches the manager."""
+    return SetTimer(TimerKind.FLUSH.of(vm.name), vm.scenario.request_ms, quiet=True)
 
 
 def are_hopeless(vm: Vm, freed: frozenset[int]) -> bool:
@@ -60,7 +56,7 @@ def acked(vm: Vm, message: messages.RequestAcked) -> Stepped:
         left = replace(each, missing=each.missing - {(message.generation, message.vcpu)})
         (kept if left.missing else ended).append(left)
     if vm.waits and not kept:
-        effects.append(CancelTimer(flush_timer(vm)))
+        effects.append(CancelTimer(TimerKind.FLUSH.of(vm.name)))
     vm = replace(vm, waits=tuple(kept))
     for each in ended:
         vm, done = _end(vm, each)

@@ -8,13 +8,13 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import cast
 
-from vm_manager.flush_waits import flush_timer
 from vm_manager.vm import LoopProgress, Teardown, Vm
-from vm_manager.vm_steps import VM_STEPS, Stepped, erase_vcpu, tick_timer
+from vm_manager.vm_steps import VM_STEPS, Stepped, erase_vcpu
 from vm_protocol import messages, topology
 from vm_protocol.effects import Ack, CancelTimer, Effect, Publish, SetTimer, observed
 from vm_protocol.observations import Event
 from vm_protocol.ordering import ForEachVcpu, Loop, WorkerStep
+from vm_protocol.timers import TimerKind
 
 Part = tuple[str, ...]
 """Worker-side steps of one command, or the single manager-side step ("erase_vcpu",)."""
@@ -33,11 +33,6 @@ def split(steps: tuple[str, ...]) -> tuple[Part, ...]:
         else:
             parts[-1] = (*parts[-1], step)
     return tuple(parts)
-
-
-def quarantine_timer(vm: Vm) -> str:
-    """Return the name of the timer that ends a VM's quarantine."""
-    return f"quarantine/{vm.name}"
 
 
 def run(vm: Vm, replies_queue: str) -> Stepped:
@@ -113,8 +108,8 @@ def stop_stuck(vm: Vm, why: str, vcpu: int | None) -> Stepped:
     assert vm.teardown is not None, "only a teardown gets stuck"
     effects = (
         observed(Event.TEARDOWN_STUCK, vm.name, vcpu, str(vm.teardown.position), why=why),
-        CancelTimer(tick_timer(vm)),
-        CancelTimer(flush_timer(vm)),
+        CancelTimer(TimerKind.TICK.of(vm.name)),
+        CancelTimer(TimerKind.FLUSH.of(vm.name)),
         *_answer(vm, vm.teardown, "stuck"),
     )
     return replace(vm, phase="stuck", waits=()), effects
@@ -220,8 +215,8 @@ def _free_vm(vm: Vm, teardown: Teardown) -> Stepped:
     """Free the VM (kvm_arch_free_vm); mailboxes and tombstones stay for the quarantine."""
     effects = (
         observed(Event.VM_FREED, vm.name),
-        CancelTimer(tick_timer(vm)),
+        CancelTimer(TimerKind.TICK.of(vm.name)),
         *_answer(vm, teardown, "freed"),
-        SetTimer(quarantine_timer(vm), vm.scenario.quarantine_ms),
+        SetTimer(TimerKind.QUARANTINE.of(vm.name), vm.scenario.quarantine_ms),
     )
     return replace(vm, phase="freed", background=False), effects

@@ -6,7 +6,6 @@ from typing import assert_never
 from vm_manager import admission, creation, flush_waits, interpreter, progress, requests, unloading
 from vm_manager.state import ManagerState, Result
 from vm_manager.vm import Teardown, Vm
-from vm_manager.vm_steps import tick_timer
 from vm_manager.waiting_room import find, why_full
 from vm_protocol import limits, messages, topology
 from vm_protocol.effects import (
@@ -28,8 +27,9 @@ from vm_protocol.effects import (
     TimerFired,
     observed,
 )
-from vm_protocol.errors import RejectReason
+from vm_protocol.errors import LocalProtocolError, RejectReason
 from vm_protocol.observations import Event
+from vm_protocol.timers import TimerKind, parse_timer
 from vm_protocol.work import too_much
 
 
@@ -177,7 +177,8 @@ class VmManager:
         return removed, (*held, *effects, *answered)
 
     def _forget(self, state: ManagerState, vm: Vm) -> Result:
-        timers = (CancelTimer(tick_timer(vm)), CancelTimer(interpreter.quarantine_timer(vm)))
+        ended = (TimerKind.TICK, TimerKind.QUARANTINE)
+        timers = tuple(CancelTimer(kind.of(vm.name)) for kind in ended)
         deleted = tuple(DeleteMailbox(mailbox) for mailbox in vm.mailboxes())
         removed = observed(Event.VM_REMOVED, vm.name)
         return replace(state, vms=state.vms.delete(vm.name)), (*timers, *deleted, removed)
@@ -273,23 +274,32 @@ class VmManager:
     # --- timers ------------------------------------------------------------------------
 
     def _timer(self, state: ManagerState, name: str) -> Result:
-        kind, _, vm_name = name.partition("/")
-        if kind == "waiting":
-            return admission.end_wait(state, vm_name)
-        vm = state.vms.get(vm_name)
-        if vm is None:
-            return state, ()
-        if kind == "placing":
-            return self._look(state, vm)
-        if kind == "quarantine":
-            return self._forget(state, vm)
-        if kind == "flush":
-            return self._flush_expired(state, vm)
-        # The one timer that is left is the ticker's.
+        timer = parse_timer(name)
+        kind, vm = timer.kind, state.vms.get(timer.about)
+        match kind:
+            case TimerKind.FENCE | TimerKind.LETTER:
+                raise LocalProtocolError(f"{name}: a manager sets no such timer")
+            case TimerKind.WAITING:
+                return admission.end_wait(state, timer.about)
+            case _ if vm is None:
+                return state, ()
+            case TimerKind.PLACING:
+                return self._look(state, vm)
+            case TimerKind.QUARANTINE:
+                return self._forget(state, vm)
+            case TimerKind.FLUSH:
+                return self._flush_expired(state, vm)
+            case TimerKind.TICK:
+                return self._tick(state, vm)
+            case _:
+                assert_never(kind)
+
+    def _tick(self, state: ManagerState, vm: Vm) -> Result:
         if not vm.background:
             return state, ()
         vm, effects, _ = requests.clock_update(vm)
-        return self._with(state, vm), (*effects, SetTimer(name, vm.scenario.ticker_ms))
+        again = SetTimer(TimerKind.TICK.of(vm.name), vm.scenario.ticker_ms)
+        return self._with(state, vm), (*effects, again)
 
     def _look(self, state: ManagerState, vm: Vm) -> Result:
         """End a creation that does not get its places."""

@@ -32,7 +32,9 @@ from vm_protocol.effects import (
     TimerFired,
     observed,
 )
+from vm_protocol.errors import LocalProtocolError
 from vm_protocol.observations import Event
+from vm_protocol.timers import TimerKind, parse_timer
 from vm_protocol.wire import Record
 
 _OF_MONITORS = frozenset({Event.DEAD_LETTER_ARRIVED})
@@ -93,9 +95,7 @@ class DeadLetterMonitor:
             case DeadLettered():
                 return self._take(state, event)
             case TimerFired():
-                due = (letter for letter in state.waiting if letter.letter == event.name)
-                letter = next(due, None)
-                return (state, ()) if letter is None else self._classify(state, letter)
+                return self._waited_long_enough(state, event.name)
             case Received() | Returned() | MailboxGone():
                 return state, ()  # no manager hears of it then; the others never come to a monitor
             case _:
@@ -137,17 +137,24 @@ class DeadLetterMonitor:
         if letter.message is None or letters.is_told(state.index, letter):
             return self._classify(state, letter)
         # The timer is for a journal that cannot be read; else our own record comes back first.
-        timer = SetTimer(letter.letter, limits.MONITOR_HISTORY_MS)
+        timer = SetTimer(TimerKind.LETTER.of(letter.letter), limits.MONITOR_HISTORY_MS)
         vm, vcpu = letters.vm_of(letter), letters.vcpu_of(letter)
         arrived = observed(Event.DEAD_LETTER_ARRIVED, vm, vcpu, letter=letter.letter)
         return replace(state, waiting=(*state.waiting, letter)), (timer, arrived)
+
+    def _waited_long_enough(self, state: MonitorState, name: str) -> Result:
+        timer = parse_timer(name)
+        if timer.kind is not TimerKind.LETTER:
+            raise LocalProtocolError(f"{name}: a monitor sets no such timer")
+        letter = next((each for each in state.waiting if each.letter == timer.about), None)
+        return (state, ()) if letter is None else self._classify(state, letter)
 
     def _classify(self, state: MonitorState, letter: DeadLettered) -> Result:
         effects: list[Effect] = []
         if letter in state.waiting:
             waiting = tuple(other for other in state.waiting if other != letter)
             state = replace(state, waiting=waiting)
-            effects.append(CancelTimer(letter.letter))
+            effects.append(CancelTimer(TimerKind.LETTER.of(letter.letter)))
         vm = letters.vm_of(letter)
         index = state.index.of(vm)
         invariant, why = letters.judge(index, letter)

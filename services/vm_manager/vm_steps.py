@@ -8,14 +8,10 @@ from vm_manager.vm import FlushWait, Slot, Vm
 from vm_protocol.effects import CancelTimer, Effect, Unbind, observed
 from vm_protocol.observations import Event
 from vm_protocol.scenario import SHADOW
+from vm_protocol.timers import TimerKind
 
 Stepped = tuple[Vm, tuple[Effect, ...]]
 VmStep = Callable[[Vm], Stepped]
-
-
-def tick_timer(vm: Vm) -> str:
-    """Return the name of the timer that drives a VM's kvmclock ticker."""
-    return f"tick/{vm.name}"
 
 
 def stop_background_workers(vm: Vm) -> Stepped:
@@ -29,7 +25,7 @@ def stop_background_workers(vm: Vm) -> Stepped:
     posted, effects, missing = requests.scan_ioapic(stopped)
     said = observed(Event.BACKGROUND_STOPPED, vm.name)
     vm, waited = flush_waits.wait(posted, FlushWait(missing))
-    return vm, (CancelTimer(tick_timer(vm)), said, *effects, *waited)
+    return vm, (CancelTimer(TimerKind.TICK.of(vm.name)), said, *effects, *waited)
 
 
 def zap_all_roots(vm: Vm) -> Stepped:

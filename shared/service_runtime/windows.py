@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Histogram
 
+from vm_protocol.messages import VcpuStepsDone
 from vm_protocol.observations import Event
 from vm_protocol.wire import Record
 
@@ -58,8 +59,7 @@ class FreedWindow:
         vcpu = (record.vm, record.vcpu)
         step = self._freeing.get(vcpu)
         is_answer = step is not None and record.details.get("type") == "VcpuStepsDone"
-        # .../vcpu-steps-done/<index>/<step>/<outcome>
-        if is_answer and (record.message_id or "").split("/")[-2:-1] == [step]:
+        if is_answer and VcpuStepsDone.fields_of(record.message_id or "").get("step") == step:
             del self._freeing[vcpu]
             self._freed_ns[vcpu] = record.at_ns
 

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from vm_protocol import limits
+from vm_protocol.message_ids import name_in_vm
 from vm_protocol.ordering import FlushWait, Ordering, WorkerStep
 from vm_protocol.scenario import Milliseconds, Scenario
 
@@ -41,6 +42,20 @@ class _Message(BaseModel):
     def identity(self) -> str:
         """Return the message id, formed from the fields that `id_form` names."""
         return self.id_form.format(scope=self.scope(), **vars(self))
+
+    @classmethod
+    def id_of(cls, scope: str, **fields: object) -> str:
+        """Return the id of a message of this type with these fields, those that `id_form` names."""
+        return cls.id_form.format(scope=scope, **fields)
+
+    @classmethod
+    def fields_of(cls, message_id: str) -> dict[str, str]:
+        """Return the fields that an id of this type names, as text; none of another type's id."""
+        kind, *names = cls.id_form.removeprefix("{scope}/").split("/")
+        named, *texts = name_in_vm(message_id).split("/")
+        if (named, len(texts)) != (kind, len(names)):
+            return {}
+        return {name.strip("{}"): text for name, text in zip(names, texts, strict=True)}
 
 
 # --- client to manager, and back ---------------------------------------------------------

@@ -51,10 +51,10 @@ from teardown_lab.explorer.steps import (
     Steps,
 )
 from vm_protocol import limits, messages
+from vm_protocol.timers import TimerKind
 from vm_protocol.topology import Mailbox
 
 State = tuple[int, ...]
-TICK_TIMER: Final = f"tick/{VM}"
 
 _LIVE_FLUSH: Final = "flush-reached-live-vcpu"
 _FAULTS: Final = ((REDELIVER, "redeliver"), (DUPLICATE, "duplicate"), (HOLD, "hold"))
@@ -89,7 +89,7 @@ class Model:
             self.budget_at,
             self.seen_at,
         ) = range(after, after + 6)
-        self._ticker = self.steps.timers.number((MANAGER, TICK_TIMER))
+        self._ticker = self.steps.timers.number((MANAGER, TimerKind.TICK.of(VM)))
         self._has_faults = bool(budget.duplicate or budget.redeliver or budget.hold)
         self._has_copies = bool(budget.duplicate or budget.redeliver)
         self.budget = budget
@@ -390,8 +390,7 @@ class Model:
 
     def _set_timer(self, after: list[int], timer: int, *, is_set: bool) -> None:
         timers = set(self.sets.value(after[self.timers_at]))
-        name = self.steps.timers.value(timer)[1]
-        if is_set and not name.startswith("quarantine/"):
+        if is_set:
             timers.add(timer)
         else:
             timers.discard(timer)

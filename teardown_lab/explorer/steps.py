@@ -17,6 +17,7 @@ from vm_protocol import effects, messages, topology
 from vm_protocol.effects import Effect, Input, Observed, Publish, Received
 from vm_protocol.errors import RejectReason
 from vm_protocol.observations import Event
+from vm_protocol.timers import TimerKind, parse_timer
 from vm_protocol.topology import Mailbox, parse_mailbox
 
 (
@@ -176,8 +177,11 @@ class Steps:
             case effects.Ack(queue, message_id):
                 return [(ACK, self._queue_numbers.get(queue, -1), message_id)]
             case effects.Reject():
-                return self._reject(effect)
+                return self._reject(scene, effect)
             case effects.SetTimer(name):
+                # The search ends before any quarantine does.
+                if parse_timer(name).kind is TimerKind.QUARANTINE:
+                    return []
                 return [(SET, self.timers.number((actor, name)))]
             case effects.CancelTimer(name):
                 return [(CANCEL, self.timers.number((actor, name)))]
@@ -206,23 +210,19 @@ class Steps:
         queue = self._queue_numbers.get(publish.routing_key)
         return [] if queue is None else [(SEND, queue, letter)]
 
-    def _reject(self, reject: effects.Reject) -> list[Operation]:
+    def _reject(self, scene: "_Scene", reject: effects.Reject) -> list[Operation]:
         queue = self._queue_numbers.get(reject.queue, -1)
         if reject.requeue:
             return [(REQUEUE, queue, reject.message_id)]
         operations: list[Operation] = [(DROP, queue, reject.message_id)]
         invariant = BY_REJECT.get(reject.reason)
         if invariant is not None and parse_mailbox(reject.queue) is None:
-            vcpu = _vcpu_named(reject.message_id)
+            vcpu = scene.asker if scene.owner is None else scene.owner
+            assert vcpu is not None, "what breaks one of these is said by a vCPU's worker"
             operations.append((FIND, Finding(invariant, vcpu, message=reject.message_id)))
         if reject.reason == RejectReason.FENCE_NOT_REACHED:
             operations.append((WITNESS, "fence-expired"))
         return operations
-
-
-def _vcpu_named(message_id: str) -> int:
-    """Return the vCPU that a derived message id names: the first number after its kind."""
-    return int(message_id.split("/")[2])
 
 
 @dataclass(slots=True)

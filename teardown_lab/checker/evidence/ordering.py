@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.facts import Facts
+from vm_protocol.message_ids import scope_of
+from vm_protocol.messages import DestroyVcpu
 from vm_protocol.observations import Event
 from vm_protocol.ordering import ForEachVcpu, Ordering
 
@@ -58,7 +60,7 @@ def _steps(facts: Facts, ordering: Ordering) -> Iterator[str]:
     for place, strange in begun.items():
         if place not in wanted:
             yield f"{', '.join(strange)} began at {_at(place)}, where the ordering has no step"
-    scope = (facts.teardown_started.record.caused_by or "") if facts.teardown_started else ""
+    begun_by = (facts.teardown_started.record.caused_by or "") if facts.teardown_started else ""
     for place, names in wanted.items():
         path, vcpu = place
         found = begun.get(place, [])
@@ -67,7 +69,7 @@ def _steps(facts: Facts, ordering: Ordering) -> Iterator[str]:
             if not (whole or _may_lack(facts, found, names)):
                 yield f"{names[0]} at {_at(place)} began {len(found)} times in the history"
             continue
-        command = f"{scope.partition('/')[0]}/destroy-vcpu/{vcpu}/{path}"
+        command = DestroyVcpu.id_of(scope_of(begun_by), vcpu=vcpu, step=path)
         yield from _command(facts, command, names, found, fence=ordering.fence)
         answer = facts.answers.get(command)
         is_over = answer is not None and answer.outcome != "stuck"

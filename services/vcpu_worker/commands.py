@@ -28,7 +28,7 @@ How a command runs:
 from dataclasses import replace
 from functools import partial
 
-from vcpu_worker.steps import STEPS, Queues, Step, Stepped, to_manager
+from vcpu_worker.steps import STEPS, Queues, StepFunction, Stepped, to_manager
 from vcpu_worker.vcpu import Running, Vcpu
 from vcpu_worker.waits import End, Then, Wait
 from vm_protocol import messages
@@ -125,7 +125,7 @@ def _nothing(vcpu: Vcpu, _running: Running, _queues: Queues) -> Stepped:
     return Stepped(vcpu)
 
 
-ACTIONS: dict[Then, Step] = {
+ACTIONS: dict[Then, StepFunction] = {
     Then.NEXT_STEP: _next_step,
     Then.SAME_STEP: _same_step,
     Then.REQUEUE: _requeue,

@@ -32,7 +32,7 @@ class Queues:
     replies: str
 
 
-Step = Callable[[Vcpu, Running, Queues], Stepped]
+StepFunction = Callable[[Vcpu, Running, Queues], Stepped]
 """(vCPU, its running command, the worker's queues) -> the vCPU after the step."""
 
 
@@ -157,7 +157,7 @@ def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
     return Stepped(freed, (*left.effects, said, *completions))
 
 
-STEPS: dict[str, Step] = {
+STEPS: dict[str, StepFunction] = {
     "leave_nested": leave_nested,
     "load_vcpu": touch_vendor_state,
     "put_vcpu": touch_vendor_state,

@@ -8,7 +8,7 @@ RemoveVm that free places always reach the manager, however many creations wait.
 from dataclasses import replace
 
 from vm_manager import creation, waiting_room
-from vm_manager.state import ManagerState, Result
+from vm_manager.state import ManagerResult, ManagerState
 from vm_manager.vm import Vm
 from vm_manager.waiting_room import Placing, Waiting
 from vm_protocol import limits, messages, topology
@@ -18,7 +18,7 @@ from vm_protocol.timers import TimerKind
 
 def admit(
     state: ManagerState, create: messages.CreateVm, reply_to: str, replies_queue: str
-) -> Result:
+) -> ManagerResult:
     """Take a creation up, or let it wait for its turn.
 
     The caller has seen that there is no VM of this name, and that it may wait (`is_full`).
@@ -35,7 +35,7 @@ def is_full(state: ManagerState) -> bool:
     return len(state.waiting) >= limits.CREATIONS_WAITING_MAX
 
 
-def go_on(result: Result, replies_queue: str) -> Result:
+def go_on(result: ManagerResult, replies_queue: str) -> ManagerResult:
     """Let the next creation take places if the last one has ended, whether it succeeded or not."""
     state, effects = result
     placing = state.placing
@@ -78,7 +78,7 @@ def look(state: ManagerState, vm: Vm) -> tuple[ManagerState, tuple[Effect, ...],
     return replace(state, placing=Placing(vm.name, placed, idle_ms)), (again,), None
 
 
-def end_wait(state: ManagerState, vm: str) -> Result:
+def end_wait(state: ManagerState, vm: str) -> ManagerResult:
     """Refuse a creation whose turn has not come."""
     waits = waiting_room.find(state.waiting, vm)
     if waits is None:
@@ -96,7 +96,7 @@ def end_wait(state: ManagerState, vm: str) -> Result:
     return after, (answer, *ended)
 
 
-def forget(state: ManagerState, vm: str) -> Result:
+def forget(state: ManagerState, vm: str) -> ManagerResult:
     """Take a creation out of those that wait, and settle its command."""
     waits = waiting_room.find(state.waiting, vm)
     if waits is None:
@@ -107,7 +107,7 @@ def forget(state: ManagerState, vm: str) -> Result:
     return replace(state, waiting=left), (timer, settled)
 
 
-def _begin(state: ManagerState, waits: Waiting, replies_queue: str) -> Result:
+def _begin(state: ManagerState, waits: Waiting, replies_queue: str) -> ManagerResult:
     vm, effects = creation.create(waits.create, waits.reply_to, replies_queue)
     state = replace(state.with_vm(vm), placing=Placing(vm.name))
     return state, (*waiting_room.begun(vm.name), *effects)

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 from vm_manager import roots
 from vm_manager.memory import Page
-from vm_manager.vm import Slot, Vm
-from vm_manager.vm_steps import Stepped
+from vm_manager.vm import Slot, Vm, VmStepped
 from vm_protocol import limits, messages, topology
 from vm_protocol.effects import (
     Ack,
@@ -21,7 +20,7 @@ from vm_protocol.scenario import root_contexts
 from vm_protocol.timers import TimerKind
 
 
-def create(command: messages.CreateVm, reply_to: str, replies_queue: str) -> Stepped:
+def create(command: messages.CreateVm, reply_to: str, replies_queue: str) -> VmStepped:
     """Allocate and pin roots; make the first vCPUs visible, and ask for their placement."""
     vm = Vm(
         name=command.vm,
@@ -40,7 +39,7 @@ def create(command: messages.CreateVm, reply_to: str, replies_queue: str) -> Ste
     return vm, (*effects, *asked)
 
 
-def _ask(vm: Vm, count: int) -> Stepped:
+def _ask(vm: Vm, count: int) -> VmStepped:
     """Make so many further vCPUs visible, or those that are left, and ask for their placement."""
     until = min(vm.asked + count, len(vm.slots))
     shown: list[Effect] = []
@@ -78,7 +77,7 @@ def _placement(vm: Vm, vcpu: int) -> messages.PlaceVcpu:
     )
 
 
-def placed(vm: Vm, message: messages.VcpuPlaced, reply_to: str) -> Stepped:
+def placed(vm: Vm, message: messages.VcpuPlaced, reply_to: str) -> VmStepped:
     """Answer a worker that took a vCPU's placement: the first one owns it, others forget it.
 
     When the last vCPU is placed, the VM is created and its ticker starts.

@@ -7,13 +7,11 @@ up. A live vCPU is waited for as long as it takes: a slow worker is no bug of th
 
 from dataclasses import replace
 
-from vm_manager.vm import FlushWait, Vm
+from vm_manager.vm import FlushWait, Vm, VmStepped
 from vm_protocol import messages, topology
 from vm_protocol.effects import CancelTimer, Effect, Publish, SetTimer, observed
 from vm_protocol.observations import Event
 from vm_protocol.timers import TimerKind
-
-Stepped = tuple[Vm, tuple[Effect, ...]]
 
 
 def timer(vm: Vm) -> Effect:
@@ -30,7 +28,7 @@ def are_hopeless(vm: Vm, freed: frozenset[int]) -> bool:
     return any(vcpu in freed for each in vm.waits for _, vcpu in each.missing)
 
 
-def wait(vm: Vm, wanted: FlushWait) -> Stepped:
+def wait(vm: Vm, wanted: FlushWait) -> VmStepped:
     """Begin a wait; it ends at once if no acknowledgement is missing."""
     if not wanted.missing:
         return _end(vm, wanted)
@@ -46,7 +44,7 @@ def wait(vm: Vm, wanted: FlushWait) -> Stepped:
     return replace(vm, waits=(*vm.waits, wanted)), (*said, timer(vm))
 
 
-def acked(vm: Vm, message: messages.RequestAcked) -> Stepped:
+def acked(vm: Vm, message: messages.RequestAcked) -> VmStepped:
     """Take an acknowledgement: the vCPU has left its guest; end the waits that it completes."""
     vm = replace(vm, in_guest=vm.in_guest - {message.vcpu})
     effects: list[Effect] = []
@@ -64,7 +62,7 @@ def acked(vm: Vm, message: messages.RequestAcked) -> Stepped:
     return vm, tuple(effects)
 
 
-def _end(vm: Vm, ended: FlushWait) -> Stepped:
+def _end(vm: Vm, ended: FlushWait) -> VmStepped:
     """Do what waited: free the pages, answer the unload."""
     effects: list[Effect] = [observed(Event.PAGE_FREED, vm.name, root=page) for page in ended.pages]
     if ended.answer is not None and ended.reply_to is not None:

@@ -7,7 +7,7 @@ it was sent and has died.
 
 from pydantic import ValidationError
 
-from vm_manager.history_index import Death, HistoryIndex, Sending, VmIndex
+from vm_manager.history_index import DeathKey, HistoryIndex, Sending, VmIndex
 from vm_protocol import messages, topology
 from vm_protocol.effects import DeadLettered, Effect, Observed, Publish
 from vm_protocol.errors import RejectReason
@@ -52,7 +52,7 @@ def vcpu_of(letter: DeadLettered) -> int | None:
     return mailbox.vcpu if mailbox else getattr(letter.message, "vcpu", None)
 
 
-def death_of(letter: DeadLettered) -> Death:
+def death_of(letter: DeadLettered) -> DeathKey:
     """Return what tells a death from others."""
     return letter.message_id, letter.queue, letter.reason
 

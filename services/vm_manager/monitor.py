@@ -58,7 +58,7 @@ class MonitorState:
     started_ns: int = 0
 
 
-Result = tuple[MonitorState, tuple[Effect, ...]]
+MonitorResult = tuple[MonitorState, tuple[Effect, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class DeadLetterMonitor:
         """Return the state of a monitor that has read nothing."""
         return MonitorState()
 
-    def step(self, state: MonitorState, event: Input) -> Result:
+    def step(self, state: MonitorState, event: Input) -> MonitorResult:
         """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
         match event:
             case Started():
@@ -101,7 +101,7 @@ class DeadLetterMonitor:
             case _:
                 assert_never(event)
 
-    def _read(self, state: MonitorState, event: JournalRead) -> Result:
+    def _read(self, state: MonitorState, event: JournalRead) -> MonitorResult:
         index, open_requests, repeats = state.index, state.open_requests, state.repeats
         effects: list[Effect] = []
         reached: set[str] = set()
@@ -133,7 +133,7 @@ class DeadLetterMonitor:
         is_ours = record.actor == self.actor and record.at_ns >= state.started_ns
         return is_ours and record.event == Event.DEAD_LETTER_ARRIVED
 
-    def _take(self, state: MonitorState, letter: DeadLettered) -> Result:
+    def _take(self, state: MonitorState, letter: DeadLettered) -> MonitorResult:
         if letter.message is None or letters.is_told(state.index, letter):
             return self._classify(state, letter)
         # The timer is for a journal that cannot be read; else our own record comes back first.
@@ -142,14 +142,14 @@ class DeadLetterMonitor:
         arrived = observed(Event.DEAD_LETTER_ARRIVED, vm, vcpu, letter=letter.letter)
         return replace(state, waiting=(*state.waiting, letter)), (timer, arrived)
 
-    def _waited_long_enough(self, state: MonitorState, name: str) -> Result:
+    def _waited_long_enough(self, state: MonitorState, name: str) -> MonitorResult:
         timer = parse_timer(name)
         if timer.kind is not TimerKind.LETTER:
             raise LocalProtocolError(f"{name}: a monitor sets no such timer")
         letter = next((each for each in state.waiting if each.letter == timer.about), None)
         return (state, ()) if letter is None else self._classify(state, letter)
 
-    def _classify(self, state: MonitorState, letter: DeadLettered) -> Result:
+    def _classify(self, state: MonitorState, letter: DeadLettered) -> MonitorResult:
         effects: list[Effect] = []
         if letter in state.waiting:
             waiting = tuple(other for other in state.waiting if other != letter)

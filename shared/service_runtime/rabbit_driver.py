@@ -39,9 +39,8 @@ from vm_protocol.errors import RemoteProtocolError
 from vm_protocol.intake import Delivery
 from vm_protocol.recorder import NO_CAUSE, Cause, Send
 from vm_protocol.topology import Mailbox, parse_mailbox
-from vm_protocol.wire import Record
+from vm_protocol.wire import Observe, Record
 
-Observe = Callable[[Record], None]
 Handler = Callable[[], Plan]
 
 

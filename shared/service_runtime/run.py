@@ -21,10 +21,10 @@ from service_runtime.http_server import serve_http
 from service_runtime.metrics import Metrics, StateCollector, show_instance
 from service_runtime.rabbit_driver import RabbitDriver
 from service_runtime.settings import Settings, SettingsError, read_settings
-from service_runtime.tracing.traced import Observe, traced
+from service_runtime.tracing.traced import traced
 from vm_protocol.actor import Actor
 from vm_protocol.gauges import GaugeRow
-from vm_protocol.wire import Record
+from vm_protocol.wire import Observe, Record
 
 EXIT_BUG = 1
 EXIT_USAGE = 2
@@ -38,7 +38,7 @@ _OURS = ("service_runtime", "vm_protocol", "vm_manager", "vcpu_worker")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ServicePart:
     """One actor of a service, and the gauges that its state shows.
 
     `url` is the broker's for a connection as another user; empty: the service's.
@@ -49,7 +49,7 @@ class Part:
     url: str = ""
 
 
-MakeParts = Callable[[Settings], Sequence[Part]]
+MakeParts = Callable[[Settings], Sequence[ServicePart]]
 
 
 def serve(service: str, make_parts: MakeParts) -> int:
@@ -122,7 +122,9 @@ class _Pulse:
         return time.monotonic() - self._last_s < LOOP_STALL_S
 
 
-async def _serve(service: str, settings: Settings, parts: Sequence[Part], trace: Observe) -> None:
+async def _serve(
+    service: str, settings: Settings, parts: Sequence[ServicePart], trace: Observe
+) -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     show_instance(registry, service, settings.replica or settings.worker_id)

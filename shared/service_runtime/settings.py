@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from service_runtime.amqp.endpoint import Endpoint, Queues, read_secret, with_password
+from service_runtime.amqp.endpoint import Endpoint, QueuesSetting, read_secret, with_password
 from vm_protocol import limits
 from vm_protocol.trust import Role, Trust
 
@@ -61,7 +61,7 @@ class Settings(BaseModel):
     monitor_amqp_url: Url = ""
     amqp_ca_file: str = ""
     amqp_topology: Literal["declare", "given"] = "declare"
-    amqp_queues: Queues = "auto"
+    amqp_queues: QueuesSetting = "auto"
     manager_users: str = ""
     monitor_users: str = ""
     worker_users: str = ""

@@ -12,7 +12,7 @@ from vm_protocol.messages import VcpuStepsDone
 from vm_protocol.observations import Event
 from vm_protocol.wire import Record
 
-Vcpu = tuple[str | None, int | None]
+_Vcpu = tuple[str | None, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ class FreedWindow:
         self._histogram = Histogram(
             WINDOW.name, WINDOW.help, buckets=WINDOW.buckets, registry=registry
         )
-        self._freeing: dict[Vcpu, str] = {}
-        self._freed_ns: dict[Vcpu, int] = {}
+        self._freeing: dict[_Vcpu, str] = {}
+        self._freed_ns: dict[_Vcpu, int] = {}
 
     def sent(self, record: Record) -> None:
         """Note a command that frees, by its step."""

@@ -259,10 +259,10 @@ Deed = (
 
 Effect = Publish | Settle | Deed | Observed
 
-State = TypeVar("State")
+CoreState = TypeVar("CoreState")
 
 
-class Core(Protocol[State]):
+class Core(Protocol[CoreState]):
     """A service as a pure function; both drivers run it, and hold nothing else of it."""
 
     @property
@@ -270,10 +270,10 @@ class Core(Protocol[State]):
         """Return the name under which its records and messages go out."""
         ...
 
-    def initial(self) -> State:
+    def initial(self) -> CoreState:
         """Return the state before `Started`; frozen and hashable."""
         ...
 
-    def step(self, state: State, event: Input) -> tuple[State, tuple[Effect, ...]]:
+    def step(self, state: CoreState, event: Input) -> tuple[CoreState, tuple[Effect, ...]]:
         """Return the state after an input, and what it asks for."""
         ...

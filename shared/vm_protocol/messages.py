@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from vm_protocol import limits
 from vm_protocol.message_ids import name_in_vm
-from vm_protocol.ordering import FlushWait, Ordering, WorkerStep
+from vm_protocol.ordering import FlushWaitSetting, Ordering, WorkerStep
 from vm_protocol.scenario import Milliseconds, Scenario
 
 VmName = Annotated[
@@ -318,7 +318,7 @@ class TlbFlush(_Request):
 
     type: Literal["TlbFlush"] = "TlbFlush"
     wait_for: WaitFor = ()
-    flush_wait: FlushWait = "in_guest"
+    flush_wait: FlushWaitSetting = "in_guest"
 
 
 class DropObsoleteRoots(_Request):

@@ -15,7 +15,13 @@ import pika
 import pika.exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorException
 
-from service_runtime.amqp.endpoint import Endpoint, EndpointError, Queues, hosts_of, reason_of
+from service_runtime.amqp.endpoint import (
+    Endpoint,
+    EndpointError,
+    QueuesSetting,
+    hosts_of,
+    reason_of,
+)
 from service_runtime.amqp.pika_packets import properties_of
 from teardown_lab.broker.errors import BrokerMisnamed, BrokerUnavailable
 from vm_protocol.codec import Packet
@@ -37,10 +43,10 @@ def endpoint_of(url: str, *, topology_given: bool = False) -> Endpoint:
         BrokerMisnamed: The environment has a word that no service takes.
     """
     queues = os.environ.get(QUEUES_VARIABLE) or "auto"
-    for known in get_args(Queues):
+    for known in get_args(QueuesSetting):
         if queues == known:
             return Endpoint(url, ca_file(), topology_given, known)
-    raise BrokerMisnamed(f"{QUEUES_VARIABLE}={queues}: write {', '.join(get_args(Queues))}")
+    raise BrokerMisnamed(f"{QUEUES_VARIABLE}={queues}: write {', '.join(get_args(QueuesSetting))}")
 
 
 def without_password(url: str) -> str:

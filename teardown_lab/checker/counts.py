@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.dead_letters import distinct_letters
-from teardown_lab.checker.facts import TLB_FLUSH, Delivery, Facts, is_request
+from teardown_lab.checker.facts import TLB_FLUSH, DeliveryId, Facts, is_request
 from teardown_lab.checker.findings import Counts
 from teardown_lab.checker.happens_before import Moment
 
@@ -42,7 +42,7 @@ def _broadcasts(facts: Facts, posted: list[Moment]) -> int:
     return len(sent) + unsent
 
 
-def _flush_pairs(facts: Facts, deliveries: Iterable[Delivery]) -> int:
+def _flush_pairs(facts: Facts, deliveries: Iterable[DeliveryId]) -> int:
     return sum(1 for message_id, _ in deliveries if facts.types.get(message_id) == "TlbFlush")
 
 
@@ -54,7 +54,7 @@ def unload_flushes(facts: Facts) -> Iterator[Moment]:
             yield post
 
 
-def unaccounted(facts: Facts) -> Iterator[Delivery]:
+def unaccounted(facts: Facts) -> Iterator[DeliveryId]:
     """Yield expected deliveries of requests that were neither acknowledged nor dead-lettered."""
     lettered = {facts.delivery(letter.record) for letter in facts.letters}
     for message_id in facts.sent:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from teardown_lab.checker import shapes
-from teardown_lab.checker.facts import Delivery, Facts
+from teardown_lab.checker.facts import DeliveryId, Facts
 from teardown_lab.checker.findings import DeadLetter, Invariant, Violation
 from teardown_lab.checker.happens_before import Moment
 from teardown_lab.checker.invariants_requests import UNREAD
@@ -39,7 +39,7 @@ def classify(
     facts: Facts, violations: tuple[Violation, ...]
 ) -> tuple[tuple[DeadLetter, ...], tuple[str, ...]]:
     """Return the dead letters with their invariants, and a note for each disagreement."""
-    by_delivery: dict[Delivery, list[Invariant]] = {}
+    by_delivery: dict[DeliveryId, list[Invariant]] = {}
     for violation in violations:
         key = (violation.message_id or "", violation.vcpu)
         by_delivery.setdefault(key, []).append(violation.invariant)
@@ -53,7 +53,7 @@ def classify(
 
 
 def _letter(
-    facts: Facts, moment: Moment, by_delivery: Mapping[Delivery, list[Invariant]]
+    facts: Facts, moment: Moment, by_delivery: Mapping[DeliveryId, list[Invariant]]
 ) -> DeadLetter:
     reason = shapes.text(moment.record, "reason")
     delivery = facts.delivery(moment.record)

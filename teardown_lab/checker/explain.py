@@ -1,7 +1,7 @@
 """Violations in words: one or two sentences, in kernel terms and in messages; decides nothing."""
 
 from teardown_lab.checker import shapes
-from teardown_lab.checker.facts import KIND_OF_TYPE, Facts, Freeing, WorkerStep
+from teardown_lab.checker.facts import KIND_OF_TYPE, Facts, Freeing, StepBegun
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.kernel_names import (
     MESSAGE_FUNCTIONS,
@@ -265,7 +265,7 @@ def stale_tlb(root: str, vcpu: int, *, with_vm: bool = False) -> str:
     )
 
 
-def stuck_step(step: WorkerStep | None, vcpu: int | None, message: str, why: str) -> str:
+def stuck_step(step: StepBegun | None, vcpu: int | None, message: str, why: str) -> str:
     """Explain a teardown that cannot end; `message` is what it was about, with its type."""
     name = step.name if step else ""
     function = f" in {STEP_FUNCTIONS[name]}()" if name in STEP_FUNCTIONS else ""

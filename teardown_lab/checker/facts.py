@@ -20,7 +20,7 @@ from vm_protocol.scenario import Scenario
 from vm_protocol.topology import parse_mailbox
 from vm_protocol.wire import Record
 
-Delivery = tuple[str, int | None]
+DeliveryId = tuple[str, int | None]
 
 KIND_OF_TYPE: Final = {
     "TlbFlush": "tlb-flush",
@@ -49,7 +49,7 @@ class Freeing:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerStep:
+class StepBegun:
     """A worker begins a step of a vCPU, as part of `command`."""
 
     moment: Moment
@@ -78,15 +78,15 @@ class Facts:
     sent: dict[str, Moment] = field(default_factory=dict)
     sent_again: list[str] = field(default_factory=list)
     answers: dict[str, Answer] = field(default_factory=dict)
-    duplicated: set[Delivery] = field(default_factory=set)
-    delivered: dict[Delivery, list[str]] = field(default_factory=dict)
-    mailbox_received: Counter[Delivery] = field(default_factory=Counter)
+    duplicated: set[DeliveryId] = field(default_factory=set)
+    delivered: dict[DeliveryId, list[str]] = field(default_factory=dict)
+    mailbox_received: Counter[DeliveryId] = field(default_factory=Counter)
     vcpu_of: dict[str, int | None] = field(default_factory=dict)
-    mailbox_arrivals: dict[Delivery, Moment] = field(default_factory=dict)
-    arrivals: dict[Delivery, Moment] = field(default_factory=dict)
-    acked: dict[Delivery, Moment] = field(default_factory=dict)
-    rejected: dict[Delivery, Moment] = field(default_factory=dict)
-    requeued: dict[Delivery, Moment] = field(default_factory=dict)
+    mailbox_arrivals: dict[DeliveryId, Moment] = field(default_factory=dict)
+    arrivals: dict[DeliveryId, Moment] = field(default_factory=dict)
+    acked: dict[DeliveryId, Moment] = field(default_factory=dict)
+    rejected: dict[DeliveryId, Moment] = field(default_factory=dict)
+    requeued: dict[DeliveryId, Moment] = field(default_factory=dict)
     unknown_settles: list[Moment] = field(default_factory=list)
     letters: list[Moment] = field(default_factory=list)
     republished: set[str] = field(default_factory=set)
@@ -102,7 +102,7 @@ class Facts:
     freed: dict[int, list[Freeing]] = field(default_factory=dict)
     steps: dict[int, list[Moment]] = field(default_factory=dict)
     steps_finished: list[Moment] = field(default_factory=list)
-    worker_steps: list[WorkerStep] = field(default_factory=list)
+    worker_steps: list[StepBegun] = field(default_factory=list)
     faults_done: set[tuple[int | None, int | None]] = field(default_factory=set)
     state_freed: dict[str, Moment] = field(default_factory=dict)
     state_freed_again: list[Moment] = field(default_factory=list)
@@ -192,7 +192,7 @@ class Facts:
         # Concurrent is not before: where no order is certain, nobody is accused.
         return first if first is not None and before(first.moment, moment) else None
 
-    def is_seen_again(self, delivery: Delivery, arrival: Moment) -> bool:
+    def is_seen_again(self, delivery: DeliveryId, arrival: Moment) -> bool:
         """Return whether a delivery's first recorded arrival was not its first.
 
         It was delivered before, or its worker had seen it, and it was acknowledged: when it came
@@ -227,7 +227,7 @@ class Facts:
             return self.recipients(post.record.message_id)
         return said
 
-    def delivery(self, record: Record) -> Delivery:
+    def delivery(self, record: Record) -> DeliveryId:
         """Return which (message, vCPU) a settlement or a dead letter is about."""
         message_id = record.message_id or ""
         mailbox = parse_mailbox(shapes.text(record, "queue"))

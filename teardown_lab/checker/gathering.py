@@ -11,10 +11,10 @@ from teardown_lab.checker import shapes
 from teardown_lab.checker.facts import (
     TYPE_OF_KIND,
     Answer,
-    Delivery,
+    DeliveryId,
     Facts,
     Freeing,
-    WorkerStep,
+    StepBegun,
 )
 from teardown_lab.checker.happens_before import Moment, order
 from teardown_lab.checker.history import History
@@ -94,7 +94,7 @@ def _rejected(facts: Facts, moment: Moment) -> None:
     _settle(facts, facts.requeued if requeue else facts.rejected, moment)
 
 
-def _settle(facts: Facts, into: dict[Delivery, Moment], moment: Moment) -> None:
+def _settle(facts: Facts, into: dict[DeliveryId, Moment], moment: Moment) -> None:
     delivery = facts.delivery(moment.record)
     if delivery not in facts.mailbox_arrivals and delivery not in facts.arrivals:
         # Settled and never received: a record is missing (completeness.py says so).
@@ -172,7 +172,7 @@ def _step_started(facts: Facts, moment: Moment) -> None:
     name = shapes.text(record, "name")
     if name in WORKER_STEPS and record.vcpu is not None:
         command = facts.command_of(record, record.vcpu)
-        facts.worker_steps.append(WorkerStep(moment, record.vcpu, name, command))
+        facts.worker_steps.append(StepBegun(moment, record.vcpu, name, command))
 
 
 def _step_finished(facts: Facts, moment: Moment) -> None:

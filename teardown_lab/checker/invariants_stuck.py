@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from teardown_lab.checker import explain, shapes
-from teardown_lab.checker.facts import Delivery, Facts, is_request
+from teardown_lab.checker.facts import DeliveryId, Facts, is_request
 from teardown_lab.checker.findings import Found, Invariant, Violation
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.invariants_mmu import RootLife
@@ -36,7 +36,7 @@ class Fence:
 
 
 @dataclass(frozen=True, slots=True)
-class FlushWait:
+class UnackedFlush:
     """A wait for a flush; `missing` are the (generation, vCPU) that never acknowledged it."""
 
     moment: Moment
@@ -50,7 +50,7 @@ class Waits:
     facts: Facts
     lives: dict[str, RootLife]
     requests: dict[int, str] = field(default_factory=dict)
-    refused: set[Delivery] = field(default_factory=set)
+    refused: set[DeliveryId] = field(default_factory=set)
 
     @staticmethod
     def of(facts: Facts, lives: dict[str, RootLife]) -> "Waits":
@@ -120,7 +120,7 @@ class Waits:
 
     # --- flushes ---------------------------------------------------------------------------
 
-    def flush_waits(self) -> Iterator[FlushWait]:
+    def flush_waits(self) -> Iterator[UnackedFlush]:
         """Yield the waits for flushes of which some acknowledgement never came."""
         acked = {
             (self.facts.body(message_id).number("generation"), vcpu)
@@ -135,11 +135,11 @@ class Waits:
                 if generation is not None and (generation, vcpu) not in acked
             )
             if missing:
-                yield FlushWait(waited, missing)
+                yield UnackedFlush(waited, missing)
 
     # --- spins -----------------------------------------------------------------------------
 
-    def spins(self) -> Iterator[tuple[Delivery, frozenset[int]]]:
+    def spins(self) -> Iterator[tuple[DeliveryId, frozenset[int]]]:
         """Yield commands given back up to the limit, with the vCPUs that still pin roots."""
         limited = (letter for letter in self.facts.letters if at_delivery_limit(self.facts, letter))
         for delivery in dict.fromkeys(self.facts.delivery(letter.record) for letter in limited):

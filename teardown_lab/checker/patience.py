@@ -13,7 +13,7 @@ from teardown_lab.checker.findings import Invariant, Violation
 from teardown_lab.checker.happens_before import before
 from teardown_lab.checker.invariants_mmu import RootLife
 from teardown_lab.checker.invariants_requests import UNREAD, was_alive
-from teardown_lab.checker.invariants_stuck import Fence, FlushWait, Waits, given_up
+from teardown_lab.checker.invariants_stuck import Fence, UnackedFlush, Waits, given_up
 from vm_protocol import limits
 from vm_protocol.errors import RejectReason
 
@@ -87,7 +87,7 @@ def _fence(waits: Waits, fence: Fence) -> str:
     )
 
 
-def _flush(facts: Facts, waited: FlushWait) -> str:
+def _flush(facts: Facts, waited: UnackedFlush) -> str:
     generation, vcpu = waited.missing[0]
     more = f" and {len(waited.missing) - 1} more" if len(waited.missing) > 1 else ""
     advice = _raise(facts.scenario(), "request_ms", limits.REQUEST_MS)

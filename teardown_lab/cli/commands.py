@@ -4,7 +4,7 @@ import click
 
 from teardown_lab.cli.late import LateGroup
 
-COMMANDS = {
+CLI_COMMANDS = {
     "run": "Destroy one VM in an ordering and judge it.",
     "demo": "Run the whole catalogue and print one table.",
     "explore": "Explore every interleaving of an ordering.",
@@ -20,7 +20,7 @@ COMMANDS = {
 @click.group(
     cls=LateGroup,
     package="teardown_lab.cli",
-    lines=COMMANDS,
+    lines=CLI_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="teardown-lab")

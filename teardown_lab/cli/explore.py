@@ -18,7 +18,7 @@ from teardown_lab.explorer import breadth_first, random_walk
 from teardown_lab.explorer.faults import FaultsError, parse_faults
 from teardown_lab.explorer.schedule import Schedule
 from teardown_lab.explorer.strategy import Bounds, Deadline, Strategy
-from teardown_lab.explorer.verdict import Verdict, conclude
+from teardown_lab.explorer.verdict import ExplorerVerdict, conclude
 
 _STRATEGIES: dict[str, Strategy] = {
     "breadth-first": breadth_first.explore,
@@ -28,7 +28,7 @@ _EXITS = {"safe": SAFE, "violated": VIOLATED, "inconclusive": INCONCLUSIVE}
 
 
 @dataclass(frozen=True, slots=True)
-class Seconds:
+class SearchSeconds:
     """How long all took, the counterexample included, and the search alone."""
 
     all: float
@@ -70,13 +70,13 @@ def explore(ordering: str, **flags: Any) -> None:
     sys.exit(_exit_code(verdict, strict=flags["strict"]))
 
 
-def _exit_code(verdict: Verdict, *, strict: bool) -> int:
+def _exit_code(verdict: ExplorerVerdict, *, strict: bool) -> int:
     if verdict.interrupted:
         return INTERRUPTED
     return VIOLATED if strict and verdict.hazards else _EXITS[verdict.verdict]
 
 
-def _explore(name: str, flags: dict[str, Any]) -> tuple[Verdict, Seconds]:
+def _explore(name: str, flags: dict[str, Any]) -> tuple[ExplorerVerdict, SearchSeconds]:
     began = time.monotonic()
     if flags["vcpus"] is None and flags["scenario"] is None:
         flags["vcpus"] = 3
@@ -100,7 +100,7 @@ def _explore(name: str, flags: dict[str, Any]) -> tuple[Verdict, Seconds]:
     explored = _STRATEGIES[flags["strategy"]](schedule.model(), bounds, _progress(began))
     searched = time.monotonic() - searching
     clear_progress()
-    return conclude(schedule, explored, deadline), Seconds(time.monotonic() - began, searched)
+    return conclude(schedule, explored, deadline), SearchSeconds(time.monotonic() - began, searched)
 
 
 def _progress(began: float) -> Callable[[int, int, int], None]:
@@ -113,7 +113,7 @@ def _progress(began: float) -> Callable[[int, int, int], None]:
     return show
 
 
-def _describe(verdict: Verdict, seconds: float) -> str:
+def _describe(verdict: ExplorerVerdict, seconds: float) -> str:
     lines = [
         f"{verdict.schedule.ordering.name}: {verdict.verdict.upper()}",
         f"  {verdict.covered()}, {verdict.explored.transitions} transitions, {seconds:.2f} s"

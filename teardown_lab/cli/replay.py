@@ -13,7 +13,7 @@ from teardown_lab.cli.exits import INCONCLUSIVE, SAFE, USAGE, exit_codes, fail
 from teardown_lab.cli.output import print_json
 from teardown_lab.cli.parameters import Duration, broker_option
 from teardown_lab.explorer.schedule import (
-    TEXT_CHARACTERS_MAX,
+    SCHEDULE_CHARACTERS_MAX,
     TOKEN_PREFIX,
     Schedule,
     ScheduleError,
@@ -56,7 +56,7 @@ def _read(schedule: str) -> Schedule:
             return read_schedule(schedule)
         path = Path(schedule)
         with path.open(encoding="utf-8") as file:
-            return read_schedule(file.read(TEXT_CHARACTERS_MAX + 1))
+            return read_schedule(file.read(SCHEDULE_CHARACTERS_MAX + 1))
     except (OSError, ValueError) as error:
         if isinstance(error, ScheduleError):
             fail(USAGE, str(error))

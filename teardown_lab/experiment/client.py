@@ -33,8 +33,8 @@ from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
 from vm_protocol.wire import Record
 
-Outcome = Literal["settled", "timed-out-alive", "timed-out", "lost", "interrupted", "refused"]
-Phase = Literal["creating", "destroying", "settling", "closing", "removing", "done"]
+RunOutcome = Literal["settled", "timed-out-alive", "timed-out", "lost", "interrupted", "refused"]
+RunPhase = Literal["creating", "destroying", "settling", "closing", "removing", "done"]
 
 BEGIN_TIMER = "run-begin"
 TIMEOUT_TIMER = "run-timeout"
@@ -116,8 +116,8 @@ class ClientState:
     for its other commands to end. `hopeful`: records are missing that may still come.
     """
 
-    phase: Phase = "creating"
-    outcome: Outcome | None = None
+    phase: RunPhase = "creating"
+    outcome: RunOutcome | None = None
     refusal: str | None = None
     why: str = ""
     patient: bool = False
@@ -125,7 +125,7 @@ class ClientState:
 
 
 GAPS_BOUND: tuple[Effect, ...] = (SetTimer(GAPS_TIMER, GAPS_MS),)
-Result = tuple[ClientState, tuple[Effect, ...]]
+ClientResult = tuple[ClientState, tuple[Effect, ...]]
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Client:
         """Return the state before anything was sent."""
         return ClientState()
 
-    def step(self, state: ClientState, event: Input) -> Result:
+    def step(self, state: ClientState, event: Input) -> ClientResult:
         """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
         match event:
             case Started():
@@ -168,7 +168,7 @@ class Client:
             case TimerFired(name=name) if name == BEGIN_TIMER:
                 return state, self._create()
             case TimerFired(name=name) if name == TIMEOUT_TIMER:
-                outcome: Outcome = "timed-out-alive" if self.services_answer() else "timed-out"
+                outcome: RunOutcome = "timed-out-alive" if self.services_answer() else "timed-out"
                 return self._finish(state, outcome)
             case TimerFired(name=name) if name == LOST_TIMER and _is_waiting(state):
                 return self._finish(state, "lost")
@@ -218,7 +218,7 @@ class Client:
             reply_to=self.replies.name,
         )
 
-    def _received(self, state: ClientState, message: messages.Message) -> Result:
+    def _received(self, state: ClientState, message: messages.Message) -> ClientResult:
         experiment = self.experiment
         match message:
             case messages.VmCreated() if state.phase == "creating":
@@ -238,7 +238,7 @@ class Client:
             case _:
                 return state, ()
 
-    def _look(self, state: ClientState) -> Result:
+    def _look(self, state: ClientState) -> ClientResult:
         """Go on when the history has what the present phase waits for."""
         ended = self.collector.quiet or not state.patient
         whole = not self.collector.has_gaps or not state.hopeful
@@ -248,7 +248,7 @@ class Client:
             return self._remove(state)
         return state, ()
 
-    def _finish(self, state: ClientState, outcome: Outcome) -> Result:
+    def _finish(self, state: ClientState, outcome: RunOutcome) -> ClientResult:
         if state.outcome is not None:
             return state, ()
         finished = observed(Event.RUN_FINISHED, self.experiment.vm, outcome=outcome)
@@ -264,14 +264,14 @@ class Client:
         timers = (TIMEOUT_TIMER, STUCK_TIMER, GAPS_TIMER)
         return after, (*(CancelTimer(name) for name in timers), finished)
 
-    def _remove(self, state: ClientState) -> Result:
+    def _remove(self, state: ClientState) -> ClientResult:
         if not self.experiment.remove:
             return self._done(state)
         remove = messages.RemoveVm(vm=self.experiment.vm)
         timer = SetTimer(REMOVAL_TIMER, REMOVAL_MS)
         return replace(state, phase="removing"), (self._command(remove), timer)
 
-    def _done(self, state: ClientState) -> Result:
+    def _done(self, state: ClientState) -> ClientResult:
         closed = (CancelTimer(REMOVAL_TIMER), DeleteQueue(self.replies.name))
         return replace(state, phase="done"), closed
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from service_runtime.rabbit_driver import RabbitDriver
-from service_runtime.tracing.traced import Observe, traced
+from service_runtime.tracing.traced import traced
 from teardown_lab.broker.address import endpoint_of
 from teardown_lab.experiment.client import (
     LOST_TIMER,
@@ -20,7 +20,7 @@ from teardown_lab.experiment.stack import Stack, StackFailed
 from teardown_lab.experiment.watch import Watch
 from teardown_lab.experiment.whereabouts import Whereabouts
 from vm_protocol.actor import Actor
-from vm_protocol.wire import Record
+from vm_protocol.wire import Observe, Record
 
 BROKER_S: Final = 10.0
 """How much longer than its own bound a run may take to write its end down and to clear away."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from teardown_lab.explorer import judging
-from teardown_lab.explorer.boxes import Contents, Entry, Hands, Tagged
+from teardown_lab.explorer.boxes import Contents, Hands, QueuedLetter, Tagged
 from teardown_lab.explorer.cast import CLIENT, VM, Cast
 from teardown_lab.explorer.choice import (
     COMPLETE,
@@ -276,7 +276,9 @@ class Model:
 
     # --- handling ------------------------------------------------------------------------
 
-    def _deliver(self, after: list[int], queue: int, entry: Entry, findings: list[Finding]) -> None:
+    def _deliver(
+        self, after: list[int], queue: int, entry: QueuedLetter, findings: list[Finding]
+    ) -> None:
         """Let the queue's consumer handle a message; judge a request before asking the core."""
         actor = self._actor(queue)
         if queue >= self.first_mailbox:
@@ -286,7 +288,7 @@ class Model:
         self._perform(after, actor, step, findings)
 
     def _judge_request(
-        self, after: list[int], vcpu: int, entry: Entry, findings: list[Finding]
+        self, after: list[int], vcpu: int, entry: QueuedLetter, findings: list[Finding]
     ) -> None:
         letters, is_new = self.steps.letters, True
         if self._has_copies:
@@ -307,7 +309,7 @@ class Model:
         if not is_told and isinstance(letters.value(entry[0]).message, messages.TlbFlush):
             self.witnessed.add(_LIVE_FLUSH)
 
-    def _is_rejected(self, after: list[int], vcpu: int, entry: Entry) -> bool:
+    def _is_rejected(self, after: list[int], vcpu: int, entry: QueuedLetter) -> bool:
         queue = self.first_mailbox + vcpu
         step = self.steps.deliver(vcpu + 1, after[vcpu + 1], queue, entry[0])
         return any(operation[0] == DROP for operation in step.operations)

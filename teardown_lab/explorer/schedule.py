@@ -40,7 +40,7 @@ Act = Literal[
     "deliver", "copy", "redeliver", "lose", "hold", "release", "tick", "deadline", "complete"
 ]
 TOKEN_PREFIX: Final = "td1."  # noqa: S105 - no secret, a schedule
-TEXT_CHARACTERS_MAX: Final = 4_000_000
+SCHEDULE_CHARACTERS_MAX: Final = 4_000_000
 """Of a token, of a file, and of what a token unpacks to: a path of 100,000 choices fits."""
 
 _FORMAT: Final = 1
@@ -191,8 +191,8 @@ def read_schedule(text: str) -> Schedule:
 
 def _parts(text: str) -> dict[str, Any]:
     """Return what a token or a file holds, under the keys of a file."""
-    if len(text) > TEXT_CHARACTERS_MAX:
-        raise ValueError(f"longer than {TEXT_CHARACTERS_MAX} characters")
+    if len(text) > SCHEDULE_CHARACTERS_MAX:
+        raise ValueError(f"longer than {SCHEDULE_CHARACTERS_MAX} characters")
     if not text.startswith(TOKEN_PREFIX):
         data = json.loads(text)
         return {key: data[key] for key in _PARTS.values()}
@@ -201,7 +201,7 @@ def _parts(text: str) -> dict[str, Any]:
     unpacker = decompressobj()
     try:
         raw = unpacker.decompress(
-            urlsafe_b64decode(packed + "=" * (-len(packed) % 4)), TEXT_CHARACTERS_MAX
+            urlsafe_b64decode(packed + "=" * (-len(packed) % 4)), SCHEDULE_CHARACTERS_MAX
         )
     except (ValueError, error):
         raise ValueError(_DAMAGED) from None

@@ -62,7 +62,7 @@ class Counterexample:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ExplorerVerdict:
     """The whole answer; `missing` are required witnesses that nobody has seen.
 
     `disagreements` are findings that the checker does not confirm, `notes` what else is to be said;
@@ -128,7 +128,9 @@ class Verdict:
         return f"{end}: {vcpus}, {told}, {states}"
 
 
-def conclude(schedule: Schedule, explored: Explored, deadline: Deadline | None = None) -> Verdict:
+def conclude(
+    schedule: Schedule, explored: Explored, deadline: Deadline | None = None
+) -> ExplorerVerdict:
     """Return the verdict of an exploration; only what the checker confirms is a violation.
 
     Findings are kept when Ctrl-C comes or the time is over: the checker is still asked about at
@@ -287,7 +289,7 @@ class _Conclusion:
 
     # --- the whole -------------------------------------------------------------------------
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> ExplorerVerdict:
         """Return what is known, as a verdict."""
         explored = self._explored
         gaps = unseen(self._schedule, explored) if explored.complete else Unseen()
@@ -304,7 +306,7 @@ class _Conclusion:
         is_safe = explored.complete and not self.is_interrupted and not explored.paths
         is_safe = is_safe and not gaps.missing and not self._doubts
         name = "violated" if violations else "safe" if is_safe else "inconclusive"
-        return Verdict(
+        return ExplorerVerdict(
             self._schedule,
             explored,
             name,

@@ -11,7 +11,7 @@ from teardown_lab.checker.verdict import judge
 from teardown_lab.experiment.client import Client, ClientState, Collector, Experiment
 from teardown_lab.experiment.in_memory import services
 from teardown_lab.simulator.broker import Published, SimulatedBroker
-from teardown_lab.simulator.deliveries import Event
+from teardown_lab.simulator.deliveries import ConsumerEvent
 from teardown_lab.simulator.world import EPOCH_NS, World
 from vm_protocol.actor import Actor
 from vm_protocol.codec import Packet
@@ -51,7 +51,7 @@ class ShuffledBroker(SimulatedBroker):
         self._random = random.Random(seed)
         super().__init__(now_ns=EPOCH_NS)
 
-    def next_event(self) -> Event | None:
+    def next_event(self) -> ConsumerEvent | None:
         on_their_way = self._deliveries._on_their_way
         heads: dict[tuple[str, str], int] = {}
         for number, event in on_their_way.items():

@@ -18,7 +18,7 @@ _GUEST: Final = "guest"
 
 
 _FORM: Final = "write amqp://user:password@host:5672/%2F"
-Queues = Literal["auto", "classic", "quorum"]
+QueuesSetting = Literal["auto", "classic", "quorum"]
 """What mailboxes and reply queues are; "auto" makes them quorum queues where hosts are several."""
 
 
@@ -39,7 +39,7 @@ class Endpoint:
     url: str = field(repr=False)
     ca_file: str = ""
     topology_given: bool = False
-    queues: Queues = "auto"
+    queues: QueuesSetting = "auto"
 
     @property
     def user(self) -> str:
@@ -73,7 +73,7 @@ class Endpoint:
         if len(hosts) > 1 and (not all(hosts) or "://" in self.url.removeprefix(parts.scheme)[3:]):
             raise EndpointError("write amqp://user:password@host-1,host-2,host-3:5673/%2F")
         login, at, _ = parts.netloc.rpartition("@")
-        queues: Queues = "quorum" if self.is_replicated else "classic"
+        queues: QueuesSetting = "quorum" if self.is_replicated else "classic"
         return tuple(
             replace(self, url=parts._replace(netloc=f"{login}{at}{host}").geturl(), queues=queues)
             for host in hosts

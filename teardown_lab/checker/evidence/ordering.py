@@ -17,7 +17,7 @@ from vm_protocol.messages import DestroyVcpu
 from vm_protocol.observations import Event
 from vm_protocol.ordering import ForEachVcpu, Ordering
 
-Place = tuple[str, int | None]
+StepPlace = tuple[str, int | None]
 """(path of the step, vCPU)."""
 
 _ERASE = "erase_vcpu"
@@ -102,7 +102,9 @@ def _may_lack(facts: Facts, found: Sequence[str], names: Sequence[str]) -> bool:
     return facts.vm_freed is None and list(found) in ([], list(names))
 
 
-def _wanted(ordering: Ordering, vcpus: Sequence[int]) -> Iterator[tuple[Place, tuple[str, ...]]]:
+def _wanted(
+    ordering: Ordering, vcpus: Sequence[int]
+) -> Iterator[tuple[StepPlace, tuple[str, ...]]]:
     for position, step in enumerate(ordering.steps):
         if not isinstance(step, ForEachVcpu):
             yield (str(position), None), (step,)
@@ -123,9 +125,9 @@ def parts(steps: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(found)
 
 
-def _said(facts: Facts) -> tuple[dict[Place, list[str]], dict[Place, list[str]]]:
-    begun: dict[Place, list[str]] = defaultdict(list)
-    ended: dict[Place, list[str]] = defaultdict(list)
+def _said(facts: Facts) -> tuple[dict[StepPlace, list[str]], dict[StepPlace, list[str]]]:
+    begun: dict[StepPlace, list[str]] = defaultdict(list)
+    ended: dict[StepPlace, list[str]] = defaultdict(list)
     for moment in facts.moments:
         record = moment.record
         if record.event in (Event.STEP_STARTED, Event.STEP_FINISHED):
@@ -134,6 +136,6 @@ def _said(facts: Facts) -> tuple[dict[Place, list[str]], dict[Place, list[str]]]
     return begun, ended
 
 
-def _at(place: Place) -> str:
+def _at(place: StepPlace) -> str:
     path, vcpu = place
     return f"step {path}" + (f" of vCPU {vcpu}" if vcpu is not None else "")

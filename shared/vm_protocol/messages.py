@@ -147,7 +147,7 @@ class PlaceVcpu(_VcpuMessage):
     type: Literal["PlaceVcpu"] = "PlaceVcpu"
     id_form: ClassVar[str] = "{scope}/place-vcpu/{vcpu}"
     contexts: tuple[Roots, Roots]
-    async_pf: Annotated[int, Field(ge=0, le=16)]
+    async_pf: Annotated[int, Field(ge=0, le=limits.FAULTS_MAX)]
     nested: bool
     avic: bool
     in_guest: bool
@@ -274,7 +274,7 @@ class AsyncPfCompleted(_VcpuMessage):
 
     type: Literal["AsyncPfCompleted"] = "AsyncPfCompleted"
     id_form: ClassVar[str] = "{scope}/async-pf-completed/{vcpu}/{fault}"
-    fault: Annotated[int, Field(ge=0, lt=16)]
+    fault: Annotated[int, Field(ge=0, lt=limits.FAULTS_MAX)]
 
 
 class RequestAcked(_VcpuMessage):
@@ -373,11 +373,16 @@ Message = (
 MESSAGES: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 """Validates any message; use `vm_protocol.codec`, which also bounds its size."""
 
+TLB_FLUSH = "tlb-flush"
+DROP_OBSOLETE_ROOTS = "drop-obsolete-roots"
+SCAN_IOAPIC = "scan-ioapic"
+CLOCK_UPDATE = "clock-update"
+
 REQUEST_KINDS: dict[str, str] = {
-    "TlbFlush": "tlb-flush",
-    "DropObsoleteRoots": "drop-obsolete-roots",
-    "ScanIoapic": "scan-ioapic",
-    "ClockUpdate": "clock-update",
+    "TlbFlush": TLB_FLUSH,
+    "DropObsoleteRoots": DROP_OBSOLETE_ROOTS,
+    "ScanIoapic": SCAN_IOAPIC,
+    "ClockUpdate": CLOCK_UPDATE,
 }
 """Message type -> the kind's label in history, metrics and reports."""
 

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.dead_letters import distinct_letters
-from teardown_lab.checker.facts import TLB_FLUSH, DeliveryId, Facts, is_request
+from teardown_lab.checker.facts import DeliveryId, Facts, is_request
 from teardown_lab.checker.findings import Counts
 from teardown_lab.checker.happens_before import Moment
+from vm_protocol.messages import TLB_FLUSH
 
 
 def count(facts: Facts) -> Counts:

@@ -5,9 +5,10 @@ from typing import Final
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.facts import DeliveryId, Facts
-from teardown_lab.checker.findings import DeadLetter, Invariant, Violation
+from teardown_lab.checker.findings import DeadLetter, Violation
 from teardown_lab.checker.happens_before import Moment
 from teardown_lab.checker.invariants_requests import UNREAD
+from vm_protocol.invariants import Invariant
 
 _OF_A_REJECT: Final = frozenset(
     {

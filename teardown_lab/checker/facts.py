@@ -15,26 +15,17 @@ from pydantic import ValidationError
 from teardown_lab.checker import shapes
 from teardown_lab.checker.happens_before import Moment, Timeline, before
 from teardown_lab.checker.history import History
-from vm_protocol.messages import REQUEST_TYPE_NAMES
+from vm_protocol import limits
+from vm_protocol.messages import REQUEST_KINDS, REQUEST_TYPE_NAMES
 from vm_protocol.scenario import Scenario
 from vm_protocol.topology import parse_mailbox
 from vm_protocol.wire import Record
 
 DeliveryId = tuple[str, int | None]
 
-KIND_OF_TYPE: Final = {
-    "TlbFlush": "tlb-flush",
-    "DropObsoleteRoots": "drop-obsolete-roots",
-    "ScanIoapic": "scan-ioapic",
-    "ClockUpdate": "clock-update",
-}
-TYPE_OF_KIND: Final = {kind: name for name, kind in KIND_OF_TYPE.items()}
-TLB_FLUSH: Final = "tlb-flush"
+TYPE_OF_KIND: Final = {kind: name for name, kind in REQUEST_KINDS.items()}
 SERVED_ONCE: Final = ("AsyncPfCompleted", "VmStateRead")
 """Messages beside requests whose every delivery must be settled; one recipient each."""
-
-FAULTS_MAX: Final = 16
-"""Async page faults of one vCPU, by the protocol."""
 
 FROM_CLIENTS: Final = ("CreateVm", "DestroyVm", "RemoveVm")
 """Messages of clients, which need not write a history."""
@@ -164,7 +155,7 @@ class Facts:
         """Return how many async page faults a vCPU was placed with; 0 for what is no number."""
         placed = self.placed_faults.get(vcpu)
         said = self.scenario().get("async_pf", 0) if placed is None else placed
-        return said if isinstance(said, int) and 0 <= said <= FAULTS_MAX else 0
+        return said if isinstance(said, int) and 0 <= said <= limits.FAULTS_MAX else 0
 
     def manager(self) -> int | None:
         """Return the actor that took up the teardown, or else owns the VM's roots."""
@@ -173,7 +164,7 @@ class Facts:
 
     def kind(self, message_id: str) -> str:
         """Return the kind of a request, "" for what is none."""
-        return KIND_OF_TYPE.get(self.types.get(message_id, ""), "")
+        return REQUEST_KINDS.get(self.types.get(message_id, ""), "")
 
     def is_erased_before(self, vcpu: int, moment: Moment) -> bool:
         """Return whether a vCPU certainly left the array before a moment."""

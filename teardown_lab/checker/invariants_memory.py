@@ -9,9 +9,10 @@ from typing import Final
 
 from teardown_lab.checker import explain, shapes
 from teardown_lab.checker.facts import Facts
-from teardown_lab.checker.findings import Found, Invariant, Violation
+from teardown_lab.checker.findings import Found, Violation
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.invariants_mmu import RootLife
+from vm_protocol.invariants import Invariant
 
 _ZAPS: Final = ("zap-all", "zap-until-empty")
 """`by` of a root's free that is a zap, and so unmaps what the root mapped."""

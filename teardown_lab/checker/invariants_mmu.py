@@ -11,8 +11,9 @@ from typing import Final
 
 from teardown_lab.checker import explain, shapes
 from teardown_lab.checker.facts import Facts
-from teardown_lab.checker.findings import Found, Invariant, Violation
+from teardown_lab.checker.findings import Found, Violation
 from teardown_lab.checker.happens_before import Moment
+from vm_protocol.invariants import Invariant
 from vm_protocol.observations import Event
 
 _GIVE_UP: Final = ("RootsReleased", "ZapRequested")

@@ -12,10 +12,11 @@ from typing import Final
 
 from teardown_lab.checker import explain, shapes
 from teardown_lab.checker.facts import DeliveryId, Facts, is_request
-from teardown_lab.checker.findings import Found, Invariant, Violation
+from teardown_lab.checker.findings import Found, Violation
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.invariants_mmu import RootLife
 from vm_protocol.errors import RejectReason
+from vm_protocol.invariants import Invariant
 
 _GIVE_UP_STEPS: Final = ("unload_mmu", "zap_all_until_empty")
 """Worker steps that give up the roots of their vCPU."""

@@ -9,9 +9,10 @@ from typing import Final
 
 from teardown_lab.checker import explain, shapes
 from teardown_lab.checker.facts import DeliveryId, Facts, Freeing, StepBegun, is_request
-from teardown_lab.checker.findings import Found, Invariant, Violation
+from teardown_lab.checker.findings import Found, Violation
 from teardown_lab.checker.happens_before import Moment, before
 from vm_protocol.errors import RejectReason
+from vm_protocol.invariants import Invariant
 
 ACCESS_REASONS: Final = frozenset(
     {RejectReason.FREED, RejectReason.DOUBLE_FREE, RejectReason.VM_STATE_FREED}

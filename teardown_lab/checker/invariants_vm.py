@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from teardown_lab.checker import explain, shapes
 from teardown_lab.checker.facts import Facts
-from teardown_lab.checker.findings import Found, Invariant, Violation
+from teardown_lab.checker.findings import Found, Violation
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.invariants_mmu import RootLife
 from teardown_lab.checker.invariants_vcpu import refused_otherwise
+from vm_protocol.invariants import Invariant
 from vm_protocol.messages import VmStateRead
 
 

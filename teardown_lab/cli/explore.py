@@ -11,9 +11,10 @@ from typing import Any
 import click
 
 from teardown_lab.cli.choices import find_ordering, make_scenario
-from teardown_lab.cli.exits import INCONCLUSIVE, INTERRUPTED, SAFE, VIOLATED, exit_codes
+from teardown_lab.cli.exits import exit_codes
 from teardown_lab.cli.output import clear_progress, print_json, show_progress
 from teardown_lab.cli.parameters import Duration
+from teardown_lab.exit_codes import ExitCode
 from teardown_lab.explorer import breadth_first, random_walk
 from teardown_lab.explorer.faults import FaultsError, parse_faults
 from teardown_lab.explorer.schedule import Schedule
@@ -24,7 +25,6 @@ _STRATEGIES: dict[str, Strategy] = {
     "breadth-first": breadth_first.explore,
     "random": random_walk.explore,
 }
-_EXITS = {"safe": SAFE, "violated": VIOLATED, "inconclusive": INCONCLUSIVE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ def explore(ordering: str, **flags: Any) -> None:
 
 def _exit_code(verdict: ExplorerVerdict, *, strict: bool) -> int:
     if verdict.interrupted:
-        return INTERRUPTED
-    return VIOLATED if strict and verdict.hazards else _EXITS[verdict.verdict]
+        return ExitCode.INTERRUPTED
+    return ExitCode.VIOLATED if strict and verdict.hazards else ExitCode[verdict.verdict.upper()]
 
 
 def _explore(name: str, flags: dict[str, Any]) -> tuple[ExplorerVerdict, SearchSeconds]:

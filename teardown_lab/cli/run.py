@@ -9,9 +9,10 @@ import click
 from teardown_lab.checker.history import History, load_history
 from teardown_lab.checker.verdict import exit_code
 from teardown_lab.cli.choices import check_work, find_ordering, make_scenario
-from teardown_lab.cli.exits import INFRASTRUCTURE, SAFE, exit_codes, warn
+from teardown_lab.cli.exits import exit_codes, warn
 from teardown_lab.cli.output import print_json
 from teardown_lab.cli.parameters import Duration, broker_option
+from teardown_lab.exit_codes import ExitCode
 from teardown_lab.experiment.lab import Finished, LabOptions, RunOptions, open_lab
 from teardown_lab.report.junit import junit_xml
 from teardown_lab.report.kasan import accesses_of
@@ -64,8 +65,8 @@ def run(ordering: str, **flags: Any) -> None:
             finished = lab.run(entry.ordering, scenario, workers, once)
         written = _report(finished, flags)
         code = exit_code(finished.judgement, strict=flags["strict"])
-        if not written and code == SAFE:
-            code = INFRASTRUCTURE
+        if not written and code == ExitCode.SAFE:
+            code = ExitCode.INFRASTRUCTURE
     sys.exit(code)
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from teardown_lab.checker import shapes
 from vm_protocol import limits, topology
-from vm_protocol.messages import REQUEST_TYPE_NAMES
+from vm_protocol.messages import CLOCK_UPDATE, REQUEST_TYPE_NAMES
 from vm_protocol.observations import Event
 from vm_protocol.topology import Mailbox, parse_mailbox
 from vm_protocol.wire import Record
@@ -70,7 +70,7 @@ class Whereabouts:
     def _is_tick(self, record: Record) -> bool:
         if (record.message_id or record.caused_by) in self._ticks:
             return True
-        return shapes.text(record, "kind") == "clock-update"
+        return shapes.text(record, "kind") == CLOCK_UPDATE
 
     def _sent(self, record: Record) -> None:
         name = shapes.text(record, "type")

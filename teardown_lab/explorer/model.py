@@ -26,7 +26,7 @@ from teardown_lab.explorer.choice import (
     Choice,
 )
 from teardown_lab.explorer.faults import Budget
-from teardown_lab.explorer.findings import UNACCOUNTED, UNFOUNDED, Finding
+from teardown_lab.explorer.findings import FLUSHED_LIVE, UNACCOUNTED, UNFOUNDED, Finding
 from teardown_lab.explorer.interning import Interned
 from teardown_lab.explorer.steps import (
     ACK,
@@ -51,19 +51,19 @@ from teardown_lab.explorer.steps import (
     Steps,
 )
 from vm_protocol import limits, messages
+from vm_protocol.invariants import Invariant
 from vm_protocol.timers import TimerKind
 from vm_protocol.topology import Mailbox
 
 State = tuple[int, ...]
 
-_LIVE_FLUSH: Final = "flush-reached-live-vcpu"
 _FAULTS: Final = ((REDELIVER, "redeliver"), (DUPLICATE, "duplicate"), (HOLD, "hold"))
 
 
 class Model:
     """The transition system of one ordering in one scenario with one budget of faults."""
 
-    DEADLOCK: Final = Finding("stuck", -1, message="deadlock")
+    DEADLOCK: Final = Finding(Invariant.STUCK, -1, message="deadlock")
     """Nothing can happen any more, and the teardown has not ended."""
 
     def __init__(self, cast: Cast, budget: Budget) -> None:
@@ -184,7 +184,7 @@ class Model:
         found: list[int] = []
         for vcpu in range(self.vcpus):
             owned = self.steps.states[vcpu + 1].value(state[vcpu + 1]).vcpus[Mailbox(VM, vcpu)]
-            found += [COMPLETE * SPAN + vcpu * 16 + fault for fault in owned.faults]
+            found += [COMPLETE * SPAN + vcpu * limits.FAULTS_MAX + fault for fault in owned.faults]
         return found
 
     def apply(self, state: State, number: int) -> tuple[State, tuple[Finding, ...]]:
@@ -207,7 +207,7 @@ class Model:
             self._given_back.clear()
             self._return(after, self.held_by(after, index))
         elif kind == COMPLETE:
-            vcpu, fault = divmod(index, 16)
+            vcpu, fault = divmod(index, limits.FAULTS_MAX)
             step = self.steps.complete_fault(vcpu, after[vcpu + 1], fault)
             self._perform(after, vcpu + 1, step, findings)
         else:
@@ -298,16 +298,16 @@ class Model:
         if self.is_freed(after, vcpu):
             if is_new:
                 message_id = letters.identity(entry[0])
-                findings.append(Finding("use-after-free", vcpu, entry[2], message_id))
+                findings.append(Finding(Invariant.USE_AFTER_FREE, vcpu, entry[2], message_id))
             elif self._is_rejected(after, vcpu, entry):
                 findings.append(Finding(UNFOUNDED, vcpu, message=letters.identity(entry[0])))
             return
         if self._has_copies and is_new:
             noted = (*seen[:vcpu], seen[vcpu] | bit, *seen[vcpu + 1 :])
             after[self.seen_at] = self.sets.number(noted)
-        is_told = _LIVE_FLUSH in self.witnessed
+        is_told = FLUSHED_LIVE in self.witnessed
         if not is_told and isinstance(letters.value(entry[0]).message, messages.TlbFlush):
-            self.witnessed.add(_LIVE_FLUSH)
+            self.witnessed.add(FLUSHED_LIVE)
 
     def _is_rejected(self, after: list[int], vcpu: int, entry: QueuedLetter) -> bool:
         queue = self.first_mailbox + vcpu
@@ -366,7 +366,7 @@ class Model:
                 place = self.first_queue + self.first_mailbox + vcpu
                 after[place] = self.contents.append(after[place], entry)
                 if vcpu in erased and not entry[2]:
-                    findings.append(Finding("visible-after-erase", vcpu))
+                    findings.append(Finding(Invariant.VISIBLE_AFTER_ERASE, vcpu))
 
     def _requeue(self, after: list[int], queue: int, message_id: str) -> None:
         """Return a delivery to its queue's head; beyond the limit it is dead-lettered.

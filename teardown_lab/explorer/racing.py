@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.facts import Facts
-from teardown_lab.checker.findings import Invariant, Violation
+from teardown_lab.checker.findings import Violation
 from teardown_lab.checker.gathering import gather
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.history import History
 from teardown_lab.explorer.cast import VM
 from teardown_lab.explorer.keys import DeliveryKey
+from vm_protocol.invariants import Invariant
 from vm_protocol.message_ids import name_in_vm
 from vm_protocol.wire import Record
 

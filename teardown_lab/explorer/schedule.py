@@ -30,6 +30,7 @@ from teardown_lab.explorer.follow import NotEnabled, follow
 from teardown_lab.explorer.keys import delivery_key
 from teardown_lab.explorer.model import Model, State
 from teardown_lab.explorer.strategy import Path
+from vm_protocol import limits
 from vm_protocol.message_ids import name_in_vm
 from vm_protocol.messages import AsyncPfCompleted
 from vm_protocol.ordering import Ordering
@@ -92,7 +93,7 @@ def _turn(model: Model, state: State, number: int) -> Turn:
         timer = model.sets.value(state[model.timers_at])[choice.index]
         return Turn("deadline", parse_timer(model.steps.timers.value(timer)[1]).kind)
     if choice.kind == COMPLETE:
-        vcpu, fault = divmod(choice.index, 16)
+        vcpu, fault = divmod(choice.index, limits.FAULTS_MAX)
         done = AsyncPfCompleted(vm=VM, vcpu=vcpu, fault=fault)
         return Turn("complete", name_in_vm(done.identity()))
     if choice.kind == LOSE:

@@ -17,6 +17,7 @@ from teardown_lab.explorer.strategy import (
     Path,
 )
 from teardown_lab.explorer.telling import Told, tell, untold
+from vm_protocol.invariants import Invariant
 
 SHORTEST_STATES_MAX: Final = 400_000
 SHORTEST_SECONDS_MAX: Final = 20.0
@@ -282,7 +283,7 @@ class _Conclusion:
         """Return the shortest lengths of uses after free by when the request was posted."""
         kinds: dict[str, int] = {}
         for (invariant, _, is_late), length in sorted(self._lengths.items(), key=lambda x: x[1]):
-            if invariant == "use-after-free":
+            if invariant == Invariant.USE_AFTER_FREE:
                 name = "posted-after-free" if is_late else "posted-before-free"
                 kinds.setdefault(name, length)
         return kinds

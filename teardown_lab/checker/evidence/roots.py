@@ -10,19 +10,19 @@ from typing import Final
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.evidence.root_table import RootChange, RootTable, pin_name
-from teardown_lab.checker.facts import TLB_FLUSH, Facts
+from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.happens_before import Moment, before
+from vm_protocol.messages import CLOCK_UPDATE, DROP_OBSOLETE_ROOTS, SCAN_IOAPIC, TLB_FLUSH
 from vm_protocol.observations import Event
 from vm_protocol.scenario import Scenario
 from vm_protocol.wire import Record
 
 _GIVE_UP: Final = ("RootsReleased", "ZapRequested")
-DROP_ROOTS: Final = "drop-obsolete-roots"
 _RAISED_BY: Final = {
     TLB_FLUSH: ("unload", "zap-all", "flush-tlbs"),
-    DROP_ROOTS: ("zap-all",),
-    "scan-ioapic": ("pit",),
-    "clock-update": ("ticker",),
+    DROP_OBSOLETE_ROOTS: ("zap-all",),
+    SCAN_IOAPIC: ("pit",),
+    CLOCK_UPDATE: ("ticker",),
 }
 _ENDS: Final = (Event.MESSAGE_RECEIVED, Event.STEP_STARTED, Event.STEP_FINISHED)
 
@@ -102,7 +102,7 @@ class RootsHeld:
         kind, by = shapes.text(record, "kind"), shapes.text(record, "by")
         if kind not in _RAISED_BY or by not in _RAISED_BY[kind]:
             self.notes.append(f"request.posted says that {by or 'nobody'} raised a {kind}")
-        if kind == TLB_FLUSH or (self._turn.by_zap and kind == DROP_ROOTS):
+        if kind == TLB_FLUSH or (self._turn.by_zap and kind == DROP_OBSOLETE_ROOTS):
             self._turn.posts += by != "flush-tlbs"
 
     def _cause(self, record: Record) -> None:

@@ -1,4 +1,4 @@
-"""Taking a request from a mailbox: the posted bit, the tombstone, the guest; pure.
+"""Taking a request from a mailbox: a live vCPU, the tombstone, the guest; pure.
 
 The tombstone's rule stands here: a request that a freed vCPU has not seen before is a
 use-after-free and is rejected; one that it has seen is a duplicate and is acknowledged.
@@ -41,7 +41,7 @@ def take(vcpu: Vcpu, event: Received, request: messages.Request, queues: Queues)
     )
     if vcpu.freed:
         return _refuse(vcpu, event, request, delivered)
-    posted, left = _leave_guest(vcpu.consume(generation, kind), request)
+    posted, left = _leave_guest(vcpu.consume(generation), request)
     stepped = commands.after_consuming(posted, queues)
     return Stepped(stepped.vcpu, (delivered, *left, *settled, *stepped.effects))
 

@@ -28,7 +28,6 @@ class Started:
 class Received:
     """A valid message from `queue`; `reply_to` names the queue of the sender's choice.
 
-    `user_id` is the sender's user, as the broker has validated it; None if it named nobody.
     `sender` is the actor that the message names, which a user that is one worker cannot forge.
     """
 
@@ -38,7 +37,6 @@ class Received:
     epoch: int
     reply_to: str | None = None
     redelivered: bool = False
-    user_id: str | None = None
     sender: str = ""
 
 
@@ -76,9 +74,7 @@ class DeadLettered:
     reason: str
     queue: str
     message_id: str
-    epoch: int
     message: Message | None = None
-    reply_to: str | None = None
     wrong: str | None = None
     redelivered: bool = False
     sender: str = ""

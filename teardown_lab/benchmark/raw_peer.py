@@ -32,9 +32,7 @@ class RawPeer:
 
     def __init__(self, url: str, ready: Callable[[], None]) -> None:
         self._ready = ready
-        self._handling = 0
         self._published = 0
-        self._published_before = 0
         self._unacknowledged: deque[tuple[int, int]] = deque()
         self._channel: Channel | None = None
         parameters = pika.URLParameters(url)

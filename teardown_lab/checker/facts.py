@@ -92,7 +92,6 @@ class Facts:
     created: dict[int, Moment] = field(default_factory=dict)
     freed: dict[int, list[Freeing]] = field(default_factory=dict)
     steps: dict[int, list[Moment]] = field(default_factory=dict)
-    steps_finished: list[Moment] = field(default_factory=list)
     worker_steps: list[StepBegun] = field(default_factory=list)
     faults_done: set[tuple[int | None, int | None]] = field(default_factory=set)
     state_freed: dict[str, Moment] = field(default_factory=dict)

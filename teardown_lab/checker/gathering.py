@@ -175,10 +175,6 @@ def _step_started(facts: Facts, moment: Moment) -> None:
         facts.worker_steps.append(StepBegun(moment, record.vcpu, name, command))
 
 
-def _step_finished(facts: Facts, moment: Moment) -> None:
-    facts.steps_finished.append(moment)
-
-
 def _fault_done(facts: Facts, moment: Moment) -> None:
     facts.faults_done.add((moment.record.vcpu, shapes.number(moment.record, "fault")))
 
@@ -265,7 +261,6 @@ _HANDLERS: Final[dict[Event, Callable[[Facts, Moment], None]]] = {
     Event.VCPU_CREATED: _created,
     Event.VCPU_FREED: _freed,
     Event.STEP_STARTED: _step_started,
-    Event.STEP_FINISHED: _step_finished,
     Event.ASYNC_PF_COMPLETED: _fault_done,
     Event.VM_STATE_FREED: _state_freed,
     Event.BACKGROUND_STOPPED: _background_stopped,

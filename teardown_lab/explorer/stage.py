@@ -318,9 +318,7 @@ class Stage:
             reason=reason,
             queue=parcel.queue,
             message_id=parcel.envelope.message_id,
-            epoch=parcel.envelope.epoch,
             message=parcel.message,
-            reply_to=parcel.envelope.reply_to,
         )
         self._handle(self._monitor, letter, NO_CAUSE)
 

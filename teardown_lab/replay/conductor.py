@@ -37,7 +37,6 @@ class _Arrival:
     key: str
     number: int
     writer: asyncio.StreamWriter
-    released: int = 0
 
 
 @dataclass(slots=True)
@@ -172,7 +171,6 @@ class Conductor:
     async def _release(self, arrival: _Arrival) -> None:
         """Release a delivery, keep it for its copies, and wait until it is handled."""
         desk = self._desk
-        arrival.released += 1
         keep = self._copies[arrival.key] > 0
         if keep:
             self._copies[arrival.key] -= 1

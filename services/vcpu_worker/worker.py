@@ -36,6 +36,7 @@ from vm_protocol.errors import LocalProtocolError, RejectReason
 from vm_protocol.observations import Event
 from vm_protocol.timers import TimerKind, parse_timer
 from vm_protocol.topology import Mailbox, parse_mailbox
+from vm_protocol.trust import worker_actor
 
 Vcpus = Map[Mailbox, Vcpu]
 
@@ -74,7 +75,7 @@ class VcpuWorker:
     @property
     def actor(self) -> str:
         """Return the actor's name in the history."""
-        return f"worker.{self.name}"
+        return worker_actor(self.name)
 
     @property
     def commands_queue(self) -> str:

@@ -12,7 +12,7 @@ from pydantic_core import to_json
 from vm_protocol import limits
 from vm_protocol.observations import Event
 from vm_protocol.topology import parse_mailbox
-from vm_protocol.trust import Role, role_of
+from vm_protocol.trust import Role, role_of, worker_actor
 from vm_protocol.wire import Record
 
 MessageAtQueue = tuple[str, str]
@@ -165,7 +165,7 @@ def _accepted(index: VmIndex, record: Record) -> VmIndex:
     body = record.details["body"]
     if not body["accepted"]:
         return index
-    return replace(index, owners=index.owners.set(body["vcpu"], f"worker.{body['worker']}"))
+    return replace(index, owners=index.owners.set(body["vcpu"], worker_actor(body["worker"])))
 
 
 def _is_owner(index: VmIndex, vcpu: int | None, record: Record) -> bool:

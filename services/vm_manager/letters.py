@@ -15,8 +15,6 @@ from vm_protocol.invariants import INVARIANT_OF_REJECT, Invariant
 from vm_protocol.observations import Event
 from vm_protocol.topology import parse_mailbox
 
-MONITOR = "monitor"
-
 CONNECTIONS_LOST = "connections-lost"
 """Why a message reached its delivery limit when nobody has rejected it."""
 

@@ -30,6 +30,7 @@ from vm_protocol.effects import (
 from vm_protocol.errors import LocalProtocolError, RejectReason
 from vm_protocol.observations import Event
 from vm_protocol.timers import TimerKind, parse_timer
+from vm_protocol.trust import worker_of
 from vm_protocol.work import too_much
 
 
@@ -365,5 +366,5 @@ def _is_anothers(vm: Vm, event: Received) -> bool:
     if vcpu is None or isinstance(event.message, messages.VcpuPlaced):
         return False
     owner = vm.slots[vcpu].worker
-    is_worker = event.sender.partition(".")[0] == "worker"
-    return is_worker and owner is not None and event.sender != f"worker.{owner}"
+    speaker = worker_of(event.sender)
+    return speaker is not None and owner is not None and speaker != owner

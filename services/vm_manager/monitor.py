@@ -12,7 +12,6 @@ from typing import Literal, assert_never
 
 from vm_manager import letters
 from vm_manager.history_index import READ_BY_INDEX, HistoryIndex
-from vm_manager.letters import MONITOR
 from vm_manager.open_requests import READ_BY_OPEN_REQUESTS, OpenRequests
 from vm_manager.repeats import Repeats
 from vm_protocol import limits, topology
@@ -35,6 +34,7 @@ from vm_protocol.effects import (
 from vm_protocol.errors import LocalProtocolError
 from vm_protocol.observations import Event
 from vm_protocol.timers import TimerKind, parse_timer
+from vm_protocol.trust import Role, role_of
 from vm_protocol.wire import Record
 
 _OF_MONITORS = frozenset({Event.DEAD_LETTER_ARRIVED})
@@ -75,7 +75,7 @@ class DeadLetterMonitor:
     @property
     def actor(self) -> str:
         """Return the actor's name in the history."""
-        return f"{MONITOR}.{self.replica}" if self.replica else MONITOR
+        return f"{Role.MONITOR}.{self.replica}" if self.replica else str(Role.MONITOR)
 
     def initial(self) -> MonitorState:
         """Return the state of a monitor that has read nothing."""
@@ -110,7 +110,7 @@ class DeadLetterMonitor:
             if is_repeated:
                 continue
             # Written by a monitor: what a replica has judged already, or how far we have read.
-            if record.actor.partition(".")[0] == MONITOR:
+            if role_of(record.actor) is Role.MONITOR:
                 if record.event in _TOLD:
                     index = index.read(record)
                 elif self._has_arrived(state, record):
@@ -168,7 +168,7 @@ class DeadLetterMonitor:
             elif not letters.is_republished(index, letter):
                 said = letters.republish(letter, sending)
                 return self._noted(state, letter, "republished"), (*effects, *said, ack)
-            elif letter.sender.partition(".")[0] != MONITOR:
+            elif role_of(letter.sender) is not Role.MONITOR:
                 return state, (*effects, ack)  # the letter of what was sent again comes again
             else:
                 effects += letters.tell(letter, sending, why, self.epoch)

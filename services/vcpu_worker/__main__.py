@@ -2,7 +2,7 @@
 
 import sys
 
-from service_runtime.run import Part, serve
+from service_runtime.run import ServicePart, serve
 from service_runtime.settings import Settings
 from vcpu_worker.gauges import WORKER_GAUGES
 from vcpu_worker.worker import VcpuWorker
@@ -12,9 +12,9 @@ from vm_protocol.actor import Actor
 def main() -> None:
     """Run the service until it is told to end."""
 
-    def parts(settings: Settings) -> tuple[Part, ...]:
+    def parts(settings: Settings) -> tuple[ServicePart, ...]:
         worker = VcpuWorker(settings.worker_id, settings.worker_capacity)
-        return (Part(Actor(worker, trust=settings.trust()), WORKER_GAUGES),)
+        return (ServicePart(Actor(worker, trust=settings.trust()), WORKER_GAUGES),)
 
     sys.exit(serve("vcpu-worker", parts))
 

@@ -28,13 +28,14 @@ How a command runs:
 from dataclasses import replace
 from functools import partial
 
-from vcpu_worker.steps import STEPS, Queues, Step, Stepped, fence_timer, to_manager
+from vcpu_worker.steps import STEPS, StepFunction, Stepped, WorkerQueues, to_manager
 from vcpu_worker.vcpu import Running, Vcpu
 from vcpu_worker.waits import End, Then, Wait
 from vm_protocol import messages
 from vm_protocol.effects import Ack, CancelTimer, Effect, Reject, observed
 from vm_protocol.errors import RejectReason
 from vm_protocol.observations import Event
+from vm_protocol.timers import TimerKind
 
 OUTCOMES: dict[RejectReason, str] = {
     RejectReason.FREED: "refused",
@@ -58,24 +59,24 @@ def answer(running: Running, outcome: str) -> Effect:
     return to_manager(running, message)
 
 
-def begin(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
+def begin(vcpu: Vcpu, running: Running, queues: WorkerQueues) -> Stepped:
     """Start a command at its first step."""
     return _run(replace(vcpu, running=running), queues, resumed=False)
 
 
-def end_wait(vcpu: Vcpu, end: End, queues: Queues) -> Stepped:
+def end_wait(vcpu: Vcpu, end: End, queues: WorkerQueues) -> Stepped:
     """Do what the table says of this end; nothing when no command waits for it."""
     then = vcpu.running.then(end) if vcpu.running is not None else None
     return Stepped(vcpu) if then is None else go_on(vcpu, then, queues)
 
 
-def go_on(vcpu: Vcpu, then: Then, queues: Queues) -> Stepped:
+def go_on(vcpu: Vcpu, then: Then, queues: WorkerQueues) -> Stepped:
     """Do one entry of the table with the command that waited."""
     assert vcpu.running is not None, "only a running command goes on"
     return ACTIONS[then](vcpu, vcpu.running, queues)
 
 
-def after_consuming(vcpu: Vcpu, queues: Queues) -> Stepped:
+def after_consuming(vcpu: Vcpu, queues: WorkerQueues) -> Stepped:
     """Go on with a free whose fence is reached now."""
     running = vcpu.running
     # Only a free that waits has a timer to cancel.
@@ -84,23 +85,24 @@ def after_consuming(vcpu: Vcpu, queues: Queues) -> Stepped:
     if vcpu.consumed < max(running.command.generation, running.fence):
         return Stepped(vcpu)
     stepped = end_wait(vcpu, End.FENCE_REACHED, queues)
-    return Stepped(stepped.vcpu, (CancelTimer(fence_timer(vcpu)), *stepped.effects))
+    over = CancelTimer(TimerKind.FENCE.of(vcpu.mailbox.name))
+    return Stepped(stepped.vcpu, (over, *stepped.effects))
 
 
 # --- what is done when a wait ends ---------------------------------------------------------------
 
 
-def _same_step(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
+def _same_step(vcpu: Vcpu, running: Running, queues: WorkerQueues) -> Stepped:
     return _run(replace(vcpu, running=replace(running, waiting=None)), queues, resumed=True)
 
 
-def _next_step(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
+def _next_step(vcpu: Vcpu, running: Running, queues: WorkerQueues) -> Stepped:
     finished = _step_event(Event.STEP_FINISHED, vcpu, running)
     stepped = _run(replace(vcpu, running=_next(running)), queues, resumed=False)
     return Stepped(stepped.vcpu, (finished, *stepped.effects))
 
 
-def _requeue(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
+def _requeue(vcpu: Vcpu, running: Running, queues: WorkerQueues) -> Stepped:
     """`basic.nack` would not count towards the delivery limit (RabbitMQ 4.3)."""
     # The next zap has a number of its own, so that a late answer to this one does not end it.
     waiting = replace(running, waiting=Wait.REDELIVERY, attempt=running.attempt + 1)
@@ -108,22 +110,22 @@ def _requeue(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
     return Stepped(replace(vcpu, running=waiting), (reject,))
 
 
-def _fail(vcpu: Vcpu, running: Running, queues: Queues, reason: RejectReason) -> Stepped:
+def _fail(vcpu: Vcpu, running: Running, queues: WorkerQueues, reason: RejectReason) -> Stepped:
     """End the command by a reject; the manager is told first, and goes on or stops."""
     outcome = OUTCOMES[reason]
     effects = (answer(running, outcome), Reject(queues.commands, running.message_id, reason))
     return Stepped(vcpu.finish(outcome), effects)
 
 
-def _reject(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
+def _reject(vcpu: Vcpu, running: Running, queues: WorkerQueues) -> Stepped:
     return Stepped(vcpu, (Reject(queues.commands, running.message_id, RejectReason.NOT_OWNED),))
 
 
-def _nothing(vcpu: Vcpu, _running: Running, _queues: Queues) -> Stepped:
+def _nothing(vcpu: Vcpu, _running: Running, _queues: WorkerQueues) -> Stepped:
     return Stepped(vcpu)
 
 
-ACTIONS: dict[Then, Step] = {
+ACTIONS: dict[Then, StepFunction] = {
     Then.NEXT_STEP: _next_step,
     Then.SAME_STEP: _same_step,
     Then.REQUEUE: _requeue,
@@ -145,7 +147,7 @@ def _step_event(event: Event, vcpu: Vcpu, running: Running) -> Effect:
     return observed(event, mailbox.vm, mailbox.vcpu, running.command.step, name=running.step_name)
 
 
-def _run(vcpu: Vcpu, queues: Queues, *, resumed: bool) -> Stepped:
+def _run(vcpu: Vcpu, queues: WorkerQueues, *, resumed: bool) -> Stepped:
     """Run steps until the command ends or waits."""
     effects: list[Effect] = []
     while vcpu.running is not None:

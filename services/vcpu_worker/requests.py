@@ -1,4 +1,4 @@
-"""Taking a request from a mailbox: the posted bit, the tombstone, the guest; pure.
+"""Taking a request from a mailbox: a live vCPU, the tombstone, the guest; pure.
 
 The tombstone's rule stands here: a request that a freed vCPU has not seen before is a
 use-after-free and is rejected; one that it has seen is a duplicate and is acknowledged.
@@ -7,7 +7,7 @@ use-after-free and is rejected; one that it has seen is a duplicate and is ackno
 from dataclasses import replace
 
 from vcpu_worker import commands
-from vcpu_worker.steps import Queues, Stepped
+from vcpu_worker.steps import Stepped, WorkerQueues
 from vcpu_worker.vcpu import Vcpu
 from vm_protocol import messages, topology
 from vm_protocol.effects import Ack, Effect, Publish, Received, Reject, observed
@@ -15,7 +15,7 @@ from vm_protocol.errors import RejectReason
 from vm_protocol.observations import Event
 
 
-def take(vcpu: Vcpu, event: Received, request: messages.Request, queues: Queues) -> Stepped:
+def take(vcpu: Vcpu, event: Received, request: messages.Request, queues: WorkerQueues) -> Stepped:
     """Post a request to a vCPU, or reject it if the vCPU is freed (kvm_make_vcpu_request)."""
     mailbox, generation = vcpu.mailbox, request.generation
     kind = messages.REQUEST_KINDS[request.type]
@@ -41,7 +41,7 @@ def take(vcpu: Vcpu, event: Received, request: messages.Request, queues: Queues)
     )
     if vcpu.freed:
         return _refuse(vcpu, event, request, delivered)
-    posted, left = _leave_guest(vcpu.consume(generation, kind), request)
+    posted, left = _leave_guest(vcpu.consume(generation), request)
     stepped = commands.after_consuming(posted, queues)
     return Stepped(stepped.vcpu, (delivered, *left, *settled, *stepped.effects))
 

@@ -13,6 +13,7 @@ from vcpu_worker.waits import Wait
 from vm_protocol import messages, topology
 from vm_protocol.effects import Effect, Observed, Publish, SetTimer, observed
 from vm_protocol.observations import Event
+from vm_protocol.timers import TimerKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +25,15 @@ class Stepped:
 
 
 @dataclass(frozen=True, slots=True)
-class Queues:
+class WorkerQueues:
     """The names of a worker's own queues."""
 
     commands: str
     replies: str
 
 
-Step = Callable[[Vcpu, Running, Queues], Stepped]
+StepFunction = Callable[[Vcpu, Running, WorkerQueues], Stepped]
 """(vCPU, its running command, the worker's queues) -> the vCPU after the step."""
-
-
-def fence_timer(vcpu: Vcpu) -> str:
-    """Return the name of the timer that bounds a vCPU's wait for its fence."""
-    return f"fence/{vcpu.mailbox.name}"
 
 
 def to_manager(running: Running, message: messages.Message, reply_to: str | None = None) -> Publish:
@@ -72,19 +68,19 @@ def _read_vm_state(running: Running, state: Literal["irqchip", "vendor"]) -> Pub
     return to_manager(running, message)
 
 
-def leave_nested(vcpu: Vcpu, running: Running, _queues: Queues) -> Stepped:
+def leave_nested(vcpu: Vcpu, running: Running, _queues: WorkerQueues) -> Stepped:
     """Leave the nested guest, which reads the irqchip and the MSR filter (svm_leave_nested)."""
     if not vcpu.nested:
         return Stepped(vcpu)
     return Stepped(replace(vcpu, nested=False), (_read_vm_state(running, "irqchip"),))
 
 
-def touch_vendor_state(vcpu: Vcpu, running: Running, _queues: Queues) -> Stepped:
+def touch_vendor_state(vcpu: Vcpu, running: Running, _queues: WorkerQueues) -> Stepped:
     """Load or put the vCPU; with AVIC that writes the VM's physical id table (avic_vcpu_load)."""
     return Stepped(vcpu, (_read_vm_state(running, "vendor"),) if vcpu.avic else ())
 
 
-def clear_async_pf(vcpu: Vcpu, _running: Running, _queues: Queues) -> Stepped:
+def clear_async_pf(vcpu: Vcpu, _running: Running, _queues: WorkerQueues) -> Stepped:
     """Cancel or wait for pending faults (kvm_clear_async_pf_completion_queue)."""
     mailbox = vcpu.mailbox
     cleared = tuple(
@@ -94,7 +90,7 @@ def clear_async_pf(vcpu: Vcpu, _running: Running, _queues: Queues) -> Stepped:
     return Stepped(replace(vcpu, faults=()), cleared)
 
 
-def unload_mmu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
+def unload_mmu(vcpu: Vcpu, running: Running, queues: WorkerQueues) -> Stepped:
     """Forget all roots and have the manager drop their pins (kvm_mmu_unload).
 
     With no root left this is KVM's early return: nothing is sent, nothing is waited for.
@@ -107,7 +103,7 @@ def unload_mmu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
     return Stepped(_wait(unloaded, running, Wait.UNLOAD), (released,))
 
 
-def zap_all_until_empty(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
+def zap_all_until_empty(vcpu: Vcpu, running: Running, queues: WorkerQueues) -> Stepped:
     """Unpin the own roots and have all roots of the VM zapped (free_mmu_pages, until 2007)."""
     message = messages.ZapRequested.model_validate(
         {**_place(running), "attempt": running.attempt, "contexts": vcpu.contexts}
@@ -117,7 +113,7 @@ def zap_all_until_empty(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped
     return Stepped(_wait(unpinned, running, Wait.ZAP), (requested,))
 
 
-def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
+def free_vcpu(vcpu: Vcpu, running: Running, queues: WorkerQueues) -> Stepped:
     """Free the vCPU once its mailbox is consumed up to the fence (kvm_vcpu_destroy).
 
     Leaves a nested guest first; pending async faults complete right after, into freed memory. A
@@ -134,7 +130,7 @@ def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
             generation=fence,
             consumed=vcpu.consumed,
         )
-        timer = SetTimer(fence_timer(vcpu), vcpu.fence_ms, quiet=True)
+        timer = SetTimer(TimerKind.FENCE.of(vcpu.mailbox.name), vcpu.fence_ms, quiet=True)
         waiting = _wait(left.vcpu, running, Wait.FENCE)
         return Stepped(waiting, (*left.effects, waited, timer))
     mailbox = vcpu.mailbox
@@ -161,7 +157,7 @@ def free_vcpu(vcpu: Vcpu, running: Running, queues: Queues) -> Stepped:
     return Stepped(freed, (*left.effects, said, *completions))
 
 
-STEPS: dict[str, Step] = {
+STEPS: dict[str, StepFunction] = {
     "leave_nested": leave_nested,
     "load_vcpu": touch_vendor_state,
     "put_vcpu": touch_vendor_state,

@@ -48,8 +48,7 @@ class Vcpu:
     `accepted` once the manager has said that it is this worker's. `consumed` is the newest
     generation up to which every request of the mailbox was taken, `ahead` those taken beyond it.
     `faults` are pending async page faults, `completed` those that a message has completed.
-    `requests` are the bits that were posted and never served, as no vCPU enters its guest again
-    during teardown. `tlb` holds the pages of the roots of a vCPU in guest until a flush arrives;
+    `tlb` holds the pages of the roots of a vCPU in guest until a flush arrives;
     one that is freed in its guest keeps both. `finished` maps commands to their outcomes.
     """
 
@@ -64,7 +63,6 @@ class Vcpu:
     completed: frozenset[int] = frozenset()
     consumed: int = 0
     ahead: frozenset[int] = frozenset()
-    requests: frozenset[str] = frozenset()
     in_guest: bool = False
     tlb: tuple[str, ...] = ()
     running: Running | None = None
@@ -74,14 +72,15 @@ class Vcpu:
         """Tell whether the request of this generation was taken already."""
         return generation <= self.consumed or generation in self.ahead
 
-    def consume(self, generation: int, kind: str) -> "Vcpu":
-        """Return the vCPU with a request posted: its bit set, its generation consumed."""
+    def consume(self, generation: int) -> "Vcpu":
+        """Return the vCPU with a request posted: its generation is consumed."""
+        # The bit itself is not kept: no vCPU enters its guest again during teardown and reads it.
         # Requests can come out of order: what lies beyond a gap counts once the gap is closed.
         consumed, ahead = self.consumed, self.ahead | {generation}
         while consumed + 1 in ahead:
             consumed += 1
             ahead -= {consumed}
-        return replace(self, consumed=consumed, ahead=ahead, requests=self.requests | {kind})
+        return replace(self, consumed=consumed, ahead=ahead)
 
     def outcome_of(self, message_id: str) -> str | None:
         """Return how a finished command ended, None when it is not finished."""

@@ -10,7 +10,7 @@ from typing import assert_never
 from immutables import Map
 
 from vcpu_worker import commands, requests
-from vcpu_worker.steps import Queues, Stepped
+from vcpu_worker.steps import Stepped, WorkerQueues
 from vcpu_worker.vcpu import Running, Vcpu, place
 from vcpu_worker.waits import End, Then
 from vm_protocol import limits, messages, topology
@@ -32,9 +32,11 @@ from vm_protocol.effects import (
     TimerFired,
     observed,
 )
-from vm_protocol.errors import RejectReason
+from vm_protocol.errors import LocalProtocolError, RejectReason
 from vm_protocol.observations import Event
+from vm_protocol.timers import TimerKind, parse_timer
 from vm_protocol.topology import Mailbox, parse_mailbox
+from vm_protocol.trust import worker_actor
 
 Vcpus = Map[Mailbox, Vcpu]
 
@@ -60,7 +62,7 @@ class WorkerState:
         return vcpu is not None and not vcpu.freed
 
 
-Result = tuple[WorkerState, tuple[Effect, ...]]
+WorkerResult = tuple[WorkerState, tuple[Effect, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class VcpuWorker:
     @property
     def actor(self) -> str:
         """Return the actor's name in the history."""
-        return f"worker.{self.name}"
+        return worker_actor(self.name)
 
     @property
     def commands_queue(self) -> str:
@@ -81,20 +83,20 @@ class VcpuWorker:
         return topology.worker_commands(self.name).name
 
     @property
-    def queues(self) -> Queues:
+    def queues(self) -> WorkerQueues:
         """Return the names of this worker's queues."""
-        return Queues(self.commands_queue, topology.worker_replies(self.name).name)
+        return WorkerQueues(self.commands_queue, topology.worker_replies(self.name).name)
 
     def initial(self) -> WorkerState:
         """Return the state of a worker that owns nothing."""
         return WorkerState()
 
-    def step(self, state: WorkerState, event: Input) -> Result:
+    def step(self, state: WorkerState, event: Input) -> WorkerResult:
         """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
         result = self._step(state, event)
         return self._watch_capacity(state, result)
 
-    def _step(self, state: WorkerState, event: Input) -> Result:
+    def _step(self, state: WorkerState, event: Input) -> WorkerResult:
         match event:
             case Started():
                 return state, self._consumption()
@@ -119,7 +121,7 @@ class VcpuWorker:
             Consume(topology.PLACEMENT_QUEUE, 1),
         )
 
-    def _watch_capacity(self, before: WorkerState, result: Result) -> Result:
+    def _watch_capacity(self, before: WorkerState, result: WorkerResult) -> WorkerResult:
         """Stop taking placements when full, and take them again when not.
 
         The cancel goes out before the ack of the last placement; with a prefetch of one, the
@@ -133,7 +135,7 @@ class VcpuWorker:
             return after, (*effects, Consume(topology.PLACEMENT_QUEUE, 1))
         return result
 
-    def _received(self, state: WorkerState, event: Received) -> Result:
+    def _received(self, state: WorkerState, event: Received) -> WorkerResult:
         message = event.message
         # A worker sends itself its completions, and a worker's epoch is 0.
         from_manager = not isinstance(message, messages.AsyncPfCompleted)
@@ -157,12 +159,14 @@ class VcpuWorker:
             case _:
                 return self._reject(state, event, RejectReason.UNEXPECTED)
 
-    def _reject(self, state: WorkerState, event: Received, reason: RejectReason) -> Result:
+    def _reject(self, state: WorkerState, event: Received, reason: RejectReason) -> WorkerResult:
         return state, (Reject(event.queue, event.message_id, reason),)
 
     # --- placement ---------------------------------------------------------------------
 
-    def _place(self, state: WorkerState, event: Received, message: messages.PlaceVcpu) -> Result:
+    def _place(
+        self, state: WorkerState, event: Received, message: messages.PlaceVcpu
+    ) -> WorkerResult:
         vcpu = place(message)
         placed = messages.VcpuPlaced(
             vm=message.vm,
@@ -190,7 +194,7 @@ class VcpuWorker:
 
     def _placement_answered(
         self, state: WorkerState, event: Received, answer: messages.PlacementAnswered
-    ) -> Result:
+    ) -> WorkerResult:
         """Own the vCPU and consume its mailbox, or forget that it was ever placed here."""
         ack = Ack(event.queue, event.message_id)
         vcpu = state.vcpus.get(Mailbox(answer.vm, answer.vcpu, answer.incarnation))
@@ -215,7 +219,7 @@ class VcpuWorker:
             return state
         return state.without(mailbox)
 
-    def _forget(self, state: WorkerState, mailbox: Mailbox) -> Result:
+    def _forget(self, state: WorkerState, mailbox: Mailbox) -> WorkerResult:
         vcpu = state.vcpus.get(mailbox)
         if vcpu is None:
             return state, ()
@@ -227,7 +231,7 @@ class VcpuWorker:
 
     def _destroy(
         self, state: WorkerState, event: Received, command: messages.DestroyVcpu
-    ) -> Result:
+    ) -> WorkerResult:
         vcpu = state.vcpus.get(Mailbox(command.vm, command.vcpu, command.incarnation))
         if vcpu is None:
             return self._reject(state, event, RejectReason.NOT_OWNED)
@@ -246,7 +250,7 @@ class VcpuWorker:
 
     def _answered(
         self, state: WorkerState, event: Received, answer: messages.UnloadDone | messages.ZapDone
-    ) -> Result:
+    ) -> WorkerResult:
         ack = Ack(event.queue, event.message_id)
         vcpu = state.vcpus.get(Mailbox(answer.vm, answer.vcpu, answer.incarnation))
         if vcpu is None or vcpu.running is None:
@@ -261,16 +265,19 @@ class VcpuWorker:
         after, effects = self._with(state, stepped)
         return after, (*effects, ack)
 
-    def _fence_expired(self, state: WorkerState, timer: str) -> Result:
-        mailbox = parse_mailbox(timer.removeprefix("fence/"))
-        vcpu = state.vcpus.get(mailbox) if mailbox else None
+    def _fence_expired(self, state: WorkerState, name: str) -> WorkerResult:
+        timer = parse_timer(name)
+        mailbox = parse_mailbox(timer.about)
+        if timer.kind is not TimerKind.FENCE or mailbox is None:
+            raise LocalProtocolError(f"{name}: a worker sets no such timer")
+        vcpu = state.vcpus.get(mailbox)
         if vcpu is None:
             return state, ()
         return self._with(state, commands.end_wait(vcpu, End.FENCE_EXPIRED, self.queues))
 
     def _complete_fault(
         self, state: WorkerState, event: Received, message: messages.AsyncPfCompleted
-    ) -> Result:
+    ) -> WorkerResult:
         vcpu = state.vcpus.get(Mailbox(message.vm, message.vcpu, message.incarnation))
         if vcpu is None:
             return self._reject(state, event, RejectReason.NOT_OWNED)
@@ -288,7 +295,7 @@ class VcpuWorker:
 
     # --- requests ----------------------------------------------------------------------
 
-    def _request(self, state: WorkerState, event: Received, mailbox: Mailbox) -> Result:
+    def _request(self, state: WorkerState, event: Received, mailbox: Mailbox) -> WorkerResult:
         message = event.message
         if not isinstance(message, messages.REQUEST_TYPES):
             return self._reject(state, event, RejectReason.UNEXPECTED)
@@ -297,7 +304,7 @@ class VcpuWorker:
             return self._reject(state, event, RejectReason.NOT_OWNED)
         return self._with(state, requests.take(vcpu, event, message, self.queues))
 
-    def _with(self, state: WorkerState, stepped: Stepped) -> Result:
+    def _with(self, state: WorkerState, stepped: Stepped) -> WorkerResult:
         return state.with_vcpu(stepped.vcpu), stepped.effects
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from service_runtime.run import Part, serve
+from service_runtime.run import ServicePart, serve
 from service_runtime.settings import Settings
 from vm_manager.gauges import MANAGER_GAUGES, MONITOR_GAUGES
 from vm_manager.manager import VmManager
@@ -15,13 +15,13 @@ def main() -> None:
     """Run the service until it is told to end."""
     epoch = limits.MANAGER_EPOCH
 
-    def parts(settings: Settings) -> tuple[Part, ...]:
+    def parts(settings: Settings) -> tuple[ServicePart, ...]:
         trust = settings.trust()
         manager = Actor(VmManager(), epoch, trust=trust)
         monitor = Actor(DeadLetterMonitor(epoch, settings.replica), epoch, SKIPPED, trust)
         return (
-            Part(manager, MANAGER_GAUGES),
-            Part(monitor, MONITOR_GAUGES, settings.monitor_amqp_url),
+            ServicePart(manager, MANAGER_GAUGES),
+            ServicePart(monitor, MONITOR_GAUGES, settings.monitor_amqp_url),
         )
 
     sys.exit(serve("vm-manager", parts))

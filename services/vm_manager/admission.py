@@ -8,16 +8,17 @@ RemoveVm that free places always reach the manager, however many creations wait.
 from dataclasses import replace
 
 from vm_manager import creation, waiting_room
-from vm_manager.state import ManagerState, Result
+from vm_manager.state import ManagerResult, ManagerState
 from vm_manager.vm import Vm
 from vm_manager.waiting_room import Placing, Waiting
 from vm_protocol import limits, messages, topology
 from vm_protocol.effects import Ack, CancelTimer, Effect, Publish, SetTimer
+from vm_protocol.timers import TimerKind
 
 
 def admit(
     state: ManagerState, create: messages.CreateVm, reply_to: str, replies_queue: str
-) -> Result:
+) -> ManagerResult:
     """Take a creation up, or let it wait for its turn.
 
     The caller has seen that there is no VM of this name, and that it may wait (`is_full`).
@@ -25,7 +26,7 @@ def admit(
     waits = Waiting(create, reply_to)
     if state.placing is None:
         return _begin(state, waits, replies_queue)
-    timer = SetTimer(waiting_room.waiting_timer(create.vm), limits.CREATION_WAIT_MS)
+    timer = SetTimer(TimerKind.WAITING.of(create.vm), limits.CREATION_WAIT_MS)
     return replace(state, waiting=(*state.waiting, waits)), (timer,)
 
 
@@ -34,13 +35,13 @@ def is_full(state: ManagerState) -> bool:
     return len(state.waiting) >= limits.CREATIONS_WAITING_MAX
 
 
-def go_on(result: Result, replies_queue: str) -> Result:
+def go_on(result: ManagerResult, replies_queue: str) -> ManagerResult:
     """Let the next creation take places if the last one has ended, whether it succeeded or not."""
     state, effects = result
     placing = state.placing
     if placing is None or _is_creating(state, placing.vm):
         return result
-    over: Effect = CancelTimer(waiting_room.placing_timer(placing.vm))
+    over: Effect = CancelTimer(TimerKind.PLACING.of(placing.vm))
     state = replace(state, placing=None)
     if not state.waiting:
         return state, (*effects, over)
@@ -73,11 +74,11 @@ def look(state: ManagerState, vm: Vm) -> tuple[ManagerState, tuple[Effect, ...],
     never = known > 0 and len(vm.slots) > known
     if idle_ms >= (limits.PLACING_MS if never else limits.CREATION_WAIT_MS):
         return state, (), waiting_room.why_not_placed(vm, known)
-    again = SetTimer(waiting_room.placing_timer(vm.name), limits.PLACING_MS)
+    again = SetTimer(TimerKind.PLACING.of(vm.name), limits.PLACING_MS)
     return replace(state, placing=Placing(vm.name, placed, idle_ms)), (again,), None
 
 
-def end_wait(state: ManagerState, vm: str) -> Result:
+def end_wait(state: ManagerState, vm: str) -> ManagerResult:
     """Refuse a creation whose turn has not come."""
     waits = waiting_room.find(state.waiting, vm)
     if waits is None:
@@ -95,18 +96,18 @@ def end_wait(state: ManagerState, vm: str) -> Result:
     return after, (answer, *ended)
 
 
-def forget(state: ManagerState, vm: str) -> Result:
+def forget(state: ManagerState, vm: str) -> ManagerResult:
     """Take a creation out of those that wait, and settle its command."""
     waits = waiting_room.find(state.waiting, vm)
     if waits is None:
         return state, ()
     left = waiting_room.without(state.waiting, vm)
-    timer = CancelTimer(waiting_room.waiting_timer(vm))
+    timer = CancelTimer(TimerKind.WAITING.of(vm))
     settled = Ack(topology.MANAGER_COMMANDS_QUEUE.name, waits.create.identity())
     return replace(state, waiting=left), (timer, settled)
 
 
-def _begin(state: ManagerState, waits: Waiting, replies_queue: str) -> Result:
+def _begin(state: ManagerState, waits: Waiting, replies_queue: str) -> ManagerResult:
     vm, effects = creation.create(waits.create, waits.reply_to, replies_queue)
     state = replace(state.with_vm(vm), placing=Placing(vm.name))
     return state, (*waiting_room.begun(vm.name), *effects)

@@ -13,12 +13,12 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vm_manager.kernel_words import step_meant
-from vm_manager.yaml_text import Located, OrderingError, Path, load
+from vm_manager.yaml_text import Located, OrderingError, YamlPath, load
 from vm_protocol import limits
 from vm_protocol.ordering import LOOP, VCPU_STEPS, VM_STEPS, Loop, Ordering
 from vm_protocol.scenario import Scenario
 
-Model = TypeVar("Model", bound=BaseModel)
+_Model = TypeVar("_Model", bound=BaseModel)
 VerdictName = Literal["safe", "violated", "inconclusive"]
 _OUTER_WORDS = (*VM_STEPS, LOOP)
 _SHOWN_CHARACTERS: Final = 80
@@ -162,7 +162,7 @@ def _steps(located: Located, steps: Any) -> list[Any]:
         raise located.error(("steps",), f"`steps` is a list of {_words(_OUTER_WORDS)}")
     spelled: list[Any] = []
     for index, step in enumerate(steps):
-        path: Path = ("steps", index)
+        path: YamlPath = ("steps", index)
         if isinstance(step, dict) and set(step) == {LOOP}:
             spelled.append({LOOP: _loop(located, (*path, LOOP), step[LOOP])})
         elif isinstance(step, str):
@@ -177,12 +177,12 @@ def _steps(located: Located, steps: Any) -> list[Any]:
 
 def _lines(located: Located, steps: list[Any]) -> list[int]:
     """Return the line of each step, those of a loop one by one."""
-    paths: list[Path] = []
+    paths: list[YamlPath] = []
     for index, step in enumerate(steps):
-        path: Path = ("steps", index)
+        path: YamlPath = ("steps", index)
         if isinstance(step, dict):
             loop = step[LOOP]
-            inner: Path = (*path, LOOP) if isinstance(loop, list) else (*path, LOOP, "steps")
+            inner: YamlPath = (*path, LOOP) if isinstance(loop, list) else (*path, LOOP, "steps")
             names = loop if isinstance(loop, list) else loop["steps"]
             paths += [(*inner, number) for number in range(len(names))]
         else:
@@ -190,7 +190,7 @@ def _lines(located: Located, steps: list[Any]) -> list[int]:
     return [located.place(path)[0] for path in paths]
 
 
-def _loop(located: Located, path: Path, loop: Any) -> dict[str, Any]:
+def _loop(located: Located, path: YamlPath, loop: Any) -> dict[str, Any]:
     spelled = {"steps": loop} if isinstance(loop, list) else loop
     where = path if isinstance(loop, list) else (*path, "steps")
     if not isinstance(spelled, dict) or not isinstance(spelled.get("steps"), list):
@@ -207,7 +207,7 @@ def _loop(located: Located, path: Path, loop: Any) -> dict[str, Any]:
 
 def _check_word(
     located: Located,
-    path: Path,
+    path: YamlPath,
     word: str,
     valid: tuple[str, ...],
     kind: str,
@@ -244,11 +244,11 @@ def _check_expectations(located: Located, expect: tuple[Expectation, ...]) -> No
         for name in expectation.when:
             if name not in Scenario.model_fields:
                 valid = _words(tuple(Scenario.model_fields))
-                path: Path = ("expect", index, "when", name)
+                path: YamlPath = ("expect", index, "when", name)
                 raise located.error(path, f"unknown scenario field `{name}`: valid are {valid}")
 
 
-def _validate(model: type[Model], data: Any, located: Located, prefix: Path = ()) -> Model:
+def _validate(model: type[_Model], data: Any, located: Located, prefix: YamlPath = ()) -> _Model:
     """Validate as JSON, where strictness means what a YAML writer expects."""
     try:
         return model.model_validate_json(json.dumps(data))
@@ -257,9 +257,11 @@ def _validate(model: type[Model], data: Any, located: Located, prefix: Path = ()
         raise _explained(model, first, located, prefix) from None
 
 
-def _explained(model: type[BaseModel], first: Any, located: Located, prefix: Path) -> OrderingError:
+def _explained(
+    model: type[BaseModel], first: Any, located: Located, prefix: YamlPath
+) -> OrderingError:
     """Return pydantic's first error as one that names place, key and the valid words."""
-    path: Path = (*prefix, *first["loc"])
+    path: YamlPath = (*prefix, *first["loc"])
     if first["type"] == "extra_forbidden":
         return located.key_error(path, _unknown_key(path[-1], model, first["loc"][:-1]))
     if first["type"] == "missing":
@@ -283,14 +285,14 @@ def _explained(model: type[BaseModel], first: Any, located: Located, prefix: Pat
     return located.error(path, f"`{name}`: {first['msg']} (it is {text})")
 
 
-def _unknown_key(key: str | int, model: type[BaseModel], path: Path) -> str:
+def _unknown_key(key: str | int, model: type[BaseModel], path: YamlPath) -> str:
     keys = _keys_of(model, path)
     close = get_close_matches(str(key), keys, n=1)
     hint = f"; did you mean `{close[0]}`?" if close else ""
     return f"unknown key `{key}`: valid are {_words(keys)}{hint}"
 
 
-def _keys_of(model: type[BaseModel], path: Path) -> tuple[str, ...]:
+def _keys_of(model: type[BaseModel], path: YamlPath) -> tuple[str, ...]:
     """Return the keys of the part of a model that a path leads to."""
     for part in path:
         if isinstance(part, str) and part in model.model_fields:

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 from vm_manager import roots
 from vm_manager.memory import Page
-from vm_manager.vm import Slot, Vm
-from vm_manager.vm_steps import Stepped, tick_timer
+from vm_manager.vm import Slot, Vm, VmStepped
 from vm_protocol import limits, messages, topology
 from vm_protocol.effects import (
     Ack,
@@ -18,9 +17,10 @@ from vm_protocol.effects import (
 )
 from vm_protocol.observations import Event
 from vm_protocol.scenario import root_contexts
+from vm_protocol.timers import TimerKind
 
 
-def create(command: messages.CreateVm, reply_to: str, replies_queue: str) -> Stepped:
+def create(command: messages.CreateVm, reply_to: str, replies_queue: str) -> VmStepped:
     """Allocate and pin roots; make the first vCPUs visible, and ask for their placement."""
     vm = Vm(
         name=command.vm,
@@ -39,7 +39,7 @@ def create(command: messages.CreateVm, reply_to: str, replies_queue: str) -> Ste
     return vm, (*effects, *asked)
 
 
-def _ask(vm: Vm, count: int) -> Stepped:
+def _ask(vm: Vm, count: int) -> VmStepped:
     """Make so many further vCPUs visible, or those that are left, and ask for their placement."""
     until = min(vm.asked + count, len(vm.slots))
     shown: list[Effect] = []
@@ -77,7 +77,7 @@ def _placement(vm: Vm, vcpu: int) -> messages.PlaceVcpu:
     )
 
 
-def placed(vm: Vm, message: messages.VcpuPlaced, reply_to: str) -> Stepped:
+def placed(vm: Vm, message: messages.VcpuPlaced, reply_to: str) -> VmStepped:
     """Answer a worker that took a vCPU's placement: the first one owns it, others forget it.
 
     When the last vCPU is placed, the VM is created and its ticker starts.
@@ -104,7 +104,7 @@ def placed(vm: Vm, message: messages.VcpuPlaced, reply_to: str) -> Stepped:
         *created(vm),
     )
     if vm.scenario.ticker:
-        effects += (SetTimer(tick_timer(vm), vm.scenario.ticker_ms),)
+        effects += (SetTimer(TimerKind.TICK.of(vm.name), vm.scenario.ticker_ms),)
     return replace(vm, phase="running"), effects
 
 

@@ -7,22 +7,16 @@ up. A live vCPU is waited for as long as it takes: a slow worker is no bug of th
 
 from dataclasses import replace
 
-from vm_manager.vm import FlushWait, Vm
+from vm_manager.vm import FlushWait, Vm, VmStepped
 from vm_protocol import messages, topology
 from vm_protocol.effects import CancelTimer, Effect, Publish, SetTimer, observed
 from vm_protocol.observations import Event
-
-Stepped = tuple[Vm, tuple[Effect, ...]]
-
-
-def flush_timer(vm: Vm) -> str:
-    """Return the name of the timer that bounds a VM's waits for flushes."""
-    return f"flush/{vm.name}"
+from vm_protocol.timers import TimerKind
 
 
 def timer(vm: Vm) -> Effect:
-    """Return the start of that timer: it runs while nothing reaches the manager."""
-    return SetTimer(flush_timer(vm), vm.scenario.request_ms, quiet=True)
+    """Return the start of the waits' timer: it runs while nothing reaches the manager."""
+    return SetTimer(TimerKind.FLUSH.of(vm.name), vm.scenario.request_ms, quiet=True)
 
 
 def are_hopeless(vm: Vm, freed: frozenset[int]) -> bool:
@@ -34,7 +28,7 @@ def are_hopeless(vm: Vm, freed: frozenset[int]) -> bool:
     return any(vcpu in freed for each in vm.waits for _, vcpu in each.missing)
 
 
-def wait(vm: Vm, wanted: FlushWait) -> Stepped:
+def wait(vm: Vm, wanted: FlushWait) -> VmStepped:
     """Begin a wait; it ends at once if no acknowledgement is missing."""
     if not wanted.missing:
         return _end(vm, wanted)
@@ -50,7 +44,7 @@ def wait(vm: Vm, wanted: FlushWait) -> Stepped:
     return replace(vm, waits=(*vm.waits, wanted)), (*said, timer(vm))
 
 
-def acked(vm: Vm, message: messages.RequestAcked) -> Stepped:
+def acked(vm: Vm, message: messages.RequestAcked) -> VmStepped:
     """Take an acknowledgement: the vCPU has left its guest; end the waits that it completes."""
     vm = replace(vm, in_guest=vm.in_guest - {message.vcpu})
     effects: list[Effect] = []
@@ -60,7 +54,7 @@ def acked(vm: Vm, message: messages.RequestAcked) -> Stepped:
         left = replace(each, missing=each.missing - {(message.generation, message.vcpu)})
         (kept if left.missing else ended).append(left)
     if vm.waits and not kept:
-        effects.append(CancelTimer(flush_timer(vm)))
+        effects.append(CancelTimer(TimerKind.FLUSH.of(vm.name)))
     vm = replace(vm, waits=tuple(kept))
     for each in ended:
         vm, done = _end(vm, each)
@@ -68,7 +62,7 @@ def acked(vm: Vm, message: messages.RequestAcked) -> Stepped:
     return vm, tuple(effects)
 
 
-def _end(vm: Vm, ended: FlushWait) -> Stepped:
+def _end(vm: Vm, ended: FlushWait) -> VmStepped:
     """Do what waited: free the pages, answer the unload."""
     effects: list[Effect] = [observed(Event.PAGE_FREED, vm.name, root=page) for page in ended.pages]
     if ended.answer is not None and ended.reply_to is not None:

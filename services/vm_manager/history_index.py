@@ -12,13 +12,13 @@ from pydantic_core import to_json
 from vm_protocol import limits
 from vm_protocol.observations import Event
 from vm_protocol.topology import parse_mailbox
-from vm_protocol.trust import Role, role_of
+from vm_protocol.trust import Role, role_of, worker_actor
 from vm_protocol.wire import Record
 
-Delivery = tuple[str, str]
+MessageAtQueue = tuple[str, str]
 """(message id, queue)."""
 
-Death = tuple[str, str, str]
+DeathKey = tuple[str, str, str]
 """(message id, queue, the broker's reason)."""
 
 SENT_AGAIN = frozenset(
@@ -51,11 +51,11 @@ class VmIndex:
     freed_by: Map[int, str | None] = field(default_factory=Map)
     allocated_by: Map[int, str | None] = field(default_factory=Map)
     owners: Map[int, str] = field(default_factory=Map)
-    rejects: Map[Delivery, str] = field(default_factory=Map)
+    rejects: Map[MessageAtQueue, str] = field(default_factory=Map)
     requeues: Map[str, int] = field(default_factory=Map)
-    acked: Map[Delivery, None] = field(default_factory=Map)
-    classified: Map[Death, None] = field(default_factory=Map)
-    republished: Map[Delivery, None] = field(default_factory=Map)
+    acked: Map[MessageAtQueue, None] = field(default_factory=Map)
+    classified: Map[DeathKey, None] = field(default_factory=Map)
+    republished: Map[MessageAtQueue, None] = field(default_factory=Map)
     removed: bool = False
 
     def chain(self, message_id: str | None) -> tuple[str, ...]:
@@ -165,7 +165,7 @@ def _accepted(index: VmIndex, record: Record) -> VmIndex:
     body = record.details["body"]
     if not body["accepted"]:
         return index
-    return replace(index, owners=index.owners.set(body["vcpu"], f"worker.{body['worker']}"))
+    return replace(index, owners=index.owners.set(body["vcpu"], worker_actor(body["worker"])))
 
 
 def _is_owner(index: VmIndex, vcpu: int | None, record: Record) -> bool:

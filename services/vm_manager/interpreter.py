@@ -8,13 +8,13 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import cast
 
-from vm_manager.flush_waits import flush_timer
-from vm_manager.vm import LoopProgress, Teardown, Vm
-from vm_manager.vm_steps import VM_STEPS, Stepped, erase_vcpu, tick_timer
+from vm_manager.vm import LoopProgress, Teardown, Vm, VmStepped
+from vm_manager.vm_steps import VM_STEP_FUNCTIONS, erase_vcpu
 from vm_protocol import messages, topology
 from vm_protocol.effects import Ack, CancelTimer, Effect, Publish, SetTimer, observed
 from vm_protocol.observations import Event
 from vm_protocol.ordering import ForEachVcpu, Loop, WorkerStep
+from vm_protocol.timers import TimerKind
 
 Part = tuple[str, ...]
 """Worker-side steps of one command, or the single manager-side step ("erase_vcpu",)."""
@@ -35,12 +35,7 @@ def split(steps: tuple[str, ...]) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def quarantine_timer(vm: Vm) -> str:
-    """Return the name of the timer that ends a VM's quarantine."""
-    return f"quarantine/{vm.name}"
-
-
-def run(vm: Vm, replies_queue: str) -> Stepped:
+def run(vm: Vm, replies_queue: str) -> VmStepped:
     """Run steps until the VM is freed or a loop waits for its workers."""
     effects: list[Effect] = []
     while vm.teardown is not None and vm.phase == "destroying":
@@ -58,7 +53,7 @@ def run(vm: Vm, replies_queue: str) -> Stepped:
         else:
             path = str(teardown.position)
             effects.append(observed(Event.STEP_STARTED, vm.name, None, path, name=step))
-            vm, done = VM_STEPS[step](vm)
+            vm, done = VM_STEP_FUNCTIONS[step](vm)
             effects += done
             # The step's flush waits for vCPUs in their guest; step_waited() goes on from here.
             if vm.is_step_waiting():
@@ -68,7 +63,7 @@ def run(vm: Vm, replies_queue: str) -> Stepped:
     return vm, tuple(effects)
 
 
-def step_waited(vm: Vm, replies_queue: str) -> Stepped:
+def step_waited(vm: Vm, replies_queue: str) -> VmStepped:
     """Go on after a VM step whose flush is acknowledged by all that were waited for."""
     if vm.teardown is None or vm.phase != "destroying":
         return vm, ()
@@ -77,7 +72,7 @@ def step_waited(vm: Vm, replies_queue: str) -> Stepped:
     return vm, (*finished, *further)
 
 
-def _finish_step(vm: Vm, teardown: Teardown) -> Stepped:
+def _finish_step(vm: Vm, teardown: Teardown) -> VmStepped:
     step = teardown.ordering.steps[teardown.position]
     path = str(teardown.position)
     finished = observed(Event.STEP_FINISHED, vm.name, None, path, name=str(step))
@@ -85,7 +80,7 @@ def _finish_step(vm: Vm, teardown: Teardown) -> Stepped:
     return vm, (finished,)
 
 
-def part_done(vm: Vm, vcpu: int, path: str, replies_queue: str) -> Stepped:
+def part_done(vm: Vm, vcpu: int, path: str, replies_queue: str) -> VmStepped:
     """Take a worker's answer: go on with the vCPU's next part; a repeated answer does nothing."""
     loop, current = _current_loop(vm)
     if loop is None or current is None:
@@ -108,13 +103,13 @@ def waits_for(vm: Vm, vcpu: int, path: str) -> bool:
     return any(index == vcpu and f"{_position(vm)}.{part}" == path for index, part in waiting)
 
 
-def stop_stuck(vm: Vm, why: str, vcpu: int | None) -> Stepped:
+def stop_stuck(vm: Vm, why: str, vcpu: int | None) -> VmStepped:
     """End the teardown at a step that cannot end; the VM is not freed."""
     assert vm.teardown is not None, "only a teardown gets stuck"
     effects = (
         observed(Event.TEARDOWN_STUCK, vm.name, vcpu, str(vm.teardown.position), why=why),
-        CancelTimer(tick_timer(vm)),
-        CancelTimer(flush_timer(vm)),
+        CancelTimer(TimerKind.TICK.of(vm.name)),
+        CancelTimer(TimerKind.FLUSH.of(vm.name)),
         *_answer(vm, vm.teardown, "stuck"),
     )
     return replace(vm, phase="stuck", waits=()), effects
@@ -140,7 +135,7 @@ def _current_loop(vm: Vm) -> tuple[Loop | None, LoopProgress | None]:
     return (step.for_each_vcpu if isinstance(step, ForEachVcpu) else None), vm.teardown.loop
 
 
-def _advance_loop(vm: Vm, loop: Loop, replies_queue: str) -> Stepped:
+def _advance_loop(vm: Vm, loop: Loop, replies_queue: str) -> VmStepped:
     """Begin as many bodies as may be in flight; leave the loop when all have ended."""
     assert vm.teardown is not None, "loops are a teardown's"
     if vm.teardown.loop is None:
@@ -166,7 +161,7 @@ def _advance_loop(vm: Vm, loop: Loop, replies_queue: str) -> Stepped:
     return vm, tuple(effects)
 
 
-def _run_parts(vm: Vm, loop: Loop, vcpu: int, first: int, replies_queue: str) -> Stepped:
+def _run_parts(vm: Vm, loop: Loop, vcpu: int, first: int, replies_queue: str) -> VmStepped:
     """Run a vCPU's body from a part on, until it ends or a command is sent."""
     effects: list[Effect] = []
     for number, part in enumerate(split(loop.steps)):
@@ -216,12 +211,12 @@ def _answer(vm: Vm, teardown: Teardown, outcome: str) -> tuple[Effect, ...]:
     return publish, Ack(topology.MANAGER_COMMANDS_QUEUE.name, teardown.command_id)
 
 
-def _free_vm(vm: Vm, teardown: Teardown) -> Stepped:
+def _free_vm(vm: Vm, teardown: Teardown) -> VmStepped:
     """Free the VM (kvm_arch_free_vm); mailboxes and tombstones stay for the quarantine."""
     effects = (
         observed(Event.VM_FREED, vm.name),
-        CancelTimer(tick_timer(vm)),
+        CancelTimer(TimerKind.TICK.of(vm.name)),
         *_answer(vm, teardown, "freed"),
-        SetTimer(quarantine_timer(vm), vm.scenario.quarantine_ms),
+        SetTimer(TimerKind.QUARANTINE.of(vm.name), vm.scenario.quarantine_ms),
     )
     return replace(vm, phase="freed", background=False), effects

@@ -7,14 +7,13 @@ it was sent and has died.
 
 from pydantic import ValidationError
 
-from vm_manager.history_index import Death, HistoryIndex, Sending, VmIndex
+from vm_manager.history_index import DeathKey, HistoryIndex, Sending, VmIndex
 from vm_protocol import messages, topology
 from vm_protocol.effects import DeadLettered, Effect, Observed, Publish
 from vm_protocol.errors import RejectReason
+from vm_protocol.invariants import INVARIANT_OF_REJECT, Invariant
 from vm_protocol.observations import Event
 from vm_protocol.topology import parse_mailbox
-
-MONITOR = "monitor"
 
 CONNECTIONS_LOST = "connections-lost"
 """Why a message reached its delivery limit when nobody has rejected it."""
@@ -26,16 +25,6 @@ WRITABLE = frozenset(
     each.name for each in (topology.COMMANDS, topology.PLACEMENT, topology.ASYNC_PF)
 )
 """Where the monitor may publish what it sends again; each key there is its queue's name."""
-
-_INVARIANTS: dict[str, str] = {
-    RejectReason.FREED: "use-after-free",
-    RejectReason.DOUBLE_FREE: "double-free",
-    RejectReason.VM_STATE_FREED: "vm-state-used-after-free",
-}
-"""Reject reason -> broken invariant; the reasons that are not here break none.
-
-A fence that was not reached says only that somebody was slow, or gone; so does what nobody took.
-"""
 
 
 def vm_of(letter: DeadLettered) -> str | None:
@@ -52,7 +41,7 @@ def vcpu_of(letter: DeadLettered) -> int | None:
     return mailbox.vcpu if mailbox else getattr(letter.message, "vcpu", None)
 
 
-def death_of(letter: DeadLettered) -> Death:
+def death_of(letter: DeadLettered) -> DeathKey:
     """Return what tells a death from others."""
     return letter.message_id, letter.queue, letter.reason
 
@@ -91,13 +80,14 @@ def judge(index: VmIndex, letter: DeadLettered) -> tuple[str | None, str]:
         return None, letter.wrong or RejectReason.MALFORMED
     if letter.reason == "rejected":
         why = index.rejects.get((letter.message_id, letter.queue), UNRECORDED)
-        return _INVARIANTS.get(why), why
+        return INVARIANT_OF_REJECT.get(why), why
     if letter.reason == "delivery_limit":
         if sending_of(index, letter) is None:
             return None, UNRECORDED
         # Lost connections count towards the broker's limit too; only recorded rejects accuse.
-        rejected = letter.message_id in index.requeues
-        return ("stuck", RejectReason.ROOTS_PINNED) if rejected else (None, CONNECTIONS_LOST)
+        if letter.message_id in index.requeues:
+            return Invariant.STUCK, RejectReason.ROOTS_PINNED
+        return None, CONNECTIONS_LOST
     return None, letter.reason
 
 
@@ -185,7 +175,7 @@ def classified(index: VmIndex, letter: DeadLettered, invariant: str | None, why:
         details=(
             ("reason", letter.reason),
             ("queue", letter.queue),
-            ("invariant", invariant),
+            ("invariant", None if invariant is None else str(invariant)),
             ("why", why),
             ("used_by", index.chain(letter.message_id)),
             ("freed_by", index.chain(freed_by)),

@@ -4,9 +4,8 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from vm_manager import admission, creation, flush_waits, interpreter, progress, requests, unloading
-from vm_manager.state import ManagerState, Result
+from vm_manager.state import ManagerResult, ManagerState
 from vm_manager.vm import Teardown, Vm
-from vm_manager.vm_steps import tick_timer
 from vm_manager.waiting_room import find, why_full
 from vm_protocol import limits, messages, topology
 from vm_protocol.effects import (
@@ -28,8 +27,10 @@ from vm_protocol.effects import (
     TimerFired,
     observed,
 )
-from vm_protocol.errors import RejectReason
+from vm_protocol.errors import LocalProtocolError, RejectReason
 from vm_protocol.observations import Event
+from vm_protocol.timers import TimerKind, parse_timer
+from vm_protocol.trust import worker_of
 from vm_protocol.work import too_much
 
 
@@ -53,12 +54,12 @@ class VmManager:
         """Return the state of a manager without VMs."""
         return ManagerState()
 
-    def step(self, state: ManagerState, event: Input) -> Result:
+    def step(self, state: ManagerState, event: Input) -> ManagerResult:
         """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
         # Any input may have ended the creation that takes places; then the next one begins.
         return admission.go_on(self._step(state, event), self.replies_queue)
 
-    def _step(self, state: ManagerState, event: Input) -> Result:
+    def _step(self, state: ManagerState, event: Input) -> ManagerResult:
         match event:
             case Started():
                 return state, (Consume(topology.MANAGER_COMMANDS_QUEUE, limits.MANAGER_PREFETCH),)
@@ -79,7 +80,7 @@ class VmManager:
             case _:
                 assert_never(event)
 
-    def _elect(self, before: ManagerState, result: Result) -> Result:
+    def _elect(self, before: ManagerState, result: ManagerResult) -> ManagerResult:
         """Take replies from the first command on, and before anything that asks for one."""
         after, effects = result
         if before.elected:
@@ -91,7 +92,7 @@ class VmManager:
 
     # --- commands of clients -----------------------------------------------------------
 
-    def _command(self, state: ManagerState, event: Received, reply_to: str) -> Result:
+    def _command(self, state: ManagerState, event: Received, reply_to: str) -> ManagerResult:
         match event.message:
             case messages.CreateVm() as create:
                 return self._create(state, event, create, reply_to)
@@ -104,7 +105,7 @@ class VmManager:
 
     def _create(
         self, state: ManagerState, event: Received, create: messages.CreateVm, reply_to: str
-    ) -> Result:
+    ) -> ManagerResult:
         if waits := find(state.waiting, create.vm):
             if (waits.create, waits.reply_to) == (create, reply_to):
                 return state, ()  # delivered again: settled together with the first
@@ -127,7 +128,7 @@ class VmManager:
 
     def _destroy(
         self, state: ManagerState, event: Received, destroy: messages.DestroyVm, reply_to: str
-    ) -> Result:
+    ) -> ManagerResult:
         waits = find(state.waiting, destroy.vm)
         if waits is not None and waits.create.incarnation == destroy.incarnation:
             return self._refuse(state, event, reply_to, "vm-not-ready")
@@ -157,7 +158,7 @@ class VmManager:
 
     def _remove(
         self, state: ManagerState, event: Received, remove: messages.RemoveVm, reply_to: str
-    ) -> Result:
+    ) -> ManagerResult:
         answer = messages.VmRemoved(vm=remove.vm, incarnation=remove.incarnation)
         answered = self._answer(event, reply_to, answer)
         waits = find(state.waiting, remove.vm)
@@ -176,13 +177,14 @@ class VmManager:
         removed, effects = self._forget(state, vm)
         return removed, (*held, *effects, *answered)
 
-    def _forget(self, state: ManagerState, vm: Vm) -> Result:
-        timers = (CancelTimer(tick_timer(vm)), CancelTimer(interpreter.quarantine_timer(vm)))
+    def _forget(self, state: ManagerState, vm: Vm) -> ManagerResult:
+        ended = (TimerKind.TICK, TimerKind.QUARANTINE)
+        timers = tuple(CancelTimer(kind.of(vm.name)) for kind in ended)
         deleted = tuple(DeleteMailbox(mailbox) for mailbox in vm.mailboxes())
         removed = observed(Event.VM_REMOVED, vm.name)
         return replace(state, vms=state.vms.delete(vm.name)), (*timers, *deleted, removed)
 
-    def _client_gone(self, state: ManagerState, created: messages.VmCreated) -> Result:
+    def _client_gone(self, state: ManagerState, created: messages.VmCreated) -> ManagerResult:
         """Undo a creation whose client is not there to hear of it."""
         vm = state.vms.get(created.vm)
         if vm is None or vm.incarnation != created.incarnation or vm.phase != "running":
@@ -191,7 +193,7 @@ class VmManager:
 
     # --- replies of workers and of the monitor -------------------------------------------
 
-    def _reply(self, state: ManagerState, event: Received) -> Result:
+    def _reply(self, state: ManagerState, event: Received) -> ManagerResult:
         message = event.message
         vm = state.vms.get(message.vm)
         if vm is None or vm.incarnation != message.incarnation:
@@ -230,7 +232,7 @@ class VmManager:
                 return self._reject(state, event, RejectReason.UNEXPECTED)
         return self._with(state, vm), (*effects, ack)
 
-    def _not_owned(self, state: ManagerState, event: Received) -> Result:
+    def _not_owned(self, state: ManagerState, event: Received) -> ManagerResult:
         """Reject a reply about a VM or vCPU that is not there; a placement's room is given back."""
         after, effects = self._reject(state, event, RejectReason.NOT_OWNED)
         placed = event.message
@@ -249,7 +251,7 @@ class VmManager:
 
     def _give_up(
         self, state: ManagerState, vm: Vm, refused: messages.Refused, ack: Effect
-    ) -> Result:
+    ) -> ManagerResult:
         """End a creation if the monitor has given a placement up that it waits for."""
         if vm.phase != "creating" or refused.command not in creation.awaited(vm):
             return state, (ack,)
@@ -262,7 +264,7 @@ class VmManager:
         message: messages.VcpuStepsDone | messages.CommandStuck | messages.DestroyVcpu,
         why: str,
         *settle: Effect,
-    ) -> Result:
+    ) -> ManagerResult:
         vm = state.vms.get(message.vm)
         # A late word about a step that has ended changes nothing.
         if vm is None or not interpreter.waits_for(vm, message.vcpu, message.step):
@@ -272,26 +274,35 @@ class VmManager:
 
     # --- timers ------------------------------------------------------------------------
 
-    def _timer(self, state: ManagerState, name: str) -> Result:
-        kind, _, vm_name = name.partition("/")
-        if kind == "waiting":
-            return admission.end_wait(state, vm_name)
-        vm = state.vms.get(vm_name)
-        if vm is None:
-            return state, ()
-        if kind == "placing":
-            return self._look(state, vm)
-        if kind == "quarantine":
-            return self._forget(state, vm)
-        if kind == "flush":
-            return self._flush_expired(state, vm)
-        # The one timer that is left is the ticker's.
+    def _timer(self, state: ManagerState, name: str) -> ManagerResult:
+        timer = parse_timer(name)
+        kind, vm = timer.kind, state.vms.get(timer.about)
+        match kind:
+            case TimerKind.FENCE | TimerKind.LETTER:
+                raise LocalProtocolError(f"{name}: a manager sets no such timer")
+            case TimerKind.WAITING:
+                return admission.end_wait(state, timer.about)
+            case _ if vm is None:
+                return state, ()
+            case TimerKind.PLACING:
+                return self._look(state, vm)
+            case TimerKind.QUARANTINE:
+                return self._forget(state, vm)
+            case TimerKind.FLUSH:
+                return self._flush_expired(state, vm)
+            case TimerKind.TICK:
+                return self._tick(state, vm)
+            case _:
+                assert_never(kind)
+
+    def _tick(self, state: ManagerState, vm: Vm) -> ManagerResult:
         if not vm.background:
             return state, ()
         vm, effects, _ = requests.clock_update(vm)
-        return self._with(state, vm), (*effects, SetTimer(name, vm.scenario.ticker_ms))
+        again = SetTimer(TimerKind.TICK.of(vm.name), vm.scenario.ticker_ms)
+        return self._with(state, vm), (*effects, again)
 
-    def _look(self, state: ManagerState, vm: Vm) -> Result:
+    def _look(self, state: ManagerState, vm: Vm) -> ManagerResult:
         """End a creation that does not get its places."""
         state, effects, why = admission.look(state, vm)
         if why is None:
@@ -299,7 +310,7 @@ class VmManager:
         after, removed = self._forget(state, vm)
         return after, (*creation.given_up(vm, "no-places", why), *removed)
 
-    def _flush_expired(self, state: ManagerState, vm: Vm) -> Result:
+    def _flush_expired(self, state: ManagerState, vm: Vm) -> ManagerResult:
         if not vm.waits or vm.phase != "destroying":
             return state, ()
         # All that are missing live: a slow worker is no reason to give up, so wait once more.
@@ -313,7 +324,7 @@ class VmManager:
     def _with(self, state: ManagerState, vm: Vm) -> ManagerState:
         return state.with_vm(vm)
 
-    def _reject(self, state: ManagerState, event: Received, reason: RejectReason) -> Result:
+    def _reject(self, state: ManagerState, event: Received, reason: RejectReason) -> ManagerResult:
         return state, (Reject(event.queue, event.message_id, reason),)
 
     def _answer(
@@ -331,7 +342,7 @@ class VmManager:
         *,
         held: bool = False,
         why: str = "",
-    ) -> Result:
+    ) -> ManagerResult:
         """Answer a command with a refusal.
 
         `held` tells that a command of the same id is being worked on: an Ack would settle that one
@@ -355,5 +366,5 @@ def _is_anothers(vm: Vm, event: Received) -> bool:
     if vcpu is None or isinstance(event.message, messages.VcpuPlaced):
         return False
     owner = vm.slots[vcpu].worker
-    is_worker = event.sender.partition(".")[0] == "worker"
-    return is_worker and owner is not None and event.sender != f"worker.{owner}"
+    speaker = worker_of(event.sender)
+    return speaker is not None and owner is not None and speaker != owner

@@ -12,7 +12,6 @@ from typing import Literal, assert_never
 
 from vm_manager import letters
 from vm_manager.history_index import READ_BY_INDEX, HistoryIndex
-from vm_manager.letters import MONITOR
 from vm_manager.open_requests import READ_BY_OPEN_REQUESTS, OpenRequests
 from vm_manager.repeats import Repeats
 from vm_protocol import limits, topology
@@ -32,7 +31,10 @@ from vm_protocol.effects import (
     TimerFired,
     observed,
 )
+from vm_protocol.errors import LocalProtocolError
 from vm_protocol.observations import Event
+from vm_protocol.timers import TimerKind, parse_timer
+from vm_protocol.trust import Role, role_of
 from vm_protocol.wire import Record
 
 _OF_MONITORS = frozenset({Event.DEAD_LETTER_ARRIVED})
@@ -56,7 +58,7 @@ class MonitorState:
     started_ns: int = 0
 
 
-Result = tuple[MonitorState, tuple[Effect, ...]]
+MonitorResult = tuple[MonitorState, tuple[Effect, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +75,13 @@ class DeadLetterMonitor:
     @property
     def actor(self) -> str:
         """Return the actor's name in the history."""
-        return f"{MONITOR}.{self.replica}" if self.replica else MONITOR
+        return f"{Role.MONITOR}.{self.replica}" if self.replica else str(Role.MONITOR)
 
     def initial(self) -> MonitorState:
         """Return the state of a monitor that has read nothing."""
         return MonitorState()
 
-    def step(self, state: MonitorState, event: Input) -> Result:
+    def step(self, state: MonitorState, event: Input) -> MonitorResult:
         """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
         match event:
             case Started():
@@ -93,15 +95,13 @@ class DeadLetterMonitor:
             case DeadLettered():
                 return self._take(state, event)
             case TimerFired():
-                due = (letter for letter in state.waiting if letter.letter == event.name)
-                letter = next(due, None)
-                return (state, ()) if letter is None else self._classify(state, letter)
+                return self._waited_long_enough(state, event.name)
             case Received() | Returned() | MailboxGone():
                 return state, ()  # no manager hears of it then; the others never come to a monitor
             case _:
                 assert_never(event)
 
-    def _read(self, state: MonitorState, event: JournalRead) -> Result:
+    def _read(self, state: MonitorState, event: JournalRead) -> MonitorResult:
         index, open_requests, repeats = state.index, state.open_requests, state.repeats
         effects: list[Effect] = []
         reached: set[str] = set()
@@ -110,7 +110,7 @@ class DeadLetterMonitor:
             if is_repeated:
                 continue
             # Written by a monitor: what a replica has judged already, or how far we have read.
-            if record.actor.partition(".")[0] == MONITOR:
+            if role_of(record.actor) is Role.MONITOR:
                 if record.event in _TOLD:
                     index = index.read(record)
                 elif self._has_arrived(state, record):
@@ -133,21 +133,28 @@ class DeadLetterMonitor:
         is_ours = record.actor == self.actor and record.at_ns >= state.started_ns
         return is_ours and record.event == Event.DEAD_LETTER_ARRIVED
 
-    def _take(self, state: MonitorState, letter: DeadLettered) -> Result:
+    def _take(self, state: MonitorState, letter: DeadLettered) -> MonitorResult:
         if letter.message is None or letters.is_told(state.index, letter):
             return self._classify(state, letter)
         # The timer is for a journal that cannot be read; else our own record comes back first.
-        timer = SetTimer(letter.letter, limits.MONITOR_HISTORY_MS)
+        timer = SetTimer(TimerKind.LETTER.of(letter.letter), limits.MONITOR_HISTORY_MS)
         vm, vcpu = letters.vm_of(letter), letters.vcpu_of(letter)
         arrived = observed(Event.DEAD_LETTER_ARRIVED, vm, vcpu, letter=letter.letter)
         return replace(state, waiting=(*state.waiting, letter)), (timer, arrived)
 
-    def _classify(self, state: MonitorState, letter: DeadLettered) -> Result:
+    def _waited_long_enough(self, state: MonitorState, name: str) -> MonitorResult:
+        timer = parse_timer(name)
+        if timer.kind is not TimerKind.LETTER:
+            raise LocalProtocolError(f"{name}: a monitor sets no such timer")
+        letter = next((each for each in state.waiting if each.letter == timer.about), None)
+        return (state, ()) if letter is None else self._classify(state, letter)
+
+    def _classify(self, state: MonitorState, letter: DeadLettered) -> MonitorResult:
         effects: list[Effect] = []
         if letter in state.waiting:
             waiting = tuple(other for other in state.waiting if other != letter)
             state = replace(state, waiting=waiting)
-            effects.append(CancelTimer(letter.letter))
+            effects.append(CancelTimer(TimerKind.LETTER.of(letter.letter)))
         vm = letters.vm_of(letter)
         index = state.index.of(vm)
         invariant, why = letters.judge(index, letter)
@@ -161,7 +168,7 @@ class DeadLetterMonitor:
             elif not letters.is_republished(index, letter):
                 said = letters.republish(letter, sending)
                 return self._noted(state, letter, "republished"), (*effects, *said, ack)
-            elif letter.sender.partition(".")[0] != MONITOR:
+            elif role_of(letter.sender) is not Role.MONITOR:
                 return state, (*effects, ack)  # the letter of what was sent again comes again
             else:
                 effects += letters.tell(letter, sending, why, self.epoch)

@@ -10,6 +10,7 @@ from immutables import Map
 
 from vm_protocol import limits
 from vm_protocol.effects import Observed
+from vm_protocol.message_ids import parse_message_id
 from vm_protocol.messages import REQUEST_KINDS
 from vm_protocol.observations import Event
 from vm_protocol.topology import parse_mailbox
@@ -58,7 +59,8 @@ class OpenRequests:
             if request.vm == vm:
                 requests = requests.delete(message_id)
         for message_id in self.early:
-            if message_id.startswith(f"{vm}."):
+            parsed = parse_message_id(message_id)
+            if parsed is not None and parsed.vm == vm:
                 early = early.delete(message_id)
         return replace(self, requests=requests, early=early)
 

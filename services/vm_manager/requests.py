@@ -61,7 +61,7 @@ def flush_tlb(vm: Vm, by: str, vcpu: int | None = None) -> Posted:
     """Post a TLB flush (kvm_flush_remote_tlbs)."""
     flush_wait = vm.teardown.ordering.flush_wait if vm.teardown else "in_guest"
     make = partial(messages.TlbFlush, wait_for=waited_for(vm), flush_wait=flush_wait)
-    return post(vm, make, "tlb-flush", by, vcpu)
+    return post(vm, make, messages.TLB_FLUSH, by, vcpu)
 
 
 def waited_for(vm: Vm) -> tuple[int, ...]:
@@ -83,15 +83,15 @@ def in_guest(vm: Vm) -> tuple[int, ...]:
 def drop_obsolete_roots(vm: Vm, root: str) -> Posted:
     """Post that an invalid root be dropped (KVM_REQ_MMU_FREE_OBSOLETE_ROOTS)."""
     make = partial(messages.DropObsoleteRoots, root=root)
-    return post(vm, make, "drop-obsolete-roots", "zap-all")
+    return post(vm, make, messages.DROP_OBSOLETE_ROOTS, "zap-all")
 
 
 def scan_ioapic(vm: Vm) -> Posted:
     """Post an IOAPIC scan, as kvm_free_pit does; it waits for vCPUs in guest mode only."""
     make = partial(messages.ScanIoapic, wait_for=in_guest(vm))
-    return post(vm, make, "scan-ioapic", "pit")
+    return post(vm, make, messages.SCAN_IOAPIC, "pit")
 
 
 def clock_update(vm: Vm) -> Posted:
     """Post a clock update, as the kvmclock work does."""
-    return post(vm, messages.ClockUpdate, "clock-update", "ticker")
+    return post(vm, messages.ClockUpdate, messages.CLOCK_UPDATE, "ticker")

@@ -33,19 +33,19 @@ class Root:
     invalid: bool = False
 
 
-Roots = tuple[Root, ...]
+RootList = tuple[Root, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
     """Roots after pins were dropped: those that stay, and doomed ones, to be flushed and freed."""
 
-    roots: Roots
-    doomed: Roots
+    roots: RootList
+    doomed: RootList
     effects: tuple[Effect, ...]
 
 
-def allocate(vm: str, scenario: Scenario) -> tuple[Roots, tuple[Effect, ...]]:
+def allocate(vm: str, scenario: Scenario) -> tuple[RootList, tuple[Effect, ...]]:
     """Return the roots that the VM's vCPUs pin as its teardown begins."""
     pins: dict[tuple[str, Mmu], list[Pin]] = {}
     for vcpu in range(scenario.vcpus):
@@ -70,7 +70,7 @@ def freed(vm: str, root: Root, by: str) -> Effect:
     return observed(Event.ROOT_FREED, vm, root=root.name, by=by, pins=pins)
 
 
-def release(vm: str, roots: Roots, vcpu: int, context: int, names: tuple[str, ...]) -> Released:
+def release(vm: str, roots: RootList, vcpu: int, context: int, names: tuple[str, ...]) -> Released:
     """Drop a vCPU's pins on the named roots of one MMU context (kvm_mmu_free_roots).
 
     A root is doomed if this drops its last pin and it is an invalid shadow root. A valid root
@@ -92,13 +92,13 @@ def release(vm: str, roots: Roots, vcpu: int, context: int, names: tuple[str, ..
     return Released(tuple(kept), tuple(doomed), tuple(effects))
 
 
-def zap_unpinned(vm: str, roots: Roots, by: str) -> tuple[Roots, tuple[Effect, ...]]:
+def zap_unpinned(vm: str, roots: RootList, by: str) -> tuple[RootList, tuple[Effect, ...]]:
     """Free every root without pins, of either kind."""
     kept = tuple(root for root in roots if root.pins)
     return kept, tuple(freed(vm, root, by) for root in roots if not root.pins)
 
 
-def uninit(vm: str, roots: Roots) -> tuple[Roots, tuple[Effect, ...]]:
+def uninit(vm: str, roots: RootList) -> tuple[RootList, tuple[Effect, ...]]:
     """Free pinned roots under their holders and unpinned TDP roots (kvm_mmu_uninit_vm).
 
     Unpinned shadow roots stay: only a zap would have freed them.

@@ -32,4 +32,4 @@ class ManagerState:
         return replace(self, vms=self.vms.set(vm.name, vm))
 
 
-Result = tuple[ManagerState, tuple[Effect, ...]]
+ManagerResult = tuple[ManagerState, tuple[Effect, ...]]

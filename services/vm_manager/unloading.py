@@ -3,15 +3,14 @@
 from dataclasses import replace
 
 from vm_manager import flush_waits, memory, requests, roots
-from vm_manager.vm import FlushWait, Missing, Vm
-from vm_manager.vm_steps import Stepped
+from vm_manager.vm import FlushWait, Missing, Vm, VmStepped
 from vm_protocol import messages, topology
 from vm_protocol.effects import Ack, Effect, Publish, Reject, observed
 from vm_protocol.errors import RejectReason
 from vm_protocol.observations import Event
 
 
-def unload(vm: Vm, message: messages.RootsReleased, reply_to: str) -> Stepped:
+def unload(vm: Vm, message: messages.RootsReleased, reply_to: str) -> VmStepped:
     """Drop a vCPU's pins and flush where that dooms roots (kvm_mmu_unload).
 
     At most one flush for each MMU context. If the flush waits for vCPUs, so does the answer. A
@@ -56,7 +55,7 @@ def _is_for(wait: FlushWait, message: messages.RootsReleased) -> bool:
     )
 
 
-def zap_until_empty(vm: Vm, message: messages.ZapRequested, reply_to: str) -> Stepped:
+def zap_until_empty(vm: Vm, message: messages.ZapRequested, reply_to: str) -> VmStepped:
     """Drop a vCPU's pins, free every root without pins, count the rest (2007: free_mmu_pages).
 
     Posts no request, marks nothing invalid and treats TDP roots alike. A repeated message frees
@@ -95,7 +94,7 @@ def _zap_done(message: messages.ZapRequested, roots_left: int, reply_to: str) ->
     return _answer(reply_to, done, message)
 
 
-def read_vm_state(vm: Vm, message: messages.VmStateRead, queue: str) -> Stepped:
+def read_vm_state(vm: Vm, message: messages.VmStateRead, queue: str) -> VmStepped:
     """Take a vCPU's touch of VM-level state; reject it when that state is freed.
 
     A touch that was granted is over. If its message comes again after the state was freed, nothing

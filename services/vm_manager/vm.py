@@ -7,6 +7,7 @@ from immutables import Map
 
 from vm_manager.memory import Pages
 from vm_manager.roots import Root
+from vm_protocol.effects import Effect
 from vm_protocol.messages import UnloadDone
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
@@ -118,3 +119,7 @@ class Vm:
     def with_slot(self, vcpu: int, slot: Slot) -> "Vm":
         """Return the VM with one array entry replaced."""
         return replace(self, slots=(*self.slots[:vcpu], slot, *self.slots[vcpu + 1 :]))
+
+
+VmStepped = tuple[Vm, tuple[Effect, ...]]
+"""A VM after something was done to it, and the effects of that."""

@@ -4,21 +4,16 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from vm_manager import flush_waits, memory, requests, roots
-from vm_manager.vm import FlushWait, Slot, Vm
+from vm_manager.vm import FlushWait, Slot, Vm, VmStepped
 from vm_protocol.effects import CancelTimer, Effect, Unbind, observed
 from vm_protocol.observations import Event
 from vm_protocol.scenario import SHADOW
+from vm_protocol.timers import TimerKind
 
-Stepped = tuple[Vm, tuple[Effect, ...]]
-VmStep = Callable[[Vm], Stepped]
-
-
-def tick_timer(vm: Vm) -> str:
-    """Return the name of the timer that drives a VM's kvmclock ticker."""
-    return f"tick/{vm.name}"
+VmStepFunction = Callable[[Vm], VmStepped]
 
 
-def stop_background_workers(vm: Vm) -> Stepped:
+def stop_background_workers(vm: Vm) -> VmStepped:
     """Stop the ticker and free the PIT, which posts scan-IOAPIC (kvm_arch_pre_destroy_vm).
 
     KVM_REQ_SCAN_IOAPIC has KVM_REQUEST_WAIT: whoever is in its guest has left it afterwards.
@@ -29,10 +24,10 @@ def stop_background_workers(vm: Vm) -> Stepped:
     posted, effects, missing = requests.scan_ioapic(stopped)
     said = observed(Event.BACKGROUND_STOPPED, vm.name)
     vm, waited = flush_waits.wait(posted, FlushWait(missing))
-    return vm, (CancelTimer(tick_timer(vm)), said, *effects, *waited)
+    return vm, (CancelTimer(TimerKind.TICK.of(vm.name)), said, *effects, *waited)
 
 
-def zap_all_roots(vm: Vm) -> Stepped:
+def zap_all_roots(vm: Vm) -> VmStepped:
     """Unmap the guest's memory; shadow roots become invalid or are freed (kvm_mmu_zap_all).
 
     Shadow roots first: one drop-obsolete-roots request for each pinned root, then one flush; none
@@ -70,35 +65,35 @@ def _zap_shadow(vm: Vm) -> requests.Posted:
     return replace(vm, roots=left), tuple(effects), missing
 
 
-def flush_tlbs(vm: Vm) -> Stepped:
+def flush_tlbs(vm: Vm) -> VmStepped:
     """Flush the TLBs of all visible vCPUs (kvm_flush_remote_tlbs)."""
     vm, effects, missing = requests.flush_tlb(vm, "flush-tlbs")
     vm, waited = flush_waits.wait(vm, FlushWait(missing))
     return vm, (*effects, *waited)
 
 
-def free_irqchip(vm: Vm) -> Stepped:
+def free_irqchip(vm: Vm) -> VmStepped:
     """Free MSR filter, PIC and IOAPIC, which a nested vCPU reads as it leaves its guest."""
     return _free_state(vm, "irqchip")
 
 
-def vendor_vm_destroy(vm: Vm) -> Stepped:
+def vendor_vm_destroy(vm: Vm) -> VmStepped:
     """Free the vendor's state, AVIC's physical id table included (svm_vm_destroy)."""
     return _free_state(vm, "vendor")
 
 
-def _free_state(vm: Vm, state: str) -> Stepped:
+def _free_state(vm: Vm, state: str) -> VmStepped:
     said = observed(Event.VM_STATE_FREED, vm.name, state=state)
     return replace(vm, freed_state=vm.freed_state | {state}), (said,)
 
 
-def uninit_mmu(vm: Vm) -> Stepped:
+def uninit_mmu(vm: Vm) -> VmStepped:
     """Free what is left of the MMU (kvm_mmu_uninit_vm)."""
     left, effects = roots.uninit(vm.name, vm.roots)
     return replace(vm, roots=left), effects
 
 
-VM_STEPS: dict[str, VmStep] = {
+VM_STEP_FUNCTIONS: dict[str, VmStepFunction] = {
     "stop_background_workers": stop_background_workers,
     "zap_all_roots": zap_all_roots,
     "flush_tlbs": flush_tlbs,
@@ -108,7 +103,7 @@ VM_STEPS: dict[str, VmStep] = {
 }
 
 
-def erase_vcpu(vm: Vm, vcpu: int) -> Stepped:
+def erase_vcpu(vm: Vm, vcpu: int) -> VmStepped:
     """Take a vCPU out of the array (xa_erase); with `stop-at-hole`, hide all behind it as well."""
     assert vm.teardown is not None, "only a teardown erases"
     slot = vm.slots[vcpu]
@@ -126,7 +121,7 @@ def erase_vcpu(vm: Vm, vcpu: int) -> Stepped:
     return vm, tuple(effects)
 
 
-def _hide_behind(vm: Vm, hole: int) -> Stepped:
+def _hide_behind(vm: Vm, hole: int) -> VmStepped:
     effects: list[Effect] = []
     slots: list[Slot] = list(vm.slots)
     for vcpu in range(hole + 1, len(slots)):

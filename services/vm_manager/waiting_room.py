@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from vm_manager.vm import Vm
 from vm_protocol import limits, messages
 from vm_protocol.effects import CancelTimer, Effect, SetTimer
+from vm_protocol.timers import TimerKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +38,10 @@ class Placing:
     idle_ms: int = 0
 
 
-def placing_timer(vm: str) -> str:
-    """Return the name of the timer that looks at the VM that takes places."""
-    return f"placing/{vm}"
-
-
-def waiting_timer(vm: str) -> str:
-    """Return the name of the timer that ends a creation's wait."""
-    return f"waiting/{vm}"
-
-
 def begun(vm: str) -> tuple[Effect, ...]:
     """Return what a VM's turn begins with."""
-    return CancelTimer(waiting_timer(vm)), SetTimer(placing_timer(vm), limits.PLACING_MS)
+    placing = SetTimer(TimerKind.PLACING.of(vm), limits.PLACING_MS)
+    return CancelTimer(TimerKind.WAITING.of(vm)), placing
 
 
 def find(waiting: Iterable[Waiting], vm: str) -> Waiting | None:

@@ -12,8 +12,8 @@ import yaml
 
 from vm_protocol import limits
 
-Path = tuple[str | int, ...]
-Place = tuple[int, int]
+YamlPath = tuple[str | int, ...]
+TextPlace = tuple[int, int]
 """Line and column, from 1."""
 
 
@@ -30,7 +30,7 @@ class OrderingError(Exception):
         place: Line and column of the fault, from 1.
     """
 
-    def __init__(self, source: str, place: Place, text: str) -> None:
+    def __init__(self, source: str, place: TextPlace, text: str) -> None:
         super().__init__(f"{source}:{place[0]}:{place[1]}: {text}")
         self.source = source
         self.place = place
@@ -42,20 +42,20 @@ class Located:
 
     source: str
     data: Any
-    places: dict[Path, Place]
-    keys: dict[Path, Place] = field(default_factory=dict)
+    places: dict[YamlPath, TextPlace]
+    keys: dict[YamlPath, TextPlace] = field(default_factory=dict)
 
-    def place(self, path: Path) -> Place:
+    def place(self, path: YamlPath) -> TextPlace:
         """Return the place of a part, or of the nearest part around it."""
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path, (1, 1))
 
-    def error(self, path: Path, text: str) -> OrderingError:
+    def error(self, path: YamlPath, text: str) -> OrderingError:
         """Return the error that stands at a part."""
         return OrderingError(self.source, self.place(path), text)
 
-    def key_error(self, path: Path, text: str) -> OrderingError:
+    def key_error(self, path: YamlPath, text: str) -> OrderingError:
         """Return the error that stands at a part's key."""
         return OrderingError(self.source, self.keys.get(path, self.place(path)), text)
 
@@ -109,7 +109,7 @@ def load(text: str, source: str) -> Located:
     return Located(source, data, located.places, located.keys)
 
 
-def _build(loader: yaml.SafeLoader, node: yaml.Node, path: Path, located: Located) -> Any:
+def _build(loader: yaml.SafeLoader, node: yaml.Node, path: YamlPath, located: Located) -> Any:
     located.places[path] = _place(node)
     if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
         return [
@@ -156,5 +156,5 @@ def _value(loader: yaml.SafeLoader, node: yaml.ScalarNode, located: Located) -> 
         raise OrderingError(located.source, _place(node), text) from None
 
 
-def _place(node: yaml.Node) -> Place:
+def _place(node: yaml.Node) -> TextPlace:
     return node.start_mark.line + 1, node.start_mark.column + 1

@@ -18,6 +18,7 @@ from service_runtime.windows import WINDOW, FreedWindow
 from vm_protocol.actor import Actor
 from vm_protocol.errors import RejectReason
 from vm_protocol.gauges import GaugeRow
+from vm_protocol.invariants import INVARIANT_OF_REJECT, Invariant
 from vm_protocol.messages import REQUEST_KINDS
 from vm_protocol.observations import Event
 from vm_protocol.wire import Record
@@ -103,15 +104,13 @@ REASONS: Final = tuple({"reason": str(reason)} for reason in RejectReason)
 """Every reason for a reject."""
 
 VIOLATIONS: Final = tuple(
-    {"reason": reason, "invariant": invariant, "why": why}
+    {"reason": reason, "invariant": str(invariant), "why": why}
     for reason, invariant, why in (
-        ("rejected", "use-after-free", str(RejectReason.FREED)),
-        ("rejected", "double-free", str(RejectReason.DOUBLE_FREE)),
-        ("rejected", "vm-state-used-after-free", str(RejectReason.VM_STATE_FREED)),
-        ("rejected", "stuck", str(RejectReason.FENCE_NOT_REACHED)),
-        ("delivery_limit", "stuck", str(RejectReason.ROOTS_PINNED)),
-        ("expired", "lost-request", "expired"),
-        ("maxlen", "lost-request", "maxlen"),
+        *(("rejected", broken, str(why)) for why, broken in INVARIANT_OF_REJECT.items()),
+        ("rejected", Invariant.STUCK, str(RejectReason.FENCE_NOT_REACHED)),
+        ("delivery_limit", Invariant.STUCK, str(RejectReason.ROOTS_PINNED)),
+        ("expired", Invariant.LOST_REQUEST, "expired"),
+        ("maxlen", Invariant.LOST_REQUEST, "maxlen"),
     )
 )
 """The dead letters that break an invariant (vm_manager.monitor)."""

@@ -25,7 +25,7 @@ Handler = Callable[[], Plan]
 Enqueue = Callable[[Handler], None]
 """Hands a handler to the driver's loop, at any time and as often as it is to be run."""
 
-Forward = Callable[[Outgoing, Batch], None]
+SendOn = Callable[[Outgoing, Batch], None]
 """Publishes to the broker; the batch stays open until that is confirmed."""
 
 
@@ -40,7 +40,7 @@ class Passage:
         """Take a timer that has fired."""
         enqueue(take)
 
-    def leaving(self, outgoing: Outgoing, batch: Batch, forward: Forward) -> None:
+    def leaving(self, outgoing: Outgoing, batch: Batch, forward: SendOn) -> None:
         """Publish a message or journal records; `batch` already counts it as open.
 
         To drop it is `batch.confirmed()` instead, to repeat it one more `batch.open_count`.

@@ -36,9 +36,7 @@ from vm_protocol.codec import Packet
 from vm_protocol.errors import RemoteProtocolError
 from vm_protocol.intake import Delivery
 from vm_protocol.recorder import NO_CAUSE, Cause, Send
-from vm_protocol.wire import Record
-
-Observe = Callable[[Record], None]
+from vm_protocol.wire import Observe, Record
 
 
 @dataclass(slots=True)

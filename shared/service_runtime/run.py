@@ -22,10 +22,10 @@ from service_runtime.metrics import Metrics, Shown, StateCollector, show_instanc
 from service_runtime.passage import DIRECT
 from service_runtime.rabbit_driver import RabbitDriver
 from service_runtime.settings import Settings, SettingsError, read_settings
-from service_runtime.tracing.traced import Observe, traced
+from service_runtime.tracing.traced import traced
 from vm_protocol.actor import Actor
 from vm_protocol.gauges import GaugeRow
-from vm_protocol.wire import Record
+from vm_protocol.wire import Observe, Record
 
 EXIT_BUG = 1
 EXIT_USAGE = 2
@@ -39,7 +39,7 @@ _OURS = ("service_runtime", "vm_protocol", "vm_manager", "vcpu_worker")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ServicePart:
     """One actor of a service, and the gauges that its state shows.
 
     `url` is the broker's for a connection as another user; empty: the service's.
@@ -50,7 +50,7 @@ class Part:
     url: str = ""
 
 
-MakeParts = Callable[[Settings], Sequence[Part]]
+MakeParts = Callable[[Settings], Sequence[ServicePart]]
 
 
 def serve(service: str, make_parts: MakeParts) -> int:
@@ -123,7 +123,9 @@ class _Pulse:
         return time.monotonic() - self._last_s < LOOP_STALL_S
 
 
-async def _serve(service: str, settings: Settings, parts: Sequence[Part], trace: Observe) -> None:
+async def _serve(
+    service: str, settings: Settings, parts: Sequence[ServicePart], trace: Observe
+) -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     show_instance(registry, service, settings.replica or settings.worker_id)
@@ -143,12 +145,6 @@ async def _serve(service: str, settings: Settings, parts: Sequence[Part], trace:
         for part, driver in zip(parts, drivers, strict=True)
     ]
     registry.register(StateCollector(shown))
-    pulse = _Pulse()
-    pulse.beat()
-    probes = {
-        "/healthz": pulse.is_alive,
-        "/readyz": lambda: all(driver.connectivity.is_connected for driver in drivers),
-    }
 
     def stop() -> None:
         for driver in drivers:
@@ -162,7 +158,8 @@ async def _serve(service: str, settings: Settings, parts: Sequence[Part], trace:
     log = structlog.get_logger()
     if gate is not None:
         await gate.connect()
-    with serve_http(registry, settings.metrics_host, settings.metrics_port, probes) as port:
+    host, metrics_port = settings.metrics_host, settings.metrics_port
+    with serve_http(registry, host, metrics_port, _probes(drivers)) as port:
         async with asyncio.TaskGroup() as group:
             for driver in drivers:
                 group.create_task(_run(driver, stop))
@@ -172,6 +169,16 @@ async def _serve(service: str, settings: Settings, parts: Sequence[Part], trace:
     if failures:
         raise failures[0]
     log.info("service.stopped")
+
+
+def _probes(drivers: Sequence[RabbitDriver]) -> dict[str, Callable[[], bool]]:
+    """Return what the HTTP side answers, beside the metrics; they are asked on its threads."""
+    pulse = _Pulse()
+    pulse.beat()
+    return {
+        "/healthz": pulse.is_alive,
+        "/readyz": lambda: all(driver.connectivity.is_connected for driver in drivers),
+    }
 
 
 async def _run(driver: RabbitDriver, stop_all: Callable[[], None]) -> None:

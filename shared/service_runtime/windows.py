@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Histogram
 
+from vm_protocol.messages import VcpuStepsDone
 from vm_protocol.observations import Event
 from vm_protocol.wire import Record
 
-Vcpu = tuple[str | None, int | None]
+_Vcpu = tuple[str | None, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,8 @@ class FreedWindow:
         self._histogram = Histogram(
             WINDOW.name, WINDOW.help, buckets=WINDOW.buckets, registry=registry
         )
-        self._freeing: dict[Vcpu, str] = {}
-        self._freed_ns: dict[Vcpu, int] = {}
+        self._freeing: dict[_Vcpu, str] = {}
+        self._freed_ns: dict[_Vcpu, int] = {}
 
     def sent(self, record: Record) -> None:
         """Note a command that frees, by its step."""
@@ -58,8 +59,7 @@ class FreedWindow:
         vcpu = (record.vm, record.vcpu)
         step = self._freeing.get(vcpu)
         is_answer = step is not None and record.details.get("type") == "VcpuStepsDone"
-        # .../vcpu-steps-done/<index>/<step>/<outcome>
-        if is_answer and (record.message_id or "").split("/")[-2:-1] == [step]:
+        if is_answer and VcpuStepsDone.fields_of(record.message_id or "").get("step") == step:
             del self._freeing[vcpu]
             self._freed_ns[vcpu] = record.at_ns
 

@@ -11,6 +11,7 @@ from vm_protocol import intake
 from vm_protocol.effects import (
     Ack,
     Core,
+    CoreState,
     Deed,
     Effect,
     Input,
@@ -20,7 +21,6 @@ from vm_protocol.effects import (
     Reject,
     Returned,
     Settle,
-    State,
 )
 from vm_protocol.errors import RemoteProtocolError
 from vm_protocol.intake import Delivery
@@ -47,7 +47,7 @@ class Plan:
     key: str = ""
 
 
-class Actor(Generic[State]):
+class Actor(Generic[CoreState]):
     """A core with its state and its recorder.
 
     The core never sees journal records of the events in `skip`, and nothing that `trust` finds to
@@ -56,7 +56,7 @@ class Actor(Generic[State]):
 
     def __init__(
         self,
-        core: Core[State],
+        core: Core[CoreState],
         epoch: int = 0,
         skip: frozenset[Event] = frozenset(),
         trust: Trust = ANYBODY,

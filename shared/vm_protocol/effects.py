@@ -28,7 +28,6 @@ class Started:
 class Received:
     """A valid message from `queue`; `reply_to` names the queue of the sender's choice.
 
-    `user_id` is the sender's user, as the broker has validated it; None if it named nobody.
     `sender` is the actor that the message names, which a user that is one worker cannot forge.
     """
 
@@ -38,7 +37,6 @@ class Received:
     epoch: int
     reply_to: str | None = None
     redelivered: bool = False
-    user_id: str | None = None
     sender: str = ""
 
 
@@ -76,9 +74,7 @@ class DeadLettered:
     reason: str
     queue: str
     message_id: str
-    epoch: int
     message: Message | None = None
-    reply_to: str | None = None
     wrong: str | None = None
     redelivered: bool = False
     sender: str = ""
@@ -259,10 +255,10 @@ Deed = (
 
 Effect = Publish | Settle | Deed | Observed
 
-State = TypeVar("State")
+CoreState = TypeVar("CoreState")
 
 
-class Core(Protocol[State]):
+class Core(Protocol[CoreState]):
     """A service as a pure function; both drivers run it, and hold nothing else of it."""
 
     @property
@@ -270,10 +266,10 @@ class Core(Protocol[State]):
         """Return the name under which its records and messages go out."""
         ...
 
-    def initial(self) -> State:
+    def initial(self) -> CoreState:
         """Return the state before `Started`; frozen and hashable."""
         ...
 
-    def step(self, state: State, event: Input) -> tuple[State, tuple[Effect, ...]]:
+    def step(self, state: CoreState, event: Input) -> tuple[CoreState, tuple[Effect, ...]]:
         """Return the state after an input, and what it asks for."""
         ...

@@ -43,7 +43,6 @@ def read_message(delivery: Delivery, trust: Trust = ANYBODY) -> tuple[Received, 
         epoch=envelope.epoch,
         reply_to=envelope.reply_to,
         redelivered=delivery.redelivered,
-        user_id=envelope.user_id,
         sender=envelope.sender,
     )
     return received, envelope
@@ -99,9 +98,7 @@ def read_dead_letter(delivery: Delivery, letter: str, trust: Trust = ANYBODY) ->
         reason=death.reason,
         queue=death.queue,
         message_id=message_id if isinstance(message_id, str) else "",
-        epoch=envelope.epoch if envelope else 0,
         message=message,
-        reply_to=envelope.reply_to if envelope else None,
         wrong=wrong,
         redelivered=delivery.redelivered,
         sender=envelope.sender if envelope else "",

@@ -34,6 +34,9 @@ WORK_MIN: Final = 65_536
 ROOTS_OF_CONTEXT_MAX: Final = 4
 """Roots of one MMU context: the current one and three previous (KVM_MMU_NUM_PREV_ROOTS)."""
 
+FAULTS_MAX: Final = 16
+"""Async page faults of one vCPU that are pending as its teardown begins."""
+
 COUNT_MAX: Final = 2**31 - 1
 """Incarnations, generations, attempts: keeps ids derived from them below AMQP's 255 bytes."""
 

@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from vm_protocol import limits
-from vm_protocol.ordering import FlushWait, Ordering, WorkerStep
+from vm_protocol.message_ids import name_in_vm
+from vm_protocol.ordering import FlushWaitSetting, Ordering, WorkerStep
 from vm_protocol.scenario import Milliseconds, Scenario
 
 VmName = Annotated[
@@ -41,6 +42,20 @@ class _Message(BaseModel):
     def identity(self) -> str:
         """Return the message id, formed from the fields that `id_form` names."""
         return self.id_form.format(scope=self.scope(), **vars(self))
+
+    @classmethod
+    def id_of(cls, scope: str, **fields: object) -> str:
+        """Return the id of a message of this type with these fields, those that `id_form` names."""
+        return cls.id_form.format(scope=scope, **fields)
+
+    @classmethod
+    def fields_of(cls, message_id: str) -> dict[str, str]:
+        """Return the fields that an id of this type names, as text; none of another type's id."""
+        kind, *names = cls.id_form.removeprefix("{scope}/").split("/")
+        named, *texts = name_in_vm(message_id).split("/")
+        if (named, len(texts)) != (kind, len(names)):
+            return {}
+        return {name.strip("{}"): text for name, text in zip(names, texts, strict=True)}
 
 
 # --- client to manager, and back ---------------------------------------------------------
@@ -132,7 +147,7 @@ class PlaceVcpu(_VcpuMessage):
     type: Literal["PlaceVcpu"] = "PlaceVcpu"
     id_form: ClassVar[str] = "{scope}/place-vcpu/{vcpu}"
     contexts: tuple[Roots, Roots]
-    async_pf: Annotated[int, Field(ge=0, le=16)]
+    async_pf: Annotated[int, Field(ge=0, le=limits.FAULTS_MAX)]
     nested: bool
     avic: bool
     in_guest: bool
@@ -259,7 +274,7 @@ class AsyncPfCompleted(_VcpuMessage):
 
     type: Literal["AsyncPfCompleted"] = "AsyncPfCompleted"
     id_form: ClassVar[str] = "{scope}/async-pf-completed/{vcpu}/{fault}"
-    fault: Annotated[int, Field(ge=0, lt=16)]
+    fault: Annotated[int, Field(ge=0, lt=limits.FAULTS_MAX)]
 
 
 class RequestAcked(_VcpuMessage):
@@ -303,7 +318,7 @@ class TlbFlush(_Request):
 
     type: Literal["TlbFlush"] = "TlbFlush"
     wait_for: WaitFor = ()
-    flush_wait: FlushWait = "in_guest"
+    flush_wait: FlushWaitSetting = "in_guest"
 
 
 class DropObsoleteRoots(_Request):
@@ -358,11 +373,16 @@ Message = (
 MESSAGES: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 """Validates any message; use `vm_protocol.codec`, which also bounds its size."""
 
+TLB_FLUSH = "tlb-flush"
+DROP_OBSOLETE_ROOTS = "drop-obsolete-roots"
+SCAN_IOAPIC = "scan-ioapic"
+CLOCK_UPDATE = "clock-update"
+
 REQUEST_KINDS: dict[str, str] = {
-    "TlbFlush": "tlb-flush",
-    "DropObsoleteRoots": "drop-obsolete-roots",
-    "ScanIoapic": "scan-ioapic",
-    "ClockUpdate": "clock-update",
+    "TlbFlush": TLB_FLUSH,
+    "DropObsoleteRoots": DROP_OBSOLETE_ROOTS,
+    "ScanIoapic": SCAN_IOAPIC,
+    "ClockUpdate": CLOCK_UPDATE,
 }
 """Message type -> the kind's label in history, metrics and reports."""
 

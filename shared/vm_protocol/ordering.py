@@ -27,7 +27,7 @@ WorkerStep = Literal[
     "zap_all_until_empty",
     "free_vcpu",
 ]
-FlushWait = Literal["in_guest", "all"]
+FlushWaitSetting = Literal["in_guest", "all"]
 """For whom a flush waits: vCPUs in their guest, as KVM does, or every visible vCPU."""
 
 VcpuStep = Literal[WorkerStep, "erase_vcpu"]
@@ -80,7 +80,7 @@ class Ordering(_Frozen):
     name: Name
     title: Annotated[str, Field(max_length=200)] = ""
     kernel: Kernel | None = None
-    flush_wait: FlushWait = "in_guest"
+    flush_wait: FlushWaitSetting = "in_guest"
     fence: bool = True
     array: Literal["skip-holes", "stop-at-hole"] = "skip-holes"
     steps: Annotated[

@@ -10,6 +10,7 @@ from typing import Any
 
 from vm_protocol import codec
 from vm_protocol.effects import Observed, Publish, Reject, Settle
+from vm_protocol.message_ids import parse_message_id
 from vm_protocol.observations import Event
 from vm_protocol.topology import parse_mailbox
 from vm_protocol.wire import Envelope, Record
@@ -143,8 +144,8 @@ def _owner(queue: str, message_id: str) -> tuple[str | None, int | None]:
     mailbox = parse_mailbox(queue)
     if mailbox is not None:
         return mailbox.vm, mailbox.vcpu
-    scope = message_id.partition("/")[0].rpartition(".")[0]
-    return scope or None, None
+    parsed = parse_message_id(message_id)
+    return parsed.vm if parsed else None, None
 
 
 def trace_id_of(scope: str) -> str:

@@ -25,7 +25,7 @@ class Scenario(BaseModel):
     mmu: Mmu = "shadow"
     roots: RootSharing = "distinct"
     previous_roots: Annotated[int, Field(ge=0, le=3)] = 0
-    async_pf: Annotated[int, Field(ge=0, le=16)] = 0
+    async_pf: Annotated[int, Field(ge=0, le=limits.FAULTS_MAX)] = 0
     ticker: bool = True
     avic: bool = False
     nested: VcpuIndices = ()

@@ -12,7 +12,7 @@ from vm_protocol import topology
 from vm_protocol.errors import RejectReason, RemoteProtocolError
 from vm_protocol.observations import Event
 from vm_protocol.topology import parse_mailbox
-from vm_protocol.trust import SENDERS, Role, role_of
+from vm_protocol.trust import SENDERS, Role, role_of, worker_of
 from vm_protocol.wire import Record
 
 _MANAGER: Final = frozenset({Role.MANAGER})
@@ -119,7 +119,7 @@ def _consumes(role: Role, record: Record) -> bool:
         case Role.MANAGER:
             return queue == topology.MANAGER_COMMANDS_QUEUE.name or queue.startswith("manager.")
         case Role.WORKER:
-            own = record.actor.partition(".")[2]
+            own = worker_of(record.actor) or ""
             queues = (topology.worker_commands(own), topology.worker_replies(own))
             shared = queue == topology.PLACEMENT_QUEUE.name or parse_mailbox(queue) is not None
             return shared or queue in (each.name for each in queues)

@@ -68,6 +68,16 @@ def role_of(actor: str) -> Role | None:
     return _ACTORS.get(actor.partition(".")[0])
 
 
+def worker_actor(worker: str) -> str:
+    """Return the name under which a worker's records and messages go out."""
+    return f"{Role.WORKER}.{worker}"
+
+
+def worker_of(actor: str) -> str | None:
+    """Return the worker that an actor's name is of, None if it is no worker's."""
+    return actor.partition(".")[2] if role_of(actor) is Role.WORKER else None
+
+
 @dataclass(frozen=True, slots=True)
 class Trust:
     """The users of each role; a role for which no users are named may be played by any user.
@@ -93,7 +103,7 @@ class Trust:
         worker = self.workers.get(user_id or "")
         # VcpuPlaced also names its worker in the body, where another's name would do as much harm.
         named = getattr(message, "worker", worker) if message.type == "VcpuPlaced" else worker
-        if worker is not None and (sender, named) != (f"worker.{worker}", worker):
+        if worker is not None and (sender, named) != (worker_actor(worker), worker):
             place = f"property: user_id: {user_id} is not {sender} of {named}"
             raise RemoteProtocolError(RejectReason.FORGED, place[:200])
 
@@ -106,7 +116,7 @@ class Trust:
         worker = self.workers.get(user_id or "")
         for actor in {record.actor for record in records}:
             role = role_of(actor)
-            is_its_own = worker is None or actor == f"worker.{worker}"
+            is_its_own = worker is None or actor == worker_actor(worker)
             if not (is_its_own and self._is_one_of(frozenset({role} if role else ()), user_id)):
                 place = f"property: user_id: {user_id or 'nobody'} is not {actor}"
                 raise RemoteProtocolError(RejectReason.FORGED, place[:200])

@@ -1,5 +1,6 @@
 """What travels beside a message: its envelope, and the records of the journal."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -57,3 +58,7 @@ class Record(BaseModel):
     def to_line(self) -> str:
         """Return the record as one line of JSON."""
         return self.model_dump_json(by_alias=True, exclude_none=True)
+
+
+Observe = Callable[[Record], None]
+"""What is told of every record that an actor makes."""

@@ -30,7 +30,7 @@ class BenchFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class TimedAnswer:
     """What came back, its id, and how long it took."""
 
     type: str
@@ -74,7 +74,7 @@ class Caller:
         self._answers.append((str(properties.type), str(properties.message_id)))
         channel.basic_ack(method.delivery_tag)
 
-    def ask(self, key: str, body: bytes, properties: pika.BasicProperties) -> Answer:
+    def ask(self, key: str, body: bytes, properties: pika.BasicProperties) -> TimedAnswer:
         """Send a command and wait for what comes back.
 
         Raises:
@@ -88,7 +88,7 @@ class Caller:
             if time.perf_counter() - began > ANSWER_SECONDS_MAX:
                 raise BenchFailed(f"no answer from {key} within {ANSWER_SECONDS_MAX:.0f} s")
         kind, message_id = self._answers[0]
-        return Answer(kind, message_id, time.perf_counter() - began)
+        return TimedAnswer(kind, message_id, time.perf_counter() - began)
 
 
 class OurClient:
@@ -148,7 +148,7 @@ class RawClient:
         """Delete the mailboxes."""
         self._ask("remove", "", "removed")
 
-    def _ask(self, kind: str, argument: str, expected: str) -> Answer:
+    def _ask(self, kind: str, argument: str, expected: str) -> TimedAnswer:
         properties = pika.BasicProperties(type=kind, message_id=argument, delivery_mode=2)
         answer = self._caller.ask(self._key, b"x" * COMMAND, properties)
         if answer.type != expected:

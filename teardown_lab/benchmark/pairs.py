@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,7 +12,8 @@ from teardown_lab.benchmark.breakdown import journal_confirm_seconds, read_stori
 from teardown_lab.benchmark.clients import BenchFailed, Caller, OurClient, RawClient, calling
 from teardown_lab.benchmark.cpu import CpuMeter
 from teardown_lab.benchmark.hops import HOPS
-from teardown_lab.benchmark.yardstick import MANAGER, yardstick
+from teardown_lab.benchmark.yardstick import RAW_MANAGER, yardstick
+from teardown_lab.experiment.lab import Say
 from teardown_lab.experiment.stack import StackOptions, started
 from teardown_lab.leftovers.run_folder import RunFolder
 from teardown_lab.own_broker.choice import URL_VARIABLE, BrokerUnavailable, provide_broker
@@ -24,8 +25,6 @@ ORDERING: Final = "unload-in-destroy"
 
 _JOURNAL_BACK: Final = timedelta(seconds=30)
 """A stream is searched by its chunks' times; what was before is passed over."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class Measurement:
     """What was measured with one number of vCPUs; hops and CPU are means per teardown."""
 
     vcpus: int
@@ -62,7 +61,7 @@ class Report:
     cores: int
     workers: int
     journal_confirm_s: float
-    results: tuple[Result, ...]
+    results: tuple[Measurement, ...]
 
 
 def measure(broker: str, sizes: tuple[int, ...], pair_count: int, workers: int, say: Say) -> Report:
@@ -114,11 +113,11 @@ class _Bench:
     ) -> None:
         self._url = url
         self._caller = caller
-        self._raw = RawClient(caller, MANAGER)
+        self._raw = RawClient(caller, RAW_MANAGER)
         self._pids = pids
         self._raw_pids = raw_pids
 
-    def measure(self, vcpus: int, pair_count: int) -> Result:
+    def measure(self, vcpus: int, pair_count: int) -> Measurement:
         self._pair(vcpus, CpuMeter({}), CpuMeter({}))
         since = datetime.now(UTC) - _JOURNAL_BACK
         ours_cpu, raw_cpu = CpuMeter(self._pids), CpuMeter(self._raw_pids)
@@ -128,7 +127,7 @@ class _Bench:
         if len({story.delivery_count for story in told}) != 1:
             raise BenchFailed("teardowns of one kind differ in their deliveries")
         cpu = {**ours_cpu.seconds, **raw_cpu.seconds}
-        return Result(
+        return Measurement(
             vcpus=vcpus,
             pairs=tuple(pair for _, pair, _ in done),
             delivery_count=told[0].delivery_count,

@@ -14,7 +14,7 @@ from pika.channel import Channel
 from vm_protocol import limits
 from vm_protocol.topology import Queue
 
-Received = Callable[[pika.BasicProperties, bytes], None]
+OnReceived = Callable[[pika.BasicProperties, bytes], None]
 
 _HEADERS: Final[dict[str, Any]] = {
     "x-schema": 1,
@@ -32,9 +32,7 @@ class RawPeer:
 
     def __init__(self, url: str, ready: Callable[[], None]) -> None:
         self._ready = ready
-        self._handling = 0
         self._published = 0
-        self._published_before = 0
         self._unacknowledged: deque[tuple[int, int]] = deque()
         self._channel: Channel | None = None
         parameters = pika.URLParameters(url)
@@ -85,7 +83,7 @@ class RawPeer:
         self.channel.queue_declare(queue.name, durable=True, arguments=arguments, callback=bind)
 
     def consume(
-        self, queue: str, prefetch: int, received: Received, done: Callable[[], None]
+        self, queue: str, prefetch: int, received: OnReceived, done: Callable[[], None]
     ) -> None:
         """Consume a queue; `received` gets properties and body of each delivery."""
 

@@ -11,7 +11,7 @@ from teardown_lab.benchmark.clients import BenchFailed
 from teardown_lab.leftovers.run_folder import RunFolder
 from vm_protocol import topology
 
-MANAGER: Final = "yardstick-manager"
+RAW_MANAGER: Final = "yardstick-manager"
 _MANAGER_MODULE: Final = "teardown_lab.benchmark.raw_manager"
 _WORKER_MODULE: Final = "teardown_lab.benchmark.raw_worker"
 
@@ -31,12 +31,12 @@ def yardstick(url: str, workers: int, run: RunFolder) -> Iterator[Yardstick]:
         BenchFailed: One of its processes ended while it started.
     """
     names = [f"yardstick-{number + 1}" for number in range(workers)]
-    run.add_queues(url, _queues([MANAGER, *names]))
+    run.add_queues(url, _queues([RAW_MANAGER, *names]))
     children: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name in names:
-            children[name] = _spawn(run, name, _WORKER_MODULE, url, name, MANAGER)
-        children[MANAGER] = _spawn(run, MANAGER, _MANAGER_MODULE, url, MANAGER, *names)
+            children[name] = _spawn(run, name, _WORKER_MODULE, url, name, RAW_MANAGER)
+        children[RAW_MANAGER] = _spawn(run, RAW_MANAGER, _MANAGER_MODULE, url, RAW_MANAGER, *names)
         for name, child in children.items():
             assert child.stdout is not None, "started with a pipe"
             if child.stdout.readline() != b"ready\n":
@@ -56,7 +56,7 @@ def _spawn(run: RunFolder, role: str, module: str, *arguments: str) -> subproces
 
 
 def _queues(names: list[str]) -> list[str]:
-    made = [topology.client_replies(MANAGER).name]
+    made = [topology.client_replies(RAW_MANAGER).name]
     for name in names:
         made += [topology.worker_commands(name).name, topology.worker_replies(name).name]
     return made

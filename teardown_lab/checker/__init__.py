@@ -9,7 +9,6 @@ from teardown_lab.checker.findings import (
     DeadLetter,
     Hazard,
     HazardName,
-    Invariant,
     Seconds,
     Vacuity,
     VacuityReason,
@@ -20,6 +19,7 @@ from teardown_lab.checker.history import History, HistoryError, load_history
 from teardown_lab.checker.judgement import Judgement, ResultObject
 from teardown_lab.checker.settlement import Settlement
 from teardown_lab.checker.verdict import exit_code, judge
+from vm_protocol.invariants import Invariant
 
 __all__ = [
     "Counts",

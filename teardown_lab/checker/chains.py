@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from teardown_lab.checker.explain import function_of
 from teardown_lab.checker.facts import FROM_CLIENTS, Facts, Messages
-from teardown_lab.checker.findings import Evidence, Invariant, Link, Violation
+from teardown_lab.checker.findings import Evidence, Link, Violation
+from vm_protocol.invariants import Invariant
 
 _OF_A_VCPU = frozenset(
     {

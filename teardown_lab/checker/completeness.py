@@ -11,7 +11,7 @@ from typing import Final
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.counts import unaccounted
-from teardown_lab.checker.facts import FROM_CLIENTS, SERVED_ONCE, Deliveries, Facts
+from teardown_lab.checker.facts import FROM_CLIENTS, SERVED_ONCE, DeliveryFacts, Facts
 from teardown_lab.checker.findings import Violation
 from teardown_lab.checker.invariants_mmu import RootLife
 from teardown_lab.checker.invariants_vcpu import ACCESS_REASONS
@@ -143,7 +143,7 @@ def _unsettled(facts: Facts) -> Iterator[str]:
 
 
 def _service_differs(
-    deliveries: Deliveries, lives: dict[str, RootLife], violations: tuple[Violation, ...]
+    deliveries: DeliveryFacts, lives: dict[str, RootLife], violations: tuple[Violation, ...]
 ) -> Iterator[str]:
     found = {(violation.message_id, violation.vcpu) for violation in violations}
     for delivery, moment in deliveries.rejected.items():

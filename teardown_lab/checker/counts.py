@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.dead_letters import distinct_letters
-from teardown_lab.checker.facts import TLB_FLUSH, Delivery, Facts, Messages, Requests
+from teardown_lab.checker.facts import DeliveryId, Facts, Messages, Requests
 from teardown_lab.checker.findings import Counts
 from teardown_lab.checker.happens_before import Moment
+from vm_protocol.messages import TLB_FLUSH
 
 
 def count(facts: Facts) -> Counts:
@@ -40,7 +41,7 @@ def _broadcasts(messages: Messages, posted: list[Moment]) -> int:
     return len(sent) + unsent
 
 
-def _flush_pairs(messages: Messages, deliveries: Iterable[Delivery]) -> int:
+def _flush_pairs(messages: Messages, deliveries: Iterable[DeliveryId]) -> int:
     return sum(1 for message_id, _ in deliveries if messages.types.get(message_id) == "TlbFlush")
 
 
@@ -52,7 +53,7 @@ def unload_flushes(requests: Requests) -> Iterator[Moment]:
             yield post
 
 
-def unaccounted(facts: Facts) -> Iterator[Delivery]:
+def unaccounted(facts: Facts) -> Iterator[DeliveryId]:
     """Yield expected deliveries of requests that were neither acknowledged nor dead-lettered."""
     lettered = {facts.messages.delivery(letter.record) for letter in facts.deliveries.letters}
     for message_id in facts.messages.sent:

@@ -9,16 +9,18 @@ from typing import Final
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.facts import Facts
-from teardown_lab.checker.findings import Found, Invariant
+from teardown_lab.checker.findings import Found
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.places import Place, Places
+from vm_protocol.invariants import Invariant
+from vm_protocol.messages import CLOCK_UPDATE, DROP_OBSOLETE_ROOTS, SCAN_IOAPIC, TLB_FLUSH
 from vm_protocol.observations import Event
 
 _KINDS: Final = {
-    "tlb-flush": "a TLB flush",
-    "drop-obsolete-roots": "a request to drop obsolete roots",
-    "scan-ioapic": "a request to scan the IOAPIC",
-    "clock-update": "a clock update",
+    TLB_FLUSH: "a TLB flush",
+    DROP_OBSOLETE_ROOTS: "a request to drop obsolete roots",
+    SCAN_IOAPIC: "a request to scan the IOAPIC",
+    CLOCK_UPDATE: "a clock update",
 }
 _TICKER: Final = "ticker"
 _STEP_OF_RAISER: Final = {

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from teardown_lab.checker import shapes
-from teardown_lab.checker.facts import Delivery, Facts, Messages
-from teardown_lab.checker.findings import DeadLetter, Invariant, Violation
+from teardown_lab.checker.facts import DeliveryId, Facts, Messages
+from teardown_lab.checker.findings import DeadLetter, Violation
 from teardown_lab.checker.happens_before import Moment
 from teardown_lab.checker.invariants_requests import UNREAD
+from vm_protocol.invariants import Invariant
 
 _OF_A_REJECT: Final = frozenset(
     {
@@ -39,7 +40,7 @@ def classify(
     facts: Facts, violations: tuple[Violation, ...]
 ) -> tuple[tuple[DeadLetter, ...], tuple[str, ...]]:
     """Return the dead letters with their invariants, and a note for each disagreement."""
-    by_delivery: dict[Delivery, list[Invariant]] = {}
+    by_delivery: dict[DeliveryId, list[Invariant]] = {}
     for violation in violations:
         key = (violation.message_id or "", violation.vcpu)
         by_delivery.setdefault(key, []).append(violation.invariant)
@@ -53,7 +54,7 @@ def classify(
 
 
 def _letter(
-    messages: Messages, moment: Moment, by_delivery: Mapping[Delivery, list[Invariant]]
+    messages: Messages, moment: Moment, by_delivery: Mapping[DeliveryId, list[Invariant]]
 ) -> DeadLetter:
     reason = shapes.text(moment.record, "reason")
     delivery = messages.delivery(moment.record)

@@ -1,7 +1,7 @@
 """Violations in words: one or two sentences, in kernel terms and in messages; decides nothing."""
 
 from teardown_lab.checker import shapes
-from teardown_lab.checker.facts import KIND_OF_TYPE, Facts, Freeing, Messages, WorkerStep
+from teardown_lab.checker.facts import Facts, Freeing, Messages, StepBegun
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.kernel_names import (
     MESSAGE_FUNCTIONS,
@@ -12,6 +12,7 @@ from teardown_lab.checker.kernel_names import (
     STATE_READERS,
     STEP_FUNCTIONS,
 )
+from vm_protocol.messages import REQUEST_KINDS
 from vm_protocol.topology import parse_mailbox
 
 
@@ -20,7 +21,7 @@ def call(facts: Facts, message_id: str | None, post: Moment | None = None) -> st
     if post is None and message_id is not None:
         post = facts.requests.post_of.get(message_id)
     if post is None:
-        kind = KIND_OF_TYPE.get(facts.messages.types.get(message_id or "", ""), "")
+        kind = REQUEST_KINDS.get(facts.messages.types.get(message_id or "", ""), "")
         return REQUEST_CALLS.get(kind, "kvm_make_all_cpus_request()")
     kind = shapes.text(post.record, "kind")
     by = shapes.text(post.record, "by")
@@ -265,7 +266,7 @@ def stale_tlb(root: str, vcpu: int, *, with_vm: bool = False) -> str:
     )
 
 
-def stuck_step(step: WorkerStep | None, vcpu: int | None, message: str, why: str) -> str:
+def stuck_step(step: StepBegun | None, vcpu: int | None, message: str, why: str) -> str:
     """Explain a teardown that cannot end; `message` is what it was about, with its type."""
     name = step.name if step else ""
     function = f" in {STEP_FUNCTIONS[name]}()" if name in STEP_FUNCTIONS else ""

@@ -16,26 +16,17 @@ from pydantic import ValidationError
 from teardown_lab.checker import shapes
 from teardown_lab.checker.happens_before import Moment, Timeline, before
 from teardown_lab.checker.history import History
-from vm_protocol.messages import REQUEST_TYPE_NAMES
+from vm_protocol import limits
+from vm_protocol.messages import REQUEST_KINDS, REQUEST_TYPE_NAMES
 from vm_protocol.scenario import Scenario
 from vm_protocol.topology import parse_mailbox
 from vm_protocol.wire import Record
 
-Delivery = tuple[str, int | None]
+DeliveryId = tuple[str, int | None]
 
-KIND_OF_TYPE: Final = {
-    "TlbFlush": "tlb-flush",
-    "DropObsoleteRoots": "drop-obsolete-roots",
-    "ScanIoapic": "scan-ioapic",
-    "ClockUpdate": "clock-update",
-}
-TYPE_OF_KIND: Final = {kind: name for name, kind in KIND_OF_TYPE.items()}
-TLB_FLUSH: Final = "tlb-flush"
+TYPE_OF_KIND: Final = {kind: name for name, kind in REQUEST_KINDS.items()}
 SERVED_ONCE: Final = ("AsyncPfCompleted", "VmStateRead")
 """Messages beside requests whose every delivery must be settled; one recipient each."""
-
-FAULTS_MAX: Final = 16
-"""Async page faults of one vCPU, by the protocol."""
 
 FROM_CLIENTS: Final = ("CreateVm", "DestroyVm", "RemoveVm")
 """Messages of clients, which need not write a history."""
@@ -50,7 +41,7 @@ class Freeing:
 
 
 @dataclass(frozen=True, slots=True)
-class WorkerStep:
+class StepBegun:
     """A worker begins a step of a vCPU, as part of `command`."""
 
     moment: Moment
@@ -87,7 +78,7 @@ class Messages:
 
     def kind(self, message_id: str) -> str:
         """Return the kind of a request, "" for what is none."""
-        return KIND_OF_TYPE.get(self.types.get(message_id, ""), "")
+        return REQUEST_KINDS.get(self.types.get(message_id, ""), "")
 
     def is_request(self, message_id: str) -> bool:
         """Return whether a message is one that the manager posts to all visible vCPUs."""
@@ -106,7 +97,7 @@ class Messages:
             self._recipients[message_id] = known
         return known
 
-    def delivery(self, record: Record) -> Delivery:
+    def delivery(self, record: Record) -> DeliveryId:
         """Return which (message, vCPU) a settlement or a dead letter is about."""
         message_id = record.message_id or ""
         mailbox = parse_mailbox(shapes.text(record, "queue"))
@@ -116,7 +107,7 @@ class Messages:
 
 
 @dataclass(frozen=True, slots=True)
-class Deliveries:
+class DeliveryFacts:
     """What arrived, and how it was settled; each map holds the first moment.
 
     `in_mailboxes` arrived at a vCPU's mailbox, `arrivals` elsewhere; `taken` counts how often the
@@ -124,18 +115,18 @@ class Deliveries:
     to their worker. `unknown_settles` settle what never arrived.
     """
 
-    arrivals: dict[Delivery, Moment] = field(default_factory=dict)
-    in_mailboxes: dict[Delivery, Moment] = field(default_factory=dict)
-    taken: Counter[Delivery] = field(default_factory=Counter)
-    outcomes: dict[Delivery, list[str]] = field(default_factory=dict)
-    duplicated: set[Delivery] = field(default_factory=set)
-    acked: dict[Delivery, Moment] = field(default_factory=dict)
-    rejected: dict[Delivery, Moment] = field(default_factory=dict)
-    requeued: dict[Delivery, Moment] = field(default_factory=dict)
+    arrivals: dict[DeliveryId, Moment] = field(default_factory=dict)
+    in_mailboxes: dict[DeliveryId, Moment] = field(default_factory=dict)
+    taken: Counter[DeliveryId] = field(default_factory=Counter)
+    outcomes: dict[DeliveryId, list[str]] = field(default_factory=dict)
+    duplicated: set[DeliveryId] = field(default_factory=set)
+    acked: dict[DeliveryId, Moment] = field(default_factory=dict)
+    rejected: dict[DeliveryId, Moment] = field(default_factory=dict)
+    requeued: dict[DeliveryId, Moment] = field(default_factory=dict)
     unknown_settles: list[Moment] = field(default_factory=list)
     letters: list[Moment] = field(default_factory=list)
 
-    def is_seen_again(self, delivery: Delivery, arrival: Moment) -> bool:
+    def is_seen_again(self, delivery: DeliveryId, arrival: Moment) -> bool:
         """Return whether a delivery's first recorded arrival was not its first.
 
         It was delivered before, or its worker had seen it, and it was acknowledged: when it came
@@ -206,14 +197,14 @@ class Guests:
 
 
 @dataclass(frozen=True, slots=True)
-class Steps:
-    """Steps that began: `by_actor` each with its record, `by_workers` with the command.
+class StepFacts:
+    """StepFacts that began: `by_actor` each with its record, `by_workers` with the command.
 
     `running` is the command that each vCPU's worker took up last, while the facts are gathered.
     """
 
     by_actor: dict[int, list[Moment]] = field(default_factory=dict)
-    by_workers: list[WorkerStep] = field(default_factory=list)
+    by_workers: list[StepBegun] = field(default_factory=list)
     running: dict[int, str] = field(default_factory=dict)
 
     def named(self, name: str) -> list[Moment]:
@@ -238,7 +229,7 @@ class VmState:
 
 
 @dataclass(frozen=True, slots=True)
-class Mmu:
+class MmuFacts:
     """What became of roots (allocated, pinned, unpinned, invalidated, freed) and of guest pages."""
 
     roots: list[Moment] = field(default_factory=list)
@@ -308,14 +299,14 @@ class Facts:
     timeline: Timeline
     moments: list[Moment] = field(default_factory=list)
     messages: Messages = field(default_factory=Messages)
-    deliveries: Deliveries = field(default_factory=Deliveries)
+    deliveries: DeliveryFacts = field(default_factory=DeliveryFacts)
     requests: Requests = field(default_factory=Requests)
     array: VcpuArray = field(default_factory=VcpuArray)
     memory: VcpuMemory = field(default_factory=VcpuMemory)
     guests: Guests = field(default_factory=Guests)
-    steps: Steps = field(default_factory=Steps)
+    steps: StepFacts = field(default_factory=StepFacts)
     vm_state: VmState = field(default_factory=VmState)
-    mmu: Mmu = field(default_factory=Mmu)
+    mmu: MmuFacts = field(default_factory=MmuFacts)
     life: Life = field(default_factory=Life)
     run: Run = field(default_factory=Run)
 
@@ -346,7 +337,7 @@ class Facts:
         """Return how many async page faults a vCPU was placed with; 0 for what is no number."""
         placed = self.guests.faults_placed.get(vcpu)
         said = self.scenario().get("async_pf", 0) if placed is None else placed
-        return said if isinstance(said, int) and 0 <= said <= FAULTS_MAX else 0
+        return said if isinstance(said, int) and 0 <= said <= limits.FAULTS_MAX else 0
 
     def manager(self) -> int | None:
         """Return the actor that took up the teardown, or else owns the VM's roots."""

@@ -6,6 +6,8 @@ The names are the labels in JSON, metrics and reports; nothing here decides anyt
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from vm_protocol.invariants import Invariant
+
 
 class Verdict(StrEnum):
     """The answer; violated beats inconclusive beats safe."""
@@ -13,23 +15,6 @@ class Verdict(StrEnum):
     SAFE = "safe"
     VIOLATED = "violated"
     INCONCLUSIVE = "inconclusive"
-
-
-class Invariant(StrEnum):
-    """What no teardown may do."""
-
-    USE_AFTER_FREE = "use-after-free"
-    DOUBLE_FREE = "double-free"
-    VISIBLE_AFTER_ERASE = "visible-after-erase"
-    PINNED_ROOT_FREED = "pinned-root-freed"
-    ROOT_FREED_TWICE = "root-freed-twice"
-    LEAK = "leak"
-    VM_STATE_USED_AFTER_FREE = "vm-state-used-after-free"
-    STALE_TLB = "stale-tlb"
-    MEMORY_MAPPED = "memory-mapped"
-    FREED_WHILE_RUNNING = "freed-while-running"
-    LOST_REQUEST = "lost-request"
-    STUCK = "stuck"
 
 
 class HazardName(StrEnum):

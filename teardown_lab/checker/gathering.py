@@ -11,10 +11,10 @@ from teardown_lab.checker import shapes
 from teardown_lab.checker.facts import (
     TYPE_OF_KIND,
     Answer,
-    Delivery,
+    DeliveryId,
     Facts,
     Freeing,
-    WorkerStep,
+    StepBegun,
 )
 from teardown_lab.checker.happens_before import Moment, order
 from teardown_lab.checker.history import History
@@ -94,7 +94,7 @@ def _rejected(facts: Facts, moment: Moment) -> None:
     _settle(facts, facts.deliveries.requeued if requeue else facts.deliveries.rejected, moment)
 
 
-def _settle(facts: Facts, into: dict[Delivery, Moment], moment: Moment) -> None:
+def _settle(facts: Facts, into: dict[DeliveryId, Moment], moment: Moment) -> None:
     delivery = facts.messages.delivery(moment.record)
     if delivery not in facts.deliveries.in_mailboxes and delivery not in facts.deliveries.arrivals:
         # Settled and never received: a record is missing (completeness.py says so).
@@ -152,7 +152,7 @@ def _step_started(facts: Facts, moment: Moment) -> None:
     name = shapes.text(record, "name")
     if name in WORKER_STEPS and record.vcpu is not None:
         command = facts.command_of(record, record.vcpu)
-        facts.steps.by_workers.append(WorkerStep(moment, record.vcpu, name, command))
+        facts.steps.by_workers.append(StepBegun(moment, record.vcpu, name, command))
 
 
 def _fault_done(facts: Facts, moment: Moment) -> None:

@@ -4,9 +4,10 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterator
 
 from teardown_lab.checker import shapes
-from teardown_lab.checker.facts import TLB_FLUSH, Facts
+from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.findings import Hazard, HazardName
 from teardown_lab.checker.happens_before import Moment, before
+from vm_protocol.messages import TLB_FLUSH
 
 
 def visible_while_freed(facts: Facts, used: Collection[int | None]) -> Iterator[Hazard]:

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from teardown_lab.checker import explain, shapes
-from teardown_lab.checker.facts import Facts, Steps
-from teardown_lab.checker.findings import Found, Invariant, Violation
+from teardown_lab.checker.facts import Facts, StepFacts
+from teardown_lab.checker.findings import Found, Violation
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.invariants_mmu import RootLife
+from vm_protocol.invariants import Invariant
 
 _ZAPS: Final = ("zap-all", "zap-until-empty")
 """`by` of a root's free that is a zap, and so unmaps what the root mapped."""
@@ -101,7 +102,7 @@ def _is_zapped(life: RootLife) -> bool:
     return any(shapes.text(free.moment.record, "by") in _ZAPS for free in life.frees)
 
 
-def _zapped_by(steps: Steps, life: RootLife) -> bool:
+def _zapped_by(steps: StepFacts, life: RootLife) -> bool:
     """Return whether a zap-all began while a root was on the VM's list."""
     zaps = steps.named(_ZAP_ALL)
     return any(not any(before(free.moment, zap) for free in life.frees) for zap in zaps)

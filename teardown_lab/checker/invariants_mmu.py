@@ -11,8 +11,9 @@ from typing import Final
 
 from teardown_lab.checker import explain, shapes
 from teardown_lab.checker.facts import Facts, Messages
-from teardown_lab.checker.findings import Found, Invariant, Violation
+from teardown_lab.checker.findings import Found, Violation
 from teardown_lab.checker.happens_before import Moment
+from vm_protocol.invariants import Invariant
 from vm_protocol.observations import Event
 
 _GIVE_UP: Final = ("RootsReleased", "ZapRequested")
@@ -38,7 +39,6 @@ class RootLife:
     pins: dict[str, Moment] = field(default_factory=dict)
     holders: set[int] = field(default_factory=set)
     ever_pinned: bool = False
-    released: bool = False
     frees: list[RootFree] = field(default_factory=list)
     disagree: bool = False
 
@@ -79,7 +79,6 @@ def _apply(life: RootLife, moment: Moment) -> None:
             life.holders.add(record.vcpu or 0)
         case Event.ROOT_UNPINNED:
             life.pins.pop(pin, None)
-            life.released = True
         case Event.ROOT_INVALIDATED:
             life.invalidated = life.invalidated or moment
         case _:

@@ -10,8 +10,9 @@ from typing import Final
 
 from teardown_lab.checker import explain, shapes
 from teardown_lab.checker.facts import Facts, Messages
-from teardown_lab.checker.findings import Found, Invariant, Violation
+from teardown_lab.checker.findings import Found, Violation
 from teardown_lab.checker.happens_before import Moment, before
+from vm_protocol.invariants import Invariant
 
 UNREAD: Final = ("expired", "maxlen")
 """Reasons of dead letters that no consumer decided."""

@@ -9,8 +9,9 @@ from typing import Final
 
 from teardown_lab.checker import explain, shapes
 from teardown_lab.checker.facts import Facts, Life
-from teardown_lab.checker.findings import Found, Invariant, Violation
+from teardown_lab.checker.findings import Found, Violation
 from teardown_lab.checker.happens_before import Moment, before
+from vm_protocol.invariants import Invariant
 
 FREED_BY: Final = {"irqchip": "free_irqchip", "vendor": "vendor_vm_destroy"}
 """What every VM has from its creation on, and the step that frees it."""

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from teardown_lab.checker import explain, shapes
-from teardown_lab.checker.facts import Delivery, Facts
-from teardown_lab.checker.findings import Found, Invariant, Violation
+from teardown_lab.checker.facts import DeliveryId, Facts
+from teardown_lab.checker.findings import Found, Violation
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.invariants_mmu import RootLife
 from vm_protocol.errors import RejectReason
+from vm_protocol.invariants import Invariant
 
 _GIVE_UP_STEPS: Final = frozenset({"unload_mmu", "zap_all_until_empty"})
 """Worker steps that give up the roots of their vCPU."""
@@ -36,7 +37,7 @@ class Fence:
 
 
 @dataclass(frozen=True, slots=True)
-class FlushWait:
+class UnackedFlush:
     """A wait for a flush; `missing` are the (generation, vCPU) that never acknowledged it."""
 
     moment: Moment
@@ -50,7 +51,7 @@ class Waits:
     facts: Facts
     lives: dict[str, RootLife]
     requests: dict[int, str] = field(default_factory=dict)
-    refused: set[Delivery] = field(default_factory=set)
+    refused: set[DeliveryId] = field(default_factory=set)
 
     @staticmethod
     def of(facts: Facts, lives: dict[str, RootLife]) -> "Waits":
@@ -120,7 +121,7 @@ class Waits:
 
     # --- flushes ---------------------------------------------------------------------------
 
-    def flush_waits(self) -> Iterator[FlushWait]:
+    def flush_waits(self) -> Iterator[UnackedFlush]:
         """Yield the waits for flushes of which some acknowledgement never came."""
         messages = self.facts.messages
         acked = {
@@ -136,11 +137,11 @@ class Waits:
                 if generation is not None and (generation, vcpu) not in acked
             )
             if missing:
-                yield FlushWait(waited, missing)
+                yield UnackedFlush(waited, missing)
 
     # --- spins -----------------------------------------------------------------------------
 
-    def spins(self) -> Iterator[tuple[Delivery, frozenset[int]]]:
+    def spins(self) -> Iterator[tuple[DeliveryId, frozenset[int]]]:
         """Yield commands given back up to the limit, with the vCPUs that still pin roots."""
         facts = self.facts
         letters = facts.deliveries.letters

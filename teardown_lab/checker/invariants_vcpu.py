@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from teardown_lab.checker import explain, shapes
-from teardown_lab.checker.facts import Deliveries, Delivery, Facts, Freeing, WorkerStep
-from teardown_lab.checker.findings import Found, Invariant, Violation
+from teardown_lab.checker.facts import DeliveryFacts, DeliveryId, Facts, Freeing, StepBegun
+from teardown_lab.checker.findings import Found, Violation
 from teardown_lab.checker.happens_before import Moment, before
 from vm_protocol.errors import RejectReason
+from vm_protocol.invariants import Invariant
 
 ACCESS_REASONS: Final = frozenset(
     {RejectReason.FREED, RejectReason.DOUBLE_FREE, RejectReason.VM_STATE_FREED}
@@ -24,7 +25,7 @@ _FREE_STEP: Final = "free_vcpu"
 def vcpu_accesses(facts: Facts) -> Iterator[Found]:
     """Yield accesses to freed vCPUs and to erased ones."""
     # Several sources may see one access; the first that does words it, so their order matters.
-    found: dict[Delivery, Found] = {}
+    found: dict[DeliveryId, Found] = {}
     for source in (_requests, _unrecorded, _completions, _commands, _refusals, _second_frees):
         for delivery, violation in source(facts):
             found.setdefault(delivery, violation)
@@ -34,13 +35,13 @@ def vcpu_accesses(facts: Facts) -> Iterator[Found]:
     yield from _shown_after_erase(facts)
 
 
-def refused_otherwise(deliveries: Deliveries, delivery: Delivery) -> bool:
+def refused_otherwise(deliveries: DeliveryFacts, delivery: DeliveryId) -> bool:
     """Return whether a delivery was rejected for what has nothing to do with the vCPU's state."""
     moment = deliveries.rejected.get(delivery)
     return moment is not None and shapes.text(moment.record, "reason") not in ACCESS_REASONS
 
 
-def _free_before(facts: Facts, delivery: Delivery, arrival: Moment) -> Freeing | None:
+def _free_before(facts: Facts, delivery: DeliveryId, arrival: Moment) -> Freeing | None:
     """Return the free that came before a delivery; None where its first arrival is not known.
 
     What was sent after the free came after it, whenever it was.
@@ -52,7 +53,7 @@ def _free_before(facts: Facts, delivery: Delivery, arrival: Moment) -> Freeing |
     return free if sent is not None and before(free.moment, sent) else None
 
 
-def _requests(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
+def _requests(facts: Facts) -> Iterator[tuple[DeliveryId, Found]]:
     for delivery, arrival in facts.deliveries.in_mailboxes.items():
         message_id = delivery[0]
         free = _free_before(facts, delivery, arrival)
@@ -62,7 +63,7 @@ def _requests(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
         yield delivery, _found(arrival, Invariant.USE_AFTER_FREE, delivery, text)
 
 
-def _unrecorded(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
+def _unrecorded(facts: Facts) -> Iterator[tuple[DeliveryId, Found]]:
     """Yield requests sent after a free that somebody rejected, as their dead letter tells."""
     for letter in facts.deliveries.letters:
         delivery = facts.messages.delivery(letter.record)
@@ -78,7 +79,7 @@ def _unrecorded(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
             yield delivery, _found(sent, Invariant.USE_AFTER_FREE, delivery, text)
 
 
-def _completions(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
+def _completions(facts: Facts) -> Iterator[tuple[DeliveryId, Found]]:
     for delivery, arrival in facts.deliveries.arrivals.items():
         message_id = delivery[0]
         if facts.messages.types.get(message_id) != "AsyncPfCompleted":
@@ -90,7 +91,7 @@ def _completions(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
         yield delivery, _found(arrival, Invariant.USE_AFTER_FREE, delivery, text)
 
 
-def _commands(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
+def _commands(facts: Facts) -> Iterator[tuple[DeliveryId, Found]]:
     """Yield steps on freed vCPUs: a command that arrives late, or one that goes on after a free.
 
     Three witnesses, the first that speaks is believed: the first arrival (its first step is the
@@ -117,7 +118,7 @@ def _commands(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
             yield delivery, _on_freed(delivery, moment, name, free)
 
 
-def _refusals(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
+def _refusals(facts: Facts) -> Iterator[tuple[DeliveryId, Found]]:
     """Yield the steps at which workers refused a command, as their answer tells.
 
     A worker begins its steps in order, so that the first one not begun is the one refused.
@@ -134,17 +135,17 @@ def _refusals(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
             yield delivery, _on_freed(delivery, answer.sent, steps[begun], free)
 
 
-def _key(step: WorkerStep) -> Delivery:
+def _key(step: StepBegun) -> DeliveryId:
     return (step.command or f"step {step.moment.record.step}", step.vcpu)
 
 
-def _step_by_reject(deliveries: Deliveries, delivery: Delivery) -> str:
+def _step_by_reject(deliveries: DeliveryFacts, delivery: DeliveryId) -> str:
     moment = deliveries.rejected.get(delivery)
     reason = shapes.text(moment.record, "reason") if moment else ""
     return _FREE_STEP if reason == RejectReason.DOUBLE_FREE else ""
 
 
-def _on_freed(delivery: Delivery, moment: Moment, name: str, free: Freeing) -> Found:
+def _on_freed(delivery: DeliveryId, moment: Moment, name: str, free: Freeing) -> Found:
     command = delivery[0] if not delivery[0].startswith("step ") else None
     if name == _FREE_STEP:
         text = explain.double_free(delivery[1], command, free.command)
@@ -153,7 +154,7 @@ def _on_freed(delivery: Delivery, moment: Moment, name: str, free: Freeing) -> F
     return _found(moment, Invariant.USE_AFTER_FREE, (command, delivery[1]), text)
 
 
-def _second_frees(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
+def _second_frees(facts: Facts) -> Iterator[tuple[DeliveryId, Found]]:
     for vcpu, frees in facts.memory.freed.items():
         for again in frees[1:]:
             delivery = (again.command or f"step {again.moment.record.step}", vcpu)
@@ -162,7 +163,7 @@ def _second_frees(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
             yield delivery, _found(again.moment, Invariant.DOUBLE_FREE, key, text)
 
 
-def _reached_after_erase(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
+def _reached_after_erase(facts: Facts) -> Iterator[tuple[DeliveryId, Found]]:
     """Yield requests that were sent after a vCPU's erase and yet count it in or reach it."""
     for post in facts.requests.posts:
         message_id = post.record.message_id
@@ -171,7 +172,7 @@ def _reached_after_erase(facts: Facts) -> Iterator[tuple[Delivery, Found]]:
             erased = facts.array.erased.get(vcpu)
             if erased is not None and before(erased, post):
                 text = explain.visible_after_erase(facts, message_id, vcpu, "recipient")
-                counted: Delivery = (message_id or f"post {post.index}", vcpu)
+                counted: DeliveryId = (message_id or f"post {post.index}", vcpu)
                 shown = (message_id, vcpu)
                 yield counted, _found(post, Invariant.VISIBLE_AFTER_ERASE, shown, text)
     for delivery, arrival in facts.deliveries.in_mailboxes.items():

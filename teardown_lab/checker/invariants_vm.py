@@ -4,10 +4,12 @@ from collections.abc import Iterator
 
 from teardown_lab.checker import explain, shapes
 from teardown_lab.checker.facts import Facts, VmState
-from teardown_lab.checker.findings import Found, Invariant, Violation
+from teardown_lab.checker.findings import Found, Violation
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.invariants_mmu import RootLife
 from teardown_lab.checker.invariants_vcpu import refused_otherwise
+from vm_protocol.invariants import Invariant
+from vm_protocol.messages import VmStateRead
 
 
 def leaks(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
@@ -51,7 +53,8 @@ def state_uses(facts: Facts) -> Iterator[Found]:
         if facts.deliveries.is_seen_again(delivery, arrival):
             continue
         seen.add(delivery)
-        state = facts.messages.body(message_id).text("state") or message_id.rpartition("/")[2]
+        named = VmStateRead.fields_of(message_id).get("state", "")
+        state = facts.messages.body(message_id).text("state") or named
         if _is_freed(facts.vm_state, state, arrival):
             yield _state_use(arrival, state, message_id, vcpu)
     for read in facts.vm_state.reads:

@@ -5,6 +5,8 @@ Names are those of Linux v6.15 where it has the function, else of the last kerne
 
 from typing import Final
 
+from vm_protocol.messages import CLOCK_UPDATE, DROP_OBSOLETE_ROOTS, SCAN_IOAPIC, TLB_FLUSH
+
 MESSAGE_FUNCTIONS: Final[dict[str, str]] = {
     "CreateVm": "kvm_create_vm",
     "VmCreated": "kvm_create_vm",
@@ -52,10 +54,10 @@ STEP_FUNCTIONS: Final[dict[str, str]] = {
 """Step of an ordering -> function."""
 
 REQUEST_CALLS: Final[dict[str, str]] = {
-    "tlb-flush": "kvm_flush_remote_tlbs()",
-    "drop-obsolete-roots": "kvm_make_all_cpus_request(KVM_REQ_MMU_FREE_OBSOLETE_ROOTS)",
-    "scan-ioapic": "kvm_make_all_cpus_request(KVM_REQ_SCAN_IOAPIC)",
-    "clock-update": "kvm_make_all_cpus_request(KVM_REQ_CLOCK_UPDATE)",
+    TLB_FLUSH: "kvm_flush_remote_tlbs()",
+    DROP_OBSOLETE_ROOTS: "kvm_make_all_cpus_request(KVM_REQ_MMU_FREE_OBSOLETE_ROOTS)",
+    SCAN_IOAPIC: "kvm_make_all_cpus_request(KVM_REQ_SCAN_IOAPIC)",
+    CLOCK_UPDATE: "kvm_make_all_cpus_request(KVM_REQ_CLOCK_UPDATE)",
 }
 """Kind of request -> the call that posts it."""
 

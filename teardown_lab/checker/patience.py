@@ -9,13 +9,14 @@ from typing import Final
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.facts import Facts
-from teardown_lab.checker.findings import Invariant, Violation
+from teardown_lab.checker.findings import Violation
 from teardown_lab.checker.happens_before import before
 from teardown_lab.checker.invariants_mmu import RootLife
 from teardown_lab.checker.invariants_requests import UNREAD, was_alive
-from teardown_lab.checker.invariants_stuck import Fence, FlushWait, Waits, given_up
+from teardown_lab.checker.invariants_stuck import Fence, UnackedFlush, Waits, given_up
 from vm_protocol import limits
 from vm_protocol.errors import RejectReason
+from vm_protocol.invariants import Invariant
 
 OUT_OF_TIME: Final = ("timed-out-alive", "timed-out")
 """Outcomes of a run whose time was up; in the first, all services still answered."""
@@ -87,7 +88,7 @@ def _fence(waits: Waits, fence: Fence) -> str:
     )
 
 
-def _flush(facts: Facts, waited: FlushWait) -> str:
+def _flush(facts: Facts, waited: UnackedFlush) -> str:
     generation, vcpu = waited.missing[0]
     more = f" and {len(waited.missing) - 1} more" if len(waited.missing) > 1 else ""
     advice = _raise(facts.scenario(), "request_ms", limits.REQUEST_MS)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from vm_protocol import limits
+from vm_protocol.message_ids import scope_of
+from vm_protocol.messages import DestroyVcpu, VcpuStepsDone
 from vm_protocol.observations import Event
 from vm_protocol.wire import Record
 
@@ -215,10 +217,10 @@ def answered_command(record: Record) -> str:
     """
     said = body(record)
     message_id = record.message_id or ""
-    scope = message_id.partition("/")[0]
-    place = f"{said.number('vcpu')}/{said.text('step')}"
-    is_true = message_id == f"{scope}/vcpu-steps-done/{place}/{said.text('outcome')}"
-    return f"{scope}/destroy-vcpu/{place}" if is_true else ""
+    scope = scope_of(message_id)
+    place = {"vcpu": said.number("vcpu"), "step": said.text("step")}
+    answer = VcpuStepsDone.id_of(scope, **place, outcome=said.text("outcome"))
+    return DestroyVcpu.id_of(scope, **place) if message_id == answer else ""
 
 
 def _number(value: object) -> int | None:

@@ -12,13 +12,7 @@ from teardown_lab.checker.culprits import Culprits
 from teardown_lab.checker.dead_letters import classify
 from teardown_lab.checker.evidence import examine
 from teardown_lab.checker.facts import Facts
-from teardown_lab.checker.findings import (
-    Found,
-    Invariant,
-    Seconds,
-    Verdict,
-    Violation,
-)
+from teardown_lab.checker.findings import Found, Seconds, Verdict, Violation
 from teardown_lab.checker.gathering import gather
 from teardown_lab.checker.hazards import flushes_to_nobody, visible_while_freed
 from teardown_lab.checker.history import History
@@ -35,11 +29,10 @@ from teardown_lab.checker.invariants_vcpu import vcpu_accesses
 from teardown_lab.checker.invariants_vm import leaks, state_uses
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.vacuity import vacuity
+from teardown_lab.exit_codes import ExitCode
+from vm_protocol.invariants import Invariant
 
 _USES: Final = (Invariant.USE_AFTER_FREE, Invariant.DOUBLE_FREE)
-EXIT_SAFE: Final = 0
-EXIT_VIOLATED: Final = 1
-EXIT_INCONCLUSIVE: Final = 3
 
 
 def judge(history: History, vm: str | None = None) -> Judgement:
@@ -100,8 +93,8 @@ def judge_facts(facts: Facts) -> Judgement:
 def exit_code(judgement: Judgement, strict: bool = False) -> int:
     """Return the exit code of a verdict; `strict` lets hazards fail a run."""
     if judgement.verdict is Verdict.VIOLATED or (strict and judgement.hazards):
-        return EXIT_VIOLATED
-    return EXIT_SAFE if judgement.verdict is Verdict.SAFE else EXIT_INCONCLUSIVE
+        return ExitCode.VIOLATED
+    return ExitCode.SAFE if judgement.verdict is Verdict.SAFE else ExitCode.INCONCLUSIVE
 
 
 def _violations(

@@ -2,7 +2,8 @@
 
 import click
 
-from teardown_lab.cli.exits import INFRASTRUCTURE, exit_codes, fail
+from teardown_lab.cli.exits import exit_codes, fail
+from teardown_lab.exit_codes import ExitCode
 from teardown_lab.leftovers.clean_up import find_leftovers, remove
 
 
@@ -23,4 +24,7 @@ def cleanup() -> None:
         tried = {leftover.run_id for leftover in found}
         kept = [each.run_id for each in find_leftovers() if each.run_id in tried]
     if kept:
-        fail(INFRASTRUCTURE, f"not everything could be removed: {', '.join(kept)}; see above")
+        fail(
+            ExitCode.INFRASTRUCTURE,
+            f"not everything could be removed: {', '.join(kept)}; see above",
+        )

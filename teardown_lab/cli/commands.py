@@ -5,7 +5,7 @@ from typing import cast
 
 import click
 
-COMMANDS = {
+CLI_COMMANDS = {
     "run": "Destroy one VM in an ordering and judge it.",
     "demo": "Run the whole catalogue and print one table.",
     "explore": "Explore every interleaving of an ordering.",
@@ -35,7 +35,7 @@ class LateGroup(click.Group):
 
 @click.group(
     cls=LateGroup,
-    commands={name: click.Command(name, short_help=line) for name, line in COMMANDS.items()},
+    commands={name: click.Command(name, short_help=line) for name, line in CLI_COMMANDS.items()},
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name="teardown-lab")

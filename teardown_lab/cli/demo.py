@@ -9,9 +9,10 @@ from contextlib import contextmanager
 import click
 
 from teardown_lab.checker.judgement import Judgement
-from teardown_lab.cli.exits import INCONCLUSIVE, exit_codes
+from teardown_lab.cli.exits import exit_codes
 from teardown_lab.cli.output import clear_progress, show_progress, width
 from teardown_lab.cli.parameters import broker_option
+from teardown_lab.exit_codes import ExitCode
 from teardown_lab.experiment.lab import Lab, LabOptions, RunOptions, open_lab
 from vm_manager.catalogue import Entry, catalogue_entry, catalogue_names
 
@@ -52,7 +53,7 @@ def demo(broker: str, workers: int, explain: bool) -> None:
         f"{len(entries)} orderings, {as_expected} with the verdict that the catalogue expects, "
         f"in {seconds:.0f} s"
     )
-    sys.exit(INCONCLUSIVE if unexpected else 0)
+    sys.exit(ExitCode.INCONCLUSIVE if unexpected else ExitCode.SAFE)
 
 
 def _run(lab: Lab, entry: Entry, workers: int) -> Judgement:

@@ -1,4 +1,4 @@
-"""Exit codes, and how exceptions become them: one place for the whole command line."""
+"""How exceptions become exit codes: one place for the whole command line."""
 
 import select
 import signal
@@ -9,15 +9,7 @@ from typing import Final, NoReturn
 
 import click
 
-SAFE: Final = 0
-VIOLATED: Final = 1
-USAGE: Final = 2
-INCONCLUSIVE: Final = 3
-INFRASTRUCTURE: Final = 4
-"""The broker or the services failed, or we did: a bug of ours is no verdict."""
-
-INTERRUPTED: Final = 128 + signal.SIGINT
-TERMINATED: Final = 128 + signal.SIGTERM
+from teardown_lab.exit_codes import ExitCode
 
 _seen: Final = {"interrupt": False}
 
@@ -49,9 +41,9 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except Terminated:
-        fail(TERMINATED, "ended by SIGTERM; nothing is left behind")
+        fail(ExitCode.TERMINATED, "ended by SIGTERM; nothing is left behind")
     except KeyboardInterrupt:
-        fail(INTERRUPTED, "interrupted; nothing is left behind")
+        fail(ExitCode.INTERRUPTED, "interrupted; nothing is left behind")
     except Exception as error:
         if isinstance(error, BrokenPipeError) and output_is_closed():
             raise  # quietly: `outermost` has a code for it
@@ -90,10 +82,10 @@ def _code_of(error: Exception) -> int | None:
     from vm_manager.yaml_text import OrderingError
 
     if isinstance(error, BrokerMisnamed | HistoryError | OrderingError | RunRefused):
-        return USAGE
+        return ExitCode.USAGE
     broken = (BenchFailed, BrokerUnavailable, ReplayFailed, RunFolderError, StackFailed)
     if isinstance(error, (*broken, SessionLost, TopologyMismatch, OSError)):
-        return INFRASTRUCTURE
+        return ExitCode.INFRASTRUCTURE
     return None
 
 

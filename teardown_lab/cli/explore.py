@@ -11,24 +11,24 @@ from typing import Any
 import click
 
 from teardown_lab.cli.choices import Shape, find_ordering, make_scenario
-from teardown_lab.cli.exits import INCONCLUSIVE, INTERRUPTED, SAFE, VIOLATED, exit_codes
+from teardown_lab.cli.exits import exit_codes
 from teardown_lab.cli.output import clear_progress, print_json, show_progress
 from teardown_lab.cli.parameters import Duration
+from teardown_lab.exit_codes import ExitCode
 from teardown_lab.explorer import breadth_first, random_walk
 from teardown_lab.explorer.faults import FaultsError, parse_faults
 from teardown_lab.explorer.schedule import Schedule
 from teardown_lab.explorer.strategy import Bounds, Deadline, Strategy
-from teardown_lab.explorer.verdict import Verdict, conclude
+from teardown_lab.explorer.verdict import ExplorerVerdict, conclude
 
 _STRATEGIES: dict[str, Strategy] = {
     "breadth-first": breadth_first.explore,
     "random": random_walk.explore,
 }
-_EXITS = {"safe": SAFE, "violated": VIOLATED, "inconclusive": INCONCLUSIVE}
 
 
 @dataclass(frozen=True, slots=True)
-class Seconds:
+class SearchSeconds:
     """How long all took, the counterexample included, and the search alone."""
 
     all: float
@@ -36,7 +36,7 @@ class Seconds:
 
 
 @dataclass(frozen=True, slots=True)
-class Flags:
+class ExploreFlags:
     """What the command line says beside the ordering; each is an option of the same name."""
 
     vcpus: int | None
@@ -77,7 +77,7 @@ def explore(ordering: str, **options: Any) -> None:
     Exit codes: 0 safe and complete, 1 violated, 2 usage, 3 inconclusive; 130 after Ctrl-C, with
     what was found by then.
     """
-    flags = Flags(**options)
+    flags = ExploreFlags(**options)
     with exit_codes():
         verdict, seconds = _explore(ordering, flags)
         if flags.save and verdict.counterexample is not None:
@@ -91,13 +91,13 @@ def explore(ordering: str, **options: Any) -> None:
     sys.exit(_exit_code(verdict, strict=flags.strict))
 
 
-def _exit_code(verdict: Verdict, *, strict: bool) -> int:
+def _exit_code(verdict: ExplorerVerdict, *, strict: bool) -> int:
     if verdict.interrupted:
-        return INTERRUPTED
-    return VIOLATED if strict and verdict.hazards else _EXITS[verdict.verdict]
+        return ExitCode.INTERRUPTED
+    return ExitCode.VIOLATED if strict and verdict.hazards else ExitCode[verdict.verdict.upper()]
 
 
-def _explore(name: str, flags: Flags) -> tuple[Verdict, Seconds]:
+def _explore(name: str, flags: ExploreFlags) -> tuple[ExplorerVerdict, SearchSeconds]:
     began = time.monotonic()
     vcpus = 3 if flags.vcpus is None and flags.scenario is None else flags.vcpus
     scenario = make_scenario(flags.scenario, Shape(vcpus, flags.mmu, flags.roots))
@@ -119,7 +119,7 @@ def _explore(name: str, flags: Flags) -> tuple[Verdict, Seconds]:
     explored = _STRATEGIES[flags.strategy](schedule.model(), bounds, _progress(began))
     searched = time.monotonic() - searching
     clear_progress()
-    return conclude(schedule, explored, deadline), Seconds(time.monotonic() - began, searched)
+    return conclude(schedule, explored, deadline), SearchSeconds(time.monotonic() - began, searched)
 
 
 def _progress(began: float) -> Callable[[int, int, int], None]:
@@ -132,7 +132,7 @@ def _progress(began: float) -> Callable[[int, int, int], None]:
     return show
 
 
-def _describe(verdict: Verdict, seconds: float) -> str:
+def _describe(verdict: ExplorerVerdict, seconds: float) -> str:
     lines = [
         f"{verdict.schedule.ordering.name}: {verdict.verdict.upper()}",
         f"  {verdict.covered()}, {verdict.explored.transitions} transitions, {seconds:.2f} s"

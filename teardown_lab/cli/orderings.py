@@ -5,8 +5,9 @@ import sys
 import click
 
 from teardown_lab.cli.choices import find_ordering
-from teardown_lab.cli.exits import USAGE, exit_codes
+from teardown_lab.cli.exits import exit_codes
 from teardown_lab.cli.output import width
+from teardown_lab.exit_codes import ExitCode
 from teardown_lab.report import ordering_diff
 from vm_manager.catalogue import OrderingError, catalogue_entry, catalogue_names
 from vm_protocol.ordering import Ordering
@@ -72,4 +73,4 @@ def validate(files: tuple[str, ...]) -> None:
                 failed = True
             else:
                 click.echo(f"{file}: {entry.ordering.name} is valid")
-    sys.exit(USAGE if failed else 0)
+    sys.exit(ExitCode.USAGE if failed else ExitCode.SAFE)

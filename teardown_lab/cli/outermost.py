@@ -7,7 +7,6 @@ would say that an ordering was violated.
 
 import contextlib
 import os
-import signal
 import sys
 import tempfile
 import traceback
@@ -17,17 +16,8 @@ from typing import Final
 import click
 from click.shell_completion import shell_complete
 
-from teardown_lab.cli.exits import (
-    INFRASTRUCTURE,
-    INTERRUPTED,
-    TERMINATED,
-    Terminated,
-    output_is_closed,
-    was_interrupted,
-)
-
-OUTPUT_CLOSED: Final = 128 + signal.SIGPIPE
-"""Nobody reads stdout or stderr any more, as after `teardown demo | head -3`."""
+from teardown_lab.cli.exits import Terminated, output_is_closed, was_interrupted
+from teardown_lab.exit_codes import ExitCode
 
 _COMPLETE: Final = "_TEARDOWN_COMPLETE"
 """Set by the shell's completion, as click's documentation has it."""
@@ -36,26 +26,26 @@ _COMPLETE: Final = "_TEARDOWN_COMPLETE"
 def run(arguments: Sequence[str]) -> int:
     """Run a command; return the exit code, after everything that it started is taken away."""
     code = _code_of(arguments)
-    return code if _flush() else OUTPUT_CLOSED
+    return code if _flush() else ExitCode.OUTPUT_CLOSED
 
 
 def _code_of(arguments: Sequence[str]) -> int:
     try:
         return _invoke(arguments)
     except Terminated:
-        return _told(TERMINATED, "ended by SIGTERM; nothing is left behind")
+        return _told(ExitCode.TERMINATED, "ended by SIGTERM; nothing is left behind")
     except (KeyboardInterrupt, click.Abort):
-        return _told(INTERRUPTED, "interrupted; nothing is left behind")
+        return _told(ExitCode.INTERRUPTED, "interrupted; nothing is left behind")
     except click.ClickException as error:
         with contextlib.suppress(BrokenPipeError):
             error.show()
         return error.exit_code
     except Exception as error:
         if isinstance(error, BrokenPipeError) and output_is_closed():
-            return OUTPUT_CLOSED
+            return ExitCode.OUTPUT_CLOSED
         if was_interrupted():
-            return _told(INTERRUPTED, "interrupted; nothing is left behind")
-        return _told(INFRASTRUCTURE, _bug(error))
+            return _told(ExitCode.INTERRUPTED, "interrupted; nothing is left behind")
+        return _told(ExitCode.INFRASTRUCTURE, _bug(error))
 
 
 def _invoke(arguments: Sequence[str]) -> int:

@@ -8,11 +8,12 @@ import click
 
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.verdict import exit_code
-from teardown_lab.cli.exits import INCONCLUSIVE, SAFE, USAGE, exit_codes, fail
+from teardown_lab.cli.exits import exit_codes, fail
 from teardown_lab.cli.output import print_json
 from teardown_lab.cli.parameters import Duration, broker_option
+from teardown_lab.exit_codes import ExitCode
 from teardown_lab.explorer.schedule import (
-    TEXT_CHARACTERS_MAX,
+    SCHEDULE_CHARACTERS_MAX,
     TOKEN_PREFIX,
     Schedule,
     ScheduleError,
@@ -45,7 +46,7 @@ def replay(schedule: str, broker: str, times: int, as_json: bool, timeout: float
                 codes = [_simulate(found, as_json)]
             else:
                 codes = _repeat(found, provided.url, times, as_json, timeout)
-    sys.exit(codes[0] if len(set(codes)) == 1 else INCONCLUSIVE)
+    sys.exit(codes[0] if len(set(codes)) == 1 else ExitCode.INCONCLUSIVE)
 
 
 def _read(schedule: str) -> Schedule:
@@ -55,13 +56,16 @@ def _read(schedule: str) -> Schedule:
             return read_schedule(schedule)
         path = Path(schedule)
         with path.open(encoding="utf-8") as file:
-            return read_schedule(file.read(TEXT_CHARACTERS_MAX + 1))
+            return read_schedule(file.read(SCHEDULE_CHARACTERS_MAX + 1))
     except (OSError, ValueError) as error:
         if isinstance(error, ScheduleError):
-            fail(USAGE, str(error))
+            fail(ExitCode.USAGE, str(error))
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         shown = schedule if len(schedule) <= 80 else f"{schedule[:80]}..."
-        fail(USAGE, f"{shown!r} is no token ({TOKEN_PREFIX}...), and no file to read: {reason}")
+        fail(
+            ExitCode.USAGE,
+            f"{shown!r} is no token ({TOKEN_PREFIX}...), and no file to read: {reason}",
+        )
 
 
 def _repeat(found: Schedule, url: str, times: int, as_json: bool, timeout: float) -> list[int]:
@@ -81,7 +85,7 @@ def _repeat(found: Schedule, url: str, times: int, as_json: bool, timeout: float
 def _code(judgement: Judgement) -> int:
     """Return the exit code of a judged replay; a safe one has confirmed nothing."""
     code = exit_code(judgement)
-    return INCONCLUSIVE if code == SAFE else code
+    return ExitCode.INCONCLUSIVE if code == ExitCode.SAFE else code
 
 
 def _simulate(found: Schedule, as_json: bool) -> int:

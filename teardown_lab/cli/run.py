@@ -9,16 +9,17 @@ import click
 
 from teardown_lab.checker.verdict import exit_code
 from teardown_lab.cli.choices import Shape, check_work, find_ordering, make_scenario
-from teardown_lab.cli.exits import INFRASTRUCTURE, SAFE, exit_codes, warn
+from teardown_lab.cli.exits import exit_codes, warn
 from teardown_lab.cli.output import print_json
 from teardown_lab.cli.parameters import Duration, broker_option
+from teardown_lab.exit_codes import ExitCode
 from teardown_lab.experiment.lab import Finished, LabOptions, RunOptions, open_lab
 from teardown_lab.report.junit import junit_xml
 from teardown_lab.report.text import describe
 
 
 @dataclass(frozen=True, slots=True)
-class Flags:
+class RunFlags:
     """What the command line says beside the ordering; each is an option of the same name."""
 
     vcpus: int | None
@@ -60,17 +61,17 @@ def run(ordering: str, **options: Any) -> None:
 
     Exit codes: 0 safe, 1 violated, 2 usage, 3 inconclusive, 4 broker or infrastructure failure.
     """
-    flags = Flags(**options)
+    flags = RunFlags(**options)
     with exit_codes():
         finished = _run(ordering, flags)
         written = _report(finished, flags)
         code = exit_code(finished.judgement, strict=flags.strict)
-        if not written and code == SAFE:
-            code = INFRASTRUCTURE
+        if not written and code == ExitCode.SAFE:
+            code = ExitCode.INFRASTRUCTURE
     sys.exit(code)
 
 
-def _run(ordering: str, flags: Flags) -> Finished:
+def _run(ordering: str, flags: RunFlags) -> Finished:
     entry = find_ordering(ordering)
     shape = Shape(flags.vcpus, flags.mmu, flags.roots, flags.seed)
     scenario = make_scenario(flags.scenario, shape)
@@ -94,7 +95,7 @@ def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _report(finished: Finished, flags: Flags) -> bool:
+def _report(finished: Finished, flags: RunFlags) -> bool:
     """Print the judgement, and write the JUnit file; False if that cannot be written."""
     judgement = finished.judgement
     if flags.as_json:

@@ -11,8 +11,8 @@ from teardown_lab.experiment.standing import (
     ClientState,
     HistoryRead,
     Lost,
-    Outcome,
-    Told,
+    RunOutcome,
+    ToldClient,
     ending,
 )
 from vm_protocol import limits, messages, topology
@@ -75,7 +75,7 @@ class Experiment:
     whole: bool = False
 
 
-Result = tuple[ClientState, tuple[Effect, ...]]
+ClientResult = tuple[ClientState, tuple[Effect, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Client:
         """Return the state before anything was sent."""
         return ClientState()
 
-    def step(self, state: ClientState, event: Input | Told) -> Result:
+    def step(self, state: ClientState, event: Input | ToldClient) -> ClientResult:
         """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
         after, effects = self._take(state, event)
         if after.outcome is None and (outcome := ending(after)) is not None:
@@ -111,7 +111,7 @@ class Client:
             effects += (Ack(event.queue, event.message_id),)
         return after, effects
 
-    def _take(self, state: ClientState, event: Input | Told) -> Result:
+    def _take(self, state: ClientState, event: Input | ToldClient) -> ClientResult:
         """Take note of an input; whether the run is over then is not decided here."""
         match event:
             case Started():
@@ -131,7 +131,7 @@ class Client:
             case _:
                 assert_never(event)
 
-    def _fired(self, state: ClientState, timer: str) -> Result:
+    def _fired(self, state: ClientState, timer: str) -> ClientResult:
         if timer == BEGIN_TIMER:
             return state, self._create()
         if timer == TIMEOUT_TIMER and state.is_waiting:
@@ -177,7 +177,7 @@ class Client:
             reply_to=self.replies.name,
         )
 
-    def _received(self, state: ClientState, message: messages.Message) -> Result:
+    def _received(self, state: ClientState, message: messages.Message) -> ClientResult:
         experiment = self.experiment
         match message:
             case messages.VmCreated() if state.phase == "creating":
@@ -195,7 +195,7 @@ class Client:
             case _:
                 return state, ()
 
-    def _finish(self, state: ClientState, outcome: Outcome) -> Result:
+    def _finish(self, state: ClientState, outcome: RunOutcome) -> ClientResult:
         finished = observed(Event.RUN_FINISHED, self.experiment.vm, outcome=outcome)
         if state.given_up is not None:
             finished = observed(
@@ -209,13 +209,13 @@ class Client:
         timers = (TIMEOUT_TIMER, STUCK_TIMER, GAPS_TIMER)
         return after, (*(CancelTimer(name) for name in timers), finished)
 
-    def _remove(self, state: ClientState) -> Result:
+    def _remove(self, state: ClientState) -> ClientResult:
         if not self.experiment.remove:
             return self._done(state)
         remove = messages.RemoveVm(vm=self.experiment.vm)
         timer = SetTimer(REMOVAL_TIMER, REMOVAL_MS)
         return replace(state, phase="removing"), (self._command(remove), timer)
 
-    def _done(self, state: ClientState) -> Result:
+    def _done(self, state: ClientState) -> ClientResult:
         closed = (CancelTimer(REMOVAL_TIMER), DeleteQueue(self.replies.name))
         return replace(state, phase="done"), closed

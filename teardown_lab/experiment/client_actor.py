@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from teardown_lab.checker.settlement import Settlement
 from teardown_lab.experiment.client import TIMEOUT_TIMER, Client
-from teardown_lab.experiment.standing import Around, ClientState, HistoryRead, Told
+from teardown_lab.experiment.standing import Around, ClientState, HistoryRead, ToldClient
 from vm_protocol.actor import Actor, Plan
 from vm_protocol.effects import Input, JournalRead, TimerFired
 from vm_protocol.observations import Event
@@ -50,7 +50,7 @@ class ClientActor(Actor[ClientState]):
             return plan if around is None else self.tell(around, at_ns)
         return plan
 
-    def tell(self, told: Told, at_ns: int) -> Plan:
+    def tell(self, told: ToldClient, at_ns: int) -> Plan:
         """Step the core with something that no broker brings."""
         self.state, effects = self.core.step(self.state, told)
         return self.plan(effects, NO_CAUSE, at_ns)

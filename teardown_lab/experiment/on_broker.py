@@ -6,16 +6,16 @@ from time import time_ns
 from typing import Any, Final
 
 from service_runtime.rabbit_driver import RabbitDriver
-from service_runtime.tracing.traced import Observe, traced
+from service_runtime.tracing.traced import traced
 from teardown_lab.broker.address import endpoint_of
 from teardown_lab.experiment.client import REMOVAL_MS, Client, Experiment
 from teardown_lab.experiment.client_actor import ClientActor
 from teardown_lab.experiment.giving_up import give_up
 from teardown_lab.experiment.stack import Stack, StackFailed
-from teardown_lab.experiment.standing import Around, ClientState, Lost, Told
+from teardown_lab.experiment.standing import Around, ClientState, Lost, ToldClient
 from teardown_lab.experiment.watch import Watch
 from teardown_lab.experiment.whereabouts import Whereabouts
-from vm_protocol.wire import Record
+from vm_protocol.wire import Observe, Record
 
 BROKER_S: Final = 10.0
 """How much longer than its own bound a run may take to write its end down and to clear away."""
@@ -123,7 +123,7 @@ class _Run:
 
     # --- what the client is told ------------------------------------------------------------
 
-    def _tell(self, told: Told) -> None:
+    def _tell(self, told: ToldClient) -> None:
         self._driver.enqueue(lambda: self._client.tell(told, time_ns()))
 
     def _on_loss(self) -> None:

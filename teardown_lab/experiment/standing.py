@@ -7,8 +7,8 @@ that does not answer (giving_up.py). Both raise, and there is no verdict.
 from dataclasses import dataclass
 from typing import Literal
 
-Outcome = Literal["settled", "timed-out-alive", "timed-out", "lost", "refused"]
-Phase = Literal["creating", "destroying", "settling", "asking", "closing", "removing", "done"]
+RunOutcome = Literal["settled", "timed-out-alive", "timed-out", "lost", "refused"]
+RunPhase = Literal["creating", "destroying", "settling", "asking", "closing", "removing", "done"]
 """`asking`: out of time; whoever runs the client looks who is there, and tells it `Around`."""
 
 
@@ -40,7 +40,7 @@ class Lost:
     missing: tuple[str, ...]
 
 
-Told = HistoryRead | Around | Lost
+ToldClient = HistoryRead | Around | Lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class ClientState:
     is what was seen when there was nothing more to wait for.
     """
 
-    phase: Phase = "creating"
-    outcome: Outcome | None = None
+    phase: RunPhase = "creating"
+    outcome: RunOutcome | None = None
     refusal: str | None = None
     why: str = ""
     patient: bool = False
@@ -67,7 +67,7 @@ class ClientState:
         return self.phase in ("creating", "destroying", "settling")
 
 
-def ending(state: ClientState) -> Outcome | None:
+def ending(state: ClientState) -> RunOutcome | None:
     """Return how a run ends now; None: it is not over.
 
     A run is over when the manager refuses it, when the watch finds somebody gone, when it is out of

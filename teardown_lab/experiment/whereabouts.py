@@ -10,12 +10,12 @@ from typing import Protocol
 
 from teardown_lab.checker import shapes
 from vm_protocol import limits, topology
-from vm_protocol.messages import REQUEST_TYPE_NAMES
+from vm_protocol.messages import CLOCK_UPDATE, REQUEST_TYPE_NAMES
 from vm_protocol.observations import Event
 from vm_protocol.topology import Mailbox, parse_mailbox
+from vm_protocol.trust import worker_of
 from vm_protocol.wire import Record
 
-_WORKER = "worker."
 _BACKGROUND = "ClockUpdate"
 """Goes on for ever where an ordering does not stop it: it is no sign that the teardown moves."""
 
@@ -55,8 +55,8 @@ class Whereabouts:
         """Take the next record of the VM."""
         vcpu = record.vcpu
         match record.event:
-            case Event.VCPU_CREATED if vcpu is not None and record.actor.startswith(_WORKER):
-                self._worker_of[vcpu] = record.actor.removeprefix(_WORKER)
+            case Event.VCPU_CREATED if vcpu is not None and (worker := worker_of(record.actor)):
+                self._worker_of[vcpu] = worker
             case Event.VCPU_FREED if vcpu is not None:
                 self._freed.add(vcpu)
             case Event.MESSAGE_SENT:
@@ -70,7 +70,7 @@ class Whereabouts:
     def _is_tick(self, record: Record) -> bool:
         if (record.message_id or record.caused_by) in self._ticks:
             return True
-        return shapes.text(record, "kind") == "clock-update"
+        return shapes.text(record, "kind") == CLOCK_UPDATE
 
     def _sent(self, record: Record) -> None:
         name = shapes.text(record, "type")

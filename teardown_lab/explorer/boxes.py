@@ -4,23 +4,23 @@ from collections.abc import Callable
 
 from teardown_lab.explorer.interning import Interned
 
-Entry = tuple[int, int, bool]
+QueuedLetter = tuple[int, int, bool]
 """A message in a queue: its letter, how often it was returned, whether it was posted late."""
 
-Tagged = tuple[int, Entry]
+Tagged = tuple[int, QueuedLetter]
 """An entry, and the number of the queue that it lies in or came from."""
 
 
-class Contents(Interned[tuple[Entry, ...]]):
+class Contents(Interned[tuple[QueuedLetter, ...]]):
     """What queues hold, head first; number 0 is the empty one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.number(())
-        self._appended: dict[tuple[int, Entry], int] = {}
-        self._popped: dict[int, tuple[Entry, int]] = {}
+        self._appended: dict[tuple[int, QueuedLetter], int] = {}
+        self._popped: dict[int, tuple[QueuedLetter, int]] = {}
 
-    def append(self, content: int, entry: Entry) -> int:
+    def append(self, content: int, entry: QueuedLetter) -> int:
         """Return the content with an entry behind all others."""
         key = (content, entry)
         known = self._appended.get(key)
@@ -28,7 +28,7 @@ class Contents(Interned[tuple[Entry, ...]]):
             known = self._appended[key] = self.number((*self.value(content), entry))
         return known
 
-    def pop(self, content: int) -> tuple[Entry, int]:
+    def pop(self, content: int) -> tuple[QueuedLetter, int]:
         """Return the head, and the content without it."""
         known = self._popped.get(content)
         if known is None:
@@ -36,7 +36,7 @@ class Contents(Interned[tuple[Entry, ...]]):
             known = self._popped[content] = (head, self.number(tuple(rest)))
         return known
 
-    def put_back(self, content: int, entry: Entry) -> int:
+    def put_back(self, content: int, entry: QueuedLetter) -> int:
         """Return the content with an entry before all others, and count its return."""
         letter, returns, is_late = entry
         return self.number(((letter, returns + 1, is_late), *self.value(content)))
@@ -52,10 +52,10 @@ class Hands(Interned[tuple[Tagged, ...]]):
         super().__init__()
         self.number(())
         self._identity = identity
-        self._added: dict[tuple[int, int, Entry], int] = {}
+        self._added: dict[tuple[int, int, QueuedLetter], int] = {}
         self._settled: dict[tuple[int, int, str], int] = {}
 
-    def add(self, hands: int, queue: int, entry: Entry) -> int:
+    def add(self, hands: int, queue: int, entry: QueuedLetter) -> int:
         """Return them with one entry more."""
         key = (hands, queue, entry)
         known = self._added.get(key)

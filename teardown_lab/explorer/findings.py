@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Final
 
+from teardown_lab.checker.findings import HazardName
 from vm_protocol.errors import RejectReason
+from vm_protocol.invariants import INVARIANT_OF_REJECT
 
-BY_REJECT: Final[dict[RejectReason, str]] = {
-    RejectReason.FREED: "use-after-free",
-    RejectReason.DOUBLE_FREE: "double-free",
+BY_REJECT: Final = {
+    reason: INVARIANT_OF_REJECT[reason] for reason in (RejectReason.FREED, RejectReason.DOUBLE_FREE)
 }
 """A command or completion that a core rejects; requests and reads are judged without asking it."""
 
@@ -20,14 +21,20 @@ UNACCOUNTED: Final = "unaccounted"
 DOUBTS: Final = frozenset({UNFOUNDED, UNACCOUNTED})
 """Findings that break no invariant, and keep an exploration from proving safety."""
 
-OPEN_WINDOW: Final = "visible-while-freed"
+OPEN_WINDOW: Final = HazardName.VISIBLE_WHILE_FREED
 """A step began while a freed vCPU was still visible."""
 
-TO_NOBODY: Final = "flush-to-nobody"
+TO_NOBODY: Final = HazardName.FLUSH_TO_NOBODY
 """A TLB flush was raised that has no recipient."""
 
 HAZARDS: Final = frozenset({OPEN_WINDOW, TO_NOBODY})
 """Findings that break nothing; what the checker calls a hazard is decided on their history."""
+
+
+FLUSHED_LIVE: Final = "flush-reached-live-vcpu"
+UNLOAD_FLUSHED: Final = "unload-flushed"
+OVERLAPPED: Final = "destroys-overlapped"
+"""Witnesses: what an exploration must have seen, if its ordering and scenario imply it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -6,8 +6,10 @@ one that always gets stuck cannot be seen, and are no gap in the proof.
 
 from dataclasses import dataclass
 
+from teardown_lab.explorer.findings import FLUSHED_LIVE, OVERLAPPED, UNLOAD_FLUSHED
 from teardown_lab.explorer.schedule import Schedule
 from teardown_lab.explorer.strategy import Explored
+from vm_protocol.invariants import Invariant
 from vm_protocol.ordering import WORKER_STEPS, ForEachVcpu, Ordering
 from vm_protocol.scenario import Scenario, root_contexts
 
@@ -23,7 +25,7 @@ class Unseen:
 def unseen(schedule: Schedule, explored: Explored) -> Unseen:
     """Return which witnesses a complete exploration lacks."""
     furthest = max(explored.reached, default=-1)
-    is_stuck = any(invariant == "stuck" for invariant, _, _ in explored.paths)
+    is_stuck = any(invariant == Invariant.STUCK for invariant, _, _ in explored.paths)
     missing = set(schedule.faults.as_dict()) - explored.witnessed
     out_of_reach: list[str] = []
     for name, position in _implied(schedule.ordering, schedule.scenario):
@@ -44,10 +46,10 @@ def _implied(ordering: Ordering, scenario: Scenario) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
     flushing = _flushing_step(ordering, scenario)
     if flushing is not None:
-        found += [("flush-reached-live-vcpu", flushing), ("unload-flushed", flushing)]
+        found += [(FLUSHED_LIVE, flushing), (UNLOAD_FLUSHED, flushing)]
     overlapping = _overlapping_step(ordering, scenario)
     if overlapping is not None:
-        found.append(("destroys-overlapped", overlapping))
+        found.append((OVERLAPPED, overlapping))
     return found
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from teardown_lab.explorer.cast import VM
 from teardown_lab.explorer.findings import OPEN_WINDOW, Finding
 from teardown_lab.explorer.steps import Operation
+from vm_protocol.invariants import Invariant
 from vm_protocol.topology import Mailbox
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def lost(model: "Model", state: Sequence[int], operation: Operation) -> Iterator
     _, missed, message = operation
     for vcpu in missed:
         if not model.is_freed(state, vcpu):
-            yield Finding("lost-request", vcpu, message=message)
+            yield Finding(Invariant.LOST_REQUEST, vcpu, message=message)
 
 
 def stale(model: "Model", state: Sequence[int], page: str) -> Iterator[Finding]:
@@ -26,7 +27,7 @@ def stale(model: "Model", state: Sequence[int], page: str) -> Iterator[Finding]:
         worker = model.steps.states[vcpu + 1].value(state[vcpu + 1])
         owned = worker.vcpus.get(Mailbox(VM, vcpu))
         if owned is not None and owned.in_guest and page in owned.tlb:
-            yield Finding("stale-tlb", vcpu, message=page)
+            yield Finding(Invariant.STALE_TLB, vcpu, message=page)
 
 
 def open_windows(model: "Model", state: Sequence[int], operation: Operation) -> Iterator[Finding]:
@@ -45,4 +46,4 @@ def open_windows(model: "Model", state: Sequence[int], operation: Operation) -> 
 
 def alive(model: "Model", state: list[int]) -> list[Finding]:
     """Return the vCPUs that are alive as the VM is freed: each is a leak."""
-    return [Finding("leak", v) for v in range(model.vcpus) if not model.is_freed(state, v)]
+    return [Finding(Invariant.LEAK, v) for v in range(model.vcpus) if not model.is_freed(state, v)]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from teardown_lab.explorer import judging
-from teardown_lab.explorer.boxes import Contents, Entry, Hands, Tagged
+from teardown_lab.explorer.boxes import Contents, Hands, QueuedLetter, Tagged
 from teardown_lab.explorer.cast import CLIENT, VM, Cast
 from teardown_lab.explorer.choice import (
     COMPLETE,
@@ -26,7 +26,7 @@ from teardown_lab.explorer.choice import (
     Choice,
 )
 from teardown_lab.explorer.faults import Budget
-from teardown_lab.explorer.findings import UNACCOUNTED, UNFOUNDED, Finding
+from teardown_lab.explorer.findings import FLUSHED_LIVE, UNACCOUNTED, UNFOUNDED, Finding
 from teardown_lab.explorer.interning import Interned
 from teardown_lab.explorer.steps import (
     ACK,
@@ -51,19 +51,19 @@ from teardown_lab.explorer.steps import (
     Steps,
 )
 from vm_protocol import limits, messages
+from vm_protocol.invariants import Invariant
+from vm_protocol.timers import TimerKind
 from vm_protocol.topology import Mailbox
 
 State = tuple[int, ...]
-TICK_TIMER: Final = f"tick/{VM}"
 
-_LIVE_FLUSH: Final = "flush-reached-live-vcpu"
 _FAULTS: Final = ((REDELIVER, "redeliver"), (DUPLICATE, "duplicate"), (HOLD, "hold"))
 
 
 class Model:
     """The transition system of one ordering in one scenario with one budget of faults."""
 
-    DEADLOCK: Final = Finding("stuck", -1, message="deadlock")
+    DEADLOCK: Final = Finding(Invariant.STUCK, -1, message="deadlock")
     """Nothing can happen any more, and the teardown has not ended."""
 
     def __init__(self, cast: Cast, budget: Budget) -> None:
@@ -89,7 +89,7 @@ class Model:
             self.budget_at,
             self.seen_at,
         ) = range(after, after + 6)
-        self._ticker = self.steps.timers.number((MANAGER, TICK_TIMER))
+        self._ticker = self.steps.timers.number((MANAGER, TimerKind.TICK.of(VM)))
         self._has_faults = bool(budget.duplicate or budget.redeliver or budget.hold)
         self._has_copies = bool(budget.duplicate or budget.redeliver)
         self.budget = budget
@@ -184,7 +184,7 @@ class Model:
         found: list[int] = []
         for vcpu in range(self.vcpus):
             owned = self.steps.states[vcpu + 1].value(state[vcpu + 1]).vcpus[Mailbox(VM, vcpu)]
-            found += [COMPLETE * SPAN + vcpu * 16 + fault for fault in owned.faults]
+            found += [COMPLETE * SPAN + vcpu * limits.FAULTS_MAX + fault for fault in owned.faults]
         return found
 
     def apply(self, state: State, number: int) -> tuple[State, tuple[Finding, ...]]:
@@ -207,7 +207,7 @@ class Model:
             self._given_back.clear()
             self._return(after, self.held_by(after, index))
         elif kind == COMPLETE:
-            vcpu, fault = divmod(index, 16)
+            vcpu, fault = divmod(index, limits.FAULTS_MAX)
             step = self.steps.complete_fault(vcpu, after[vcpu + 1], fault)
             self._perform(after, vcpu + 1, step, findings)
         else:
@@ -276,7 +276,9 @@ class Model:
 
     # --- handling ------------------------------------------------------------------------
 
-    def _deliver(self, after: list[int], queue: int, entry: Entry, findings: list[Finding]) -> None:
+    def _deliver(
+        self, after: list[int], queue: int, entry: QueuedLetter, findings: list[Finding]
+    ) -> None:
         """Let the queue's consumer handle a message; judge a request before asking the core."""
         actor = self._actor(queue)
         if queue >= self.first_mailbox:
@@ -286,7 +288,7 @@ class Model:
         self._perform(after, actor, step, findings)
 
     def _judge_request(
-        self, after: list[int], vcpu: int, entry: Entry, findings: list[Finding]
+        self, after: list[int], vcpu: int, entry: QueuedLetter, findings: list[Finding]
     ) -> None:
         letters, is_new = self.steps.letters, True
         if self._has_copies:
@@ -296,18 +298,18 @@ class Model:
         if self.is_freed(after, vcpu):
             if is_new:
                 message_id = letters.identity(entry[0])
-                findings.append(Finding("use-after-free", vcpu, entry[2], message_id))
+                findings.append(Finding(Invariant.USE_AFTER_FREE, vcpu, entry[2], message_id))
             elif self._is_rejected(after, vcpu, entry):
                 findings.append(Finding(UNFOUNDED, vcpu, message=letters.identity(entry[0])))
             return
         if self._has_copies and is_new:
             noted = (*seen[:vcpu], seen[vcpu] | bit, *seen[vcpu + 1 :])
             after[self.seen_at] = self.sets.number(noted)
-        is_told = _LIVE_FLUSH in self.witnessed
+        is_told = FLUSHED_LIVE in self.witnessed
         if not is_told and isinstance(letters.value(entry[0]).message, messages.TlbFlush):
-            self.witnessed.add(_LIVE_FLUSH)
+            self.witnessed.add(FLUSHED_LIVE)
 
-    def _is_rejected(self, after: list[int], vcpu: int, entry: Entry) -> bool:
+    def _is_rejected(self, after: list[int], vcpu: int, entry: QueuedLetter) -> bool:
         queue = self.first_mailbox + vcpu
         step = self.steps.deliver(vcpu + 1, after[vcpu + 1], queue, entry[0])
         return any(operation[0] == DROP for operation in step.operations)
@@ -364,7 +366,7 @@ class Model:
                 place = self.first_queue + self.first_mailbox + vcpu
                 after[place] = self.contents.append(after[place], entry)
                 if vcpu in erased and not entry[2]:
-                    findings.append(Finding("visible-after-erase", vcpu))
+                    findings.append(Finding(Invariant.VISIBLE_AFTER_ERASE, vcpu))
 
     def _requeue(self, after: list[int], queue: int, message_id: str) -> None:
         """Return a delivery to its queue's head; beyond the limit it is dead-lettered.
@@ -390,8 +392,7 @@ class Model:
 
     def _set_timer(self, after: list[int], timer: int, *, is_set: bool) -> None:
         timers = set(self.sets.value(after[self.timers_at]))
-        name = self.steps.timers.value(timer)[1]
-        if is_set and not name.startswith("quarantine/"):
+        if is_set:
             timers.add(timer)
         else:
             timers.discard(timer)

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.facts import Facts
-from teardown_lab.checker.findings import Invariant, Violation
+from teardown_lab.checker.findings import Violation
 from teardown_lab.checker.gathering import gather
 from teardown_lab.checker.happens_before import Moment, before
 from teardown_lab.checker.history import History
 from teardown_lab.explorer.cast import VM
+from teardown_lab.explorer.keys import DeliveryKey
+from vm_protocol.invariants import Invariant
+from vm_protocol.message_ids import name_in_vm
 from vm_protocol.wire import Record
 
 _OF_A_VCPU = (Invariant.USE_AFTER_FREE, Invariant.DOUBLE_FREE)
@@ -41,8 +44,9 @@ def race_of(records: Sequence[Record], violation: Violation) -> Race | None:
     is_tick = post is not None and shapes.text(post.record, "by") == "ticker"
     if before(freed, used) and not is_tick:
         return None
-    suffix = f"@{violation.vcpu}" if post is not None else ""
-    keys = (_key(violation.message_id) + suffix, _key(freed.record.caused_by or ""))
+    recipient = violation.vcpu if post is not None else None
+    used_by = DeliveryKey(name_in_vm(violation.message_id), recipient)
+    keys = str(used_by), name_in_vm(freed.record.caused_by)
     if not keys[1] or keys[0] == keys[1]:
         return None
     kind = facts.messages.types.get(violation.message_id, "message")
@@ -58,7 +62,3 @@ def _freeing(facts: Facts, violation: Violation) -> tuple[Moment | None, str]:
         state = facts.messages.body(violation.message_id or "").text("state")
         return facts.vm_state.freed.get(state), f"the VM's {state} state"
     return None, ""
-
-
-def _key(message_id: str) -> str:
-    return message_id.partition("/")[2]

@@ -10,7 +10,7 @@ from functools import partial
 from teardown_lab.explorer.model import Model, State
 from teardown_lab.explorer.strategy import CTRL_C, Bounds, Explored, Meter, Progress
 
-STEPS_MAX = 100_000
+WALK_STEPS_MAX = 100_000
 """Transitions of one walk; a 2007 loop of 20 returns for 64 vCPUs stays below."""
 
 STALE_WALKS_MAX = 1_000
@@ -44,7 +44,7 @@ def _walk(
     state = model.initial()
     path: list[int] = []
     choices: list[int] = []
-    for _ in range(STEPS_MAX):
+    for _ in range(WALK_STEPS_MAX):
         if state not in seen:
             seen.add(state)
             explored.saw(hash(state))

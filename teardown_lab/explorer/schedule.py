@@ -1,7 +1,6 @@
 """A schedule in words: which delivery comes when, named so that a real run knows it too.
 
-A delivery's key is its message id without the VM's name, and `@v` for the mailbox it lies in. Keys
-are the same whatever the VM and the workers are called.
+Keys of deliveries (`keys`) are the same whatever the VM and the workers are called.
 """
 
 import json
@@ -12,7 +11,7 @@ from zlib import compress, decompressobj, error
 
 from pydantic import ValidationError
 
-from teardown_lab.explorer.cast import assemble
+from teardown_lab.explorer.cast import VM, assemble
 from teardown_lab.explorer.choice import (
     COMPLETE,
     DEADLINE,
@@ -28,18 +27,21 @@ from teardown_lab.explorer.choice import (
 )
 from teardown_lab.explorer.faults import Budget
 from teardown_lab.explorer.follow import NotEnabled, follow
+from teardown_lab.explorer.keys import delivery_key
 from teardown_lab.explorer.model import Model, State
 from teardown_lab.explorer.strategy import Path
-from vm_protocol.messages import Message
+from vm_protocol import limits
+from vm_protocol.message_ids import name_in_vm
+from vm_protocol.messages import AsyncPfCompleted
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
-from vm_protocol.topology import parse_mailbox
+from vm_protocol.timers import parse_timer
 
 Act = Literal[
     "deliver", "copy", "redeliver", "lose", "hold", "release", "tick", "deadline", "complete"
 ]
 TOKEN_PREFIX: Final = "td1."  # noqa: S105 - no secret, a schedule
-TEXT_CHARACTERS_MAX: Final = 4_000_000
+SCHEDULE_CHARACTERS_MAX: Final = 4_000_000
 """Of a token, of a file, and of what a token unpacks to: a path of 100,000 choices fits."""
 
 _FORMAT: Final = 1
@@ -62,13 +64,6 @@ class Turn:
     act: Act
     key: str
     returned: tuple[str, ...] = ()
-
-
-def delivery_key(message: Message, queue: str) -> str:
-    """Return the key of a message's delivery from a queue."""
-    mailbox = parse_mailbox(queue)
-    suffix = message.identity().removeprefix(f"{message.scope()}/")
-    return f"{suffix}@{mailbox.vcpu}" if mailbox is not None else suffix
 
 
 _ACTS: Final[dict[int, Act]] = {
@@ -96,10 +91,11 @@ def _turn(model: Model, state: State, number: int) -> Turn:
         return Turn("tick", "tick")
     if choice.kind == DEADLINE:
         timer = model.sets.value(state[model.timers_at])[choice.index]
-        return Turn("deadline", model.steps.timers.value(timer)[1].partition("/")[0])
+        return Turn("deadline", parse_timer(model.steps.timers.value(timer)[1]).kind)
     if choice.kind == COMPLETE:
-        vcpu, fault = divmod(choice.index, 16)
-        return Turn("complete", f"async-pf-completed/{vcpu}/{fault}")
+        vcpu, fault = divmod(choice.index, limits.FAULTS_MAX)
+        done = AsyncPfCompleted(vm=VM, vcpu=vcpu, fault=fault)
+        return Turn("complete", name_in_vm(done.identity()))
     if choice.kind == LOSE:
         name = f"worker/{choice.index - 1}" if choice.index else "manager"
         return Turn("lose", name, _held(model, state, choice))
@@ -119,7 +115,7 @@ def _held(model: Model, state: State, choice: Choice) -> tuple[str, ...]:
 
 
 def _key(model: Model, queue: int, letter: int) -> str:
-    return delivery_key(model.steps.letters.value(letter).message, model.cast.queues[queue])
+    return delivery_key(model.steps.letters.identity(letter), model.cast.queues[queue])
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +192,8 @@ def read_schedule(text: str) -> Schedule:
 
 def _parts(text: str) -> dict[str, Any]:
     """Return what a token or a file holds, under the keys of a file."""
-    if len(text) > TEXT_CHARACTERS_MAX:
-        raise ValueError(f"longer than {TEXT_CHARACTERS_MAX} characters")
+    if len(text) > SCHEDULE_CHARACTERS_MAX:
+        raise ValueError(f"longer than {SCHEDULE_CHARACTERS_MAX} characters")
     if not text.startswith(TOKEN_PREFIX):
         data = json.loads(text)
         return {key: data[key] for key in _PARTS.values()}
@@ -206,7 +202,7 @@ def _parts(text: str) -> dict[str, Any]:
     unpacker = decompressobj()
     try:
         raw = unpacker.decompress(
-            urlsafe_b64decode(packed + "=" * (-len(packed) % 4)), TEXT_CHARACTERS_MAX
+            urlsafe_b64decode(packed + "=" * (-len(packed) % 4)), SCHEDULE_CHARACTERS_MAX
         )
     except (ValueError, error):
         raise ValueError(_DAMAGED) from None

@@ -5,7 +5,7 @@ The monitor and the client read the journal at once; nothing else happens betwee
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, assert_never
@@ -16,12 +16,15 @@ from teardown_lab.checker.verdict import judge
 from teardown_lab.experiment.client import TIMEOUT_TIMER, Client, Experiment
 from teardown_lab.experiment.client_actor import ClientActor
 from teardown_lab.explorer.cast import MANAGER_COMMANDS, VM, worker_name
-from teardown_lab.explorer.schedule import Schedule, Turn, delivery_key
+from teardown_lab.explorer.keys import delivery_key
+from teardown_lab.explorer.schedule import Schedule, Turn
 from vcpu_worker import VcpuWorker
 from vm_manager import DeadLetterMonitor, VmManager
 from vm_protocol import effects, limits, messages, topology
 from vm_protocol.actor import Actor, Plan
+from vm_protocol.message_ids import MessageId
 from vm_protocol.recorder import NO_CAUSE, Cause, Send, cause_of
+from vm_protocol.timers import DEADLINES, TimerKind, parse_timer
 from vm_protocol.wire import Envelope, Record
 
 STEP_NS = 200_000
@@ -44,7 +47,7 @@ class Parcel:
     @property
     def key(self) -> str:
         """Return the key of this delivery."""
-        return delivery_key(self.message, self.queue)
+        return delivery_key(self.envelope.message_id, self.queue)
 
 
 class Stage:
@@ -172,7 +175,7 @@ class Stage:
             parcel = self.oldest(held) or self.oldest()
             if parcel is not None:
                 self.deliver(parcel)
-            elif not self.fire_deadline("") and not self._time_out():
+            elif not self.fire_deadline(*DEADLINES) and not self._time_out():
                 return
         raise AssertionError("a teardown ends, or a deadline ends it")
 
@@ -204,25 +207,29 @@ class Stage:
             item for item in self._timers.items() if item[0][1] == name
         )
         del self._timers[owner, name]
-        if name.startswith("tick/"):
-            self.trace.append("tick")
         self._handle(actor, effects.TimerFired(name), cause)
 
-    def has_timer(self, prefix: str) -> bool:
-        """Tell whether a timer whose name begins so is set."""
-        return any(name.startswith(prefix) for _, name in self._timers)
+    def _timer(self, kinds: Sequence[str]) -> str | None:
+        """Return the first timer of these kinds that a service has set."""
+        own = self._client.core.actor
+        names = (name for owner, name in self._timers if owner != own)
+        return next((name for name in names if parse_timer(name).kind in kinds), None)
+
+    def is_ticking(self) -> bool:
+        """Tell whether the ticker will fire."""
+        return self._timer((TimerKind.TICK,)) is not None
 
     def tick(self) -> None:
         """Let the ticker fire."""
-        self.fire(f"tick/{VM}")
+        self.trace.append("tick")
+        self.fire(TimerKind.TICK.of(VM))
 
-    def fire_deadline(self, kind: str) -> bool:
-        """Let a deadline of the services fire, of this kind if one is named; False: none is set."""
-        for _, name in self._timers:
-            if name.startswith((f"{kind}/",) if kind else ("fence/", "flush/")):
-                self.fire(name)
-                return True
-        return False
+    def fire_deadline(self, *kinds: str) -> bool:
+        """Let a deadline of these kinds fire; False: none is set."""
+        name = self._timer(kinds)
+        if name is not None:
+            self.fire(name)
+        return name is not None
 
     def _time_out(self) -> bool:
         """End a run that nothing can end any more, as the client of a real one would."""
@@ -232,9 +239,10 @@ class Stage:
         return True
 
     def _complete(self, key: str) -> None:
-        _, vcpu, fault = key.split("/")
-        message = messages.AsyncPfCompleted(vm=VM, vcpu=int(vcpu), fault=int(fault))
-        queue = topology.worker_commands(worker_name(int(vcpu))).name
+        named = messages.AsyncPfCompleted.fields_of(str(MessageId(VM, 1, key)))
+        vcpu, fault = int(named["vcpu"]), int(named["fault"])
+        message = messages.AsyncPfCompleted(vm=VM, vcpu=vcpu, fault=fault)
+        queue = topology.worker_commands(worker_name(vcpu)).name
         actor = self._consumers[queue][0]
         publish = effects.Publish(topology.ASYNC_PF.name, queue, message)
         sent, record = actor.recorder.send(publish, self._now_ns, NO_CAUSE)
@@ -311,9 +319,7 @@ class Stage:
             reason=reason,
             queue=parcel.queue,
             message_id=parcel.envelope.message_id,
-            epoch=parcel.envelope.epoch,
             message=parcel.message,
-            reply_to=parcel.envelope.reply_to,
         )
         self._handle(self._monitor, letter, NO_CAUSE)
 

@@ -10,13 +10,15 @@ from typing import Any, Final, assert_never
 
 from teardown_lab.checker.invariants_state import FREED_BY, STOPPED_BY
 from teardown_lab.explorer.cast import VM, Cast
-from teardown_lab.explorer.findings import BY_REJECT, TO_NOBODY, Finding
+from teardown_lab.explorer.findings import BY_REJECT, OVERLAPPED, TO_NOBODY, UNLOAD_FLUSHED, Finding
 from teardown_lab.explorer.interning import Interned
 from vm_manager.state import ManagerState
 from vm_protocol import effects, messages, topology
 from vm_protocol.effects import Effect, Input, Observed, Publish, Received
 from vm_protocol.errors import RejectReason
+from vm_protocol.invariants import Invariant
 from vm_protocol.observations import Event
+from vm_protocol.timers import TimerKind, parse_timer
 from vm_protocol.topology import Mailbox, parse_mailbox
 
 (
@@ -149,7 +151,7 @@ class Steps:
         scene = self._scene(actor, before, event, after)
         operations = [each for effect in done for each in self._compile(actor, scene, effect)]
         if actor == MANAGER and _in_flight(before) < OVERLAP <= _in_flight(after):
-            operations.append((WITNESS, "destroys-overlapped"))
+            operations.append((WITNESS, OVERLAPPED))
         if actor == MANAGER and _position(before) != _position(after):
             operations.append((REACHED, _position(after)))
         asked = [operation for operation in operations if operation[0] not in _SEEN_ONLY]
@@ -176,8 +178,11 @@ class Steps:
             case effects.Ack(queue, message_id):
                 return [(ACK, self._queue_numbers.get(queue, -1), message_id)]
             case effects.Reject():
-                return self._reject(effect)
+                return self._reject(scene, effect)
             case effects.SetTimer(name):
+                # The search ends before any quarantine does.
+                if parse_timer(name).kind is TimerKind.QUARANTINE:
+                    return []
                 return [(SET, self.timers.number((actor, name)))]
             case effects.CancelTimer(name):
                 return [(CANCEL, self.timers.number((actor, name)))]
@@ -206,23 +211,19 @@ class Steps:
         queue = self._queue_numbers.get(publish.routing_key)
         return [] if queue is None else [(SEND, queue, letter)]
 
-    def _reject(self, reject: effects.Reject) -> list[Operation]:
+    def _reject(self, scene: "_Scene", reject: effects.Reject) -> list[Operation]:
         queue = self._queue_numbers.get(reject.queue, -1)
         if reject.requeue:
             return [(REQUEUE, queue, reject.message_id)]
         operations: list[Operation] = [(DROP, queue, reject.message_id)]
         invariant = BY_REJECT.get(reject.reason)
         if invariant is not None and parse_mailbox(reject.queue) is None:
-            vcpu = _vcpu_named(reject.message_id)
+            vcpu = scene.asker if scene.owner is None else scene.owner
+            assert vcpu is not None, "what breaks one of these is said by a vCPU's worker"
             operations.append((FIND, Finding(invariant, vcpu, message=reject.message_id)))
         if reject.reason == RejectReason.FENCE_NOT_REACHED:
             operations.append((WITNESS, "fence-expired"))
         return operations
-
-
-def _vcpu_named(message_id: str) -> int:
-    """Return the vCPU that a derived message id names: the first number after its kind."""
-    return int(message_id.split("/")[2])
 
 
 @dataclass(slots=True)
@@ -278,8 +279,8 @@ def _vcpu_freed(effect: Observed, scene: _Scene) -> list[Operation]:
     """Note a free; the core's own refusal of a second one is not relied upon."""
     again, scene.freed = scene.freed, True
     if again:
-        return [(FIND, _on_vcpu("double-free", effect))]
-    return [(FIND, _on_vcpu("freed-while-running", effect))] if scene.inside else []
+        return [(FIND, _on_vcpu(Invariant.DOUBLE_FREE, effect))]
+    return [(FIND, _on_vcpu(Invariant.FREED_WHILE_RUNNING, effect))] if scene.inside else []
 
 
 def _guest_left(_effect: Observed, scene: _Scene) -> list[Operation]:
@@ -293,13 +294,12 @@ def _step_started(effect: Observed, scene: _Scene) -> list[Operation]:
     started: Operation = (STARTED, scene.owner, scene.freed, erased)
     if not scene.freed or effect.vcpu is None:
         return [started]
-    second_free = name == "free_vcpu"
-    broken = _on_vcpu("double-free" if second_free else "use-after-free", effect)
-    return [started, (FIND, broken)]
+    broken = Invariant.DOUBLE_FREE if name == "free_vcpu" else Invariant.USE_AFTER_FREE
+    return [started, (FIND, _on_vcpu(broken, effect))]
 
 
 def _fault_completed(effect: Observed, scene: _Scene) -> list[Operation]:
-    return [(FIND, _on_vcpu("use-after-free", effect))] if scene.freed else []
+    return [(FIND, _on_vcpu(Invariant.USE_AFTER_FREE, effect))] if scene.freed else []
 
 
 def _on_vcpu(invariant: str, effect: Observed) -> Finding:
@@ -311,13 +311,13 @@ def _state_freed(effect: Observed, scene: _Scene) -> list[Operation]:
     state = str(dict(effect.details)["state"])
     again = state in scene.gone
     scene.gone.add(state)
-    return [(FIND, Finding("double-free", -1, message=state))] if again else []
+    return [(FIND, Finding(Invariant.DOUBLE_FREE, -1, message=state))] if again else []
 
 
 def _state_read(effect: Observed, scene: _Scene) -> list[Operation]:
     if dict(effect.details)["state"] not in scene.gone:
         return []
-    return [(FIND, _on_vcpu("vm-state-used-after-free", effect))]
+    return [(FIND, _on_vcpu(Invariant.VM_STATE_USED_AFTER_FREE, effect))]
 
 
 def _raised(effect: Observed, scene: _Scene) -> list[Operation]:
@@ -327,10 +327,10 @@ def _raised(effect: Observed, scene: _Scene) -> list[Operation]:
     everybody = range(len(scene.after.vms[VM].slots))
     missed = tuple(v for v in everybody if v not in scene.erased and v not in recipients)
     operations: list[Operation] = [(RAISED, missed, effect.message_id or "")]
-    if details["kind"] == "tlb-flush" and not recipients:
+    if details["kind"] == messages.TLB_FLUSH and not recipients:
         operations.append((FIND, _on_vcpu(TO_NOBODY, effect)))
-    if details["kind"] == "tlb-flush" and details["by"] == "unload" and recipients:
-        operations.append((WITNESS, "unload-flushed"))
+    if details["kind"] == messages.TLB_FLUSH and details["by"] == "unload" and recipients:
+        operations.append((WITNESS, UNLOAD_FLUSHED))
     return operations
 
 
@@ -349,17 +349,19 @@ def _root_freed(effect: Observed, scene: _Scene) -> list[Operation]:
     if not held:
         return []
     vcpu = _only(held)
-    return [(FIND, Finding("pinned-root-freed", vcpu, message=str(details["root"])))]
+    return [(FIND, Finding(Invariant.PINNED_ROOT_FREED, vcpu, message=str(details["root"])))]
 
 
 def _vm_freed(_effect: Observed, scene: _Scene) -> list[Operation]:
     vm = scene.after.vms[VM]
-    found = [_of_root("leak", scene, root.name) for root in vm.roots]
-    found += [_of_root("memory-mapped", scene, page.root) for page in vm.pages if page.mapped]
-    found += [Finding("leak", -1, message=each) for each in FREED_BY if each not in scene.gone]
+    found = [_of_root(Invariant.LEAK, scene, root.name) for root in vm.roots]
+    mapped = (page.root for page in vm.pages if page.mapped)
+    found += [_of_root(Invariant.MEMORY_MAPPED, scene, root) for root in mapped]
+    left = (state for state in FREED_BY if state not in scene.gone)
+    found += [Finding(Invariant.LEAK, -1, message=state) for state in left]
     assert vm.teardown is not None, "a VM is freed by its teardown"
     if STOPPED_BY not in vm.teardown.ordering.steps:  # all of which have run
-        found.append(Finding("vm-state-used-after-free", -1, message="vm"))
+        found.append(Finding(Invariant.VM_STATE_USED_AFTER_FREE, -1, message="vm"))
     given_back = [(PAGE, page.root) for page in vm.pages]
     return [*((FIND, each) for each in found), *given_back, (VM_FREED,)]
 
@@ -374,8 +376,7 @@ def _only(vcpus: set[int]) -> int:
 
 
 def _stuck(effect: Observed, _scene: _Scene) -> list[Operation]:
-    vcpu = -1 if effect.vcpu is None else effect.vcpu
-    return [(FIND, Finding("stuck", vcpu))]
+    return [(FIND, Finding(Invariant.STUCK, -1 if effect.vcpu is None else effect.vcpu))]
 
 
 def _page_freed(effect: Observed, _scene: _Scene) -> list[Operation]:

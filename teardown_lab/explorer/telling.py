@@ -11,10 +11,12 @@ from typing import Any, Final
 
 from teardown_lab.checker.findings import Violation
 from teardown_lab.checker.judgement import Judgement
+from teardown_lab.explorer.keys import parse_delivery_key
 from teardown_lab.explorer.racing import Race, race_of
 from teardown_lab.explorer.schedule import Schedule, turns
 from teardown_lab.explorer.stage import Stage
 from teardown_lab.explorer.strategy import Deadline, FindingKey
+from vm_protocol.message_ids import name_in_vm
 from vm_protocol.observations import Event
 
 CANDIDATES_MAX: Final = 400
@@ -84,7 +86,7 @@ class _Run:
                 if parcel is None:
                     return
                 stage.deliver(parcel)
-            if stage.has_timer("tick/"):
+            if stage.is_ticking():
                 self.passed_over = len(stage.trace)
                 stage.tick()
             stage.finish()
@@ -167,7 +169,7 @@ def _candidates(found: Stage, passing: Stage, shortest: list[str]) -> Iterator[D
     """Yield single deviations, likely ones first: what the found schedule turned around."""
     plain = passing.trace
     triggers = [
-        _key_of(record.caused_by or "")
+        name_in_vm(record.caused_by)
         for record in (*passing.records, *found.records)
         if record.event == Event.VCPU_FREED
     ]
@@ -187,10 +189,6 @@ def _candidates(found: Stage, passing: Stage, shortest: list[str]) -> Iterator[D
                 yielded += 1
                 if yielded >= CANDIDATES_MAX:
                     return
-
-
-def _key_of(message_id: str) -> str:
-    return message_id.partition("/")[2]
 
 
 def _place(stage: Stage, violation: Violation) -> str:
@@ -240,13 +238,13 @@ def _told(run: _Run, plain: list[str], deviation: Deviation, violation: Violatio
 
 def _called(stage: Stage, key: str) -> str:
     """Return a delivery's key; a request's with its type, as the key does not tell it."""
-    message = key.partition("@")[0]
+    message = parse_delivery_key(key).name
     if not message.startswith("request/"):
         return key
     sent = (
         str(record.details.get("type"))
         for record in stage.records
-        if record.event == Event.MESSAGE_SENT and _key_of(record.message_id or "") == message
+        if record.event == Event.MESSAGE_SENT and name_in_vm(record.message_id) == message
     )
     return f"{next(sent, 'message')} {key}"
 

@@ -17,6 +17,7 @@ from teardown_lab.explorer.strategy import (
     Path,
 )
 from teardown_lab.explorer.telling import Told, tell, untold
+from vm_protocol.invariants import Invariant
 
 SHORTEST_STATES_MAX: Final = 400_000
 SHORTEST_SECONDS_MAX: Final = 20.0
@@ -62,7 +63,7 @@ class Counterexample:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ExplorerVerdict:
     """The whole answer; `missing` are required witnesses that nobody has seen.
 
     `disagreements` are findings that the checker does not confirm, `notes` what else is to be said;
@@ -128,7 +129,9 @@ class Verdict:
         return f"{end}: {vcpus}, {told}, {states}"
 
 
-def conclude(schedule: Schedule, explored: Explored, deadline: Deadline | None = None) -> Verdict:
+def conclude(
+    schedule: Schedule, explored: Explored, deadline: Deadline | None = None
+) -> ExplorerVerdict:
     """Return the verdict of an exploration; only what the checker confirms is a violation.
 
     Findings are kept when Ctrl-C comes or the time is over: the checker is still asked about at
@@ -280,14 +283,14 @@ class _Conclusion:
         """Return the shortest lengths of uses after free by when the request was posted."""
         kinds: dict[str, int] = {}
         for (invariant, _, is_late), length in sorted(self._lengths.items(), key=lambda x: x[1]):
-            if invariant == "use-after-free":
+            if invariant == Invariant.USE_AFTER_FREE:
                 name = "posted-after-free" if is_late else "posted-before-free"
                 kinds.setdefault(name, length)
         return kinds
 
     # --- the whole -------------------------------------------------------------------------
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> ExplorerVerdict:
         """Return what is known, as a verdict."""
         explored = self._explored
         gaps = unseen(self._schedule, explored) if explored.complete else Unseen()
@@ -304,7 +307,7 @@ class _Conclusion:
         is_safe = explored.complete and not self.is_interrupted and not explored.paths
         is_safe = is_safe and not gaps.missing and not self._doubts
         name = "violated" if violations else "safe" if is_safe else "inconclusive"
-        return Verdict(
+        return ExplorerVerdict(
             self._schedule,
             explored,
             name,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from teardown_lab.leftovers.processes import ProcessIdentity, is_alive
 from teardown_lab.leftovers.run_folder import remove_folder, runs_folder
-from teardown_lab.leftovers.run_record import Record, read_record, remove_recorded
+from teardown_lab.leftovers.run_record import RunRecord, read_record, remove_recorded
 
 _NAME = re.compile(r"(?P<pid>[0-9]+)-(?P<start>[0-9]+)-[0-9a-f]+")
 _UNREADABLE_SECONDS_MIN = 5.0
@@ -47,7 +47,7 @@ def remove(leftover: Leftover) -> list[str]:
     with _claimed(leftover.folder, fcntl.LOCK_EX) as is_ours:
         if not is_ours or is_alive(leftover.owner):
             return []
-        record = read_record(leftover.folder) or Record()
+        record = read_record(leftover.folder) or RunRecord()
         removed, left = remove_recorded(record, leftover.run_id)
         if not left:
             remove_folder(leftover.folder)
@@ -67,7 +67,7 @@ def remove_at(url: str) -> list[str]:
     """
     removed = []
     for leftover in find_leftovers():
-        record = read_record(leftover.folder) or Record()
+        record = read_record(leftover.folder) or RunRecord()
         if url in record.urls() and remove(leftover):
             removed.append(leftover.run_id)
     return removed

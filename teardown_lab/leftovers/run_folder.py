@@ -21,10 +21,10 @@ from typing import IO, Self
 from teardown_lab.leftovers.processes import ProcessIdentity, boot_id, identify
 from teardown_lab.leftovers.run_record import (
     RUN_VARIABLE,
-    Record,
     RecordedProcess,
     RecordedQueues,
     RecordedVm,
+    RunRecord,
     remove_recorded,
     write_record,
 )
@@ -47,7 +47,7 @@ class RunFolder:
     def __init__(self) -> None:
         self._folder: Path | None = None
         self._lock_descriptor = -1
-        self._record = Record()
+        self._record = RunRecord()
         self._guard = threading.Lock()
         self._children: list[subprocess.Popen[bytes]] = []
         self._owner_pid = -1
@@ -79,7 +79,7 @@ class RunFolder:
         self._owner_pid = owner.pid
         self._lock_descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         fcntl.flock(self._lock_descriptor, fcntl.LOCK_EX)
-        self._record = Record(boot=boot_id())
+        self._record = RunRecord(boot=boot_id())
         self._write()
         return self
 

@@ -48,7 +48,7 @@ class RecordedVm:
 
 
 @dataclass(slots=True)
-class Record:
+class RunRecord:
     """The text of run.json."""
 
     boot: str = ""
@@ -63,7 +63,7 @@ class Record:
         return list(dict.fromkeys(urls))
 
 
-def write_record(folder: Path, record: Record) -> None:
+def write_record(folder: Path, record: RunRecord) -> None:
     """Write the record of a run, so that a reader finds the old one or the new one.
 
     Raises:
@@ -78,11 +78,11 @@ def write_record(folder: Path, record: Record) -> None:
     part.replace(target)
 
 
-def read_record(folder: Path) -> Record | None:
+def read_record(folder: Path) -> RunRecord | None:
     """Return the record of a run; None if there is none that can be read."""
     try:
         data = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-        return Record(
+        return RunRecord(
             boot=data["boot"],
             processes=[RecordedProcess(**entry) for entry in data["processes"]],
             containers=[str(name) for name in data["containers"]],
@@ -96,7 +96,7 @@ def read_record(folder: Path) -> Record | None:
         return None
 
 
-def remove_recorded(record: Record, run_id: str) -> tuple[list[str], list[str]]:
+def remove_recorded(record: RunRecord, run_id: str) -> tuple[list[str], list[str]]:
     """Remove processes, containers and queues; return lines of what went and what could not."""
     removed = _end_processes(record, run_id)
     left: list[str] = []
@@ -113,7 +113,7 @@ def remove_recorded(record: Record, run_id: str) -> tuple[list[str], list[str]]:
     return removed, left
 
 
-def _remove_at(url: str, record: Record) -> tuple[list[str], list[str]]:
+def _remove_at(url: str, record: RunRecord) -> tuple[list[str], list[str]]:
     """Remove what a run has on one broker; one that does not answer is not asked again."""
     shown = without_password(url)
     vms = [vm.name for vm in record.vms if vm.url == url]
@@ -145,7 +145,7 @@ def _removal(vm: str) -> tuple[str, codec.Packet]:
     return key, codec.encode(remove.message, sent.envelope)
 
 
-def _end_processes(record: Record, run_id: str) -> list[str]:
+def _end_processes(record: RunRecord, run_id: str) -> list[str]:
     roles: dict[ProcessIdentity, str] = {}
     if record.boot == boot_id():  # pids and start times begin anew with each boot
         # The last started goes first in the list; all are asked to end at once.

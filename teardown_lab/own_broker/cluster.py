@@ -25,7 +25,7 @@ from teardown_lab.own_broker.node_settings import (
 )
 from teardown_lab.own_broker.private_node import PrivateNode, new_name
 
-START_SECONDS_MAX = 240.0
+CLUSTER_START_SECONDS_MAX = 240.0
 """Nodes wait for each other, and start at once: on two slow cores that takes a minute."""
 
 CONTROL_SECONDS_MAX = 120.0
@@ -88,7 +88,7 @@ class PrivateCluster:
                     run=run,
                     config=self._config,
                     membership=Membership(name, names, port, cookie),
-                    start_seconds_max=START_SECONDS_MAX,
+                    start_seconds_max=CLUSTER_START_SECONDS_MAX,
                 )
                 for name in names
             )

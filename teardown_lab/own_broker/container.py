@@ -18,7 +18,7 @@ from teardown_lab.own_broker.reach import OVERRIDES, reach
 IMAGE_VARIABLE = "TEARDOWN_RABBITMQ_IMAGE"
 IMAGE_DEFAULT = "rabbitmq:4-management"
 LABEL = "teardown-lab.run"
-START_SECONDS_MAX = 90.0
+CONTAINER_START_SECONDS_MAX = 90.0
 PULL_SECONDS_MAX = 600.0
 _NAME = "teardown-lab"
 
@@ -75,7 +75,7 @@ def _have_image(image: str) -> None:
 
 
 def _wait_ready(name: str, image: str, url: str) -> None:
-    deadline = time.monotonic() + START_SECONDS_MAX
+    deadline = time.monotonic() + CONTAINER_START_SECONDS_MAX
     reason = "nothing listens"
     while time.monotonic() < deadline:
         if not _is_running(name):
@@ -89,9 +89,9 @@ def _wait_ready(name: str, image: str, url: str) -> None:
             return
         time.sleep(0.25)
     raise BrokerUnavailable(
-        f"the broker in the container of {image} does not answer after {START_SECONDS_MAX:.0f} s "
-        f"({reason}). If the container's host is called otherwise from here, set {OVERRIDES[-1]}; "
-        f"the container's log:\n{_log(name)}"
+        f"the broker in the container of {image} does not answer after "
+        f"{CONTAINER_START_SECONDS_MAX:.0f} s ({reason}). If the container's host is called "
+        f"otherwise from here, set {OVERRIDES[-1]}; the container's log:\n{_log(name)}"
     )
 
 

@@ -38,7 +38,7 @@ from teardown_lab.own_broker.node_settings import (
 
 __all__ = ["PrivateNode", "server_script"]
 
-START_SECONDS_MAX = 60.0
+NODE_START_SECONDS_MAX = 60.0
 _GRACEFUL_SECONDS_MAX = 15.0
 _ATTEMPTS_MAX = 3
 _LOG_LINES = 25
@@ -80,7 +80,7 @@ class PrivateNode:
         plugins: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         membership: Membership | None = None,
-        start_seconds_max: float = START_SECONDS_MAX,
+        start_seconds_max: float = NODE_START_SECONDS_MAX,
     ) -> None:
         self._given_run = run
         self._own_run: RunFolder | None = None

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from teardown_lab.explorer.keys import delivery_key
 from teardown_lab.explorer.schedule import Turn
-from vm_protocol.topology import parse_mailbox
+from vm_protocol.timers import TimerKind, parse_timer
 
 TURN_SECONDS_MAX: Final = 20.0
 """How long the delivery of a turn may take to arrive, or to be handled."""
@@ -25,8 +26,6 @@ TURN_SECONDS_MAX: Final = 20.0
 BEGIN_KEY: Final = "destroy-vm"
 CREATION_KEYS: Final = ("placement-answered/", "vcpu-placed/", "place-vcpu/")
 """Of a VM's creation, which the exploration has behind it: they pass whenever they come."""
-
-TICK_KEY: Final = "tick"
 
 
 class ReplayFailed(Exception):
@@ -38,7 +37,6 @@ class _Arrival:
     key: str
     number: int
     writer: asyncio.StreamWriter
-    released: int = 0
 
 
 @dataclass(slots=True)
@@ -129,7 +127,7 @@ class Conductor:
                 self._has_begun = True
                 self._playing = asyncio.create_task(self._play())
             is_creation = arrival.key.startswith(CREATION_KEYS)
-            if arrival.key == TICK_KEY or (self._has_begun and not is_creation):
+            if arrival.key == TimerKind.TICK or (self._has_begun and not is_creation):
                 desk.held.append(arrival)
             else:
                 self._order(writer, {"release": arrival.number})
@@ -173,7 +171,6 @@ class Conductor:
     async def _release(self, arrival: _Arrival) -> None:
         """Release a delivery, keep it for its copies, and wait until it is handled."""
         desk = self._desk
-        arrival.released += 1
         keep = self._copies[arrival.key] > 0
         if keep:
             self._copies[arrival.key] -= 1
@@ -190,10 +187,8 @@ class Conductor:
 def _key(said: dict[str, Any]) -> str:
     """Return the schedule's key of what a gate reports."""
     if "timer" in said:
-        return str(said["timer"]).partition("/")[0]
-    suffix = str(said["message_id"]).partition("/")[2]
-    mailbox = parse_mailbox(said["queue"])
-    return f"{suffix}@{mailbox.vcpu}" if mailbox is not None else suffix
+        return parse_timer(str(said["timer"])).kind
+    return delivery_key(str(said["message_id"]), said["queue"])
 
 
 def check_turns(turns: tuple[Turn, ...]) -> None:

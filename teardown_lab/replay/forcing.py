@@ -19,6 +19,7 @@ from teardown_lab.replay.conductor import (
     check_turns,
     conduct,
 )
+from vm_protocol.message_ids import name_in_vm
 
 TURNS_OF_TIMEOUT: Final = 3
 """A turn may take this part of the time that a whole run may take."""
@@ -92,7 +93,7 @@ class Replayed:
 
 def kind_of(violation: Violation) -> Kind:
     """Return what makes a violation the same one in another run."""
-    message = (violation.message_id or "").partition("/")[2]
+    message = name_in_vm(violation.message_id)
     return str(violation.invariant), violation.vcpu, message
 
 

@@ -11,9 +11,10 @@ from teardown_lab.checker import shapes
 from teardown_lab.checker.chains import allocating_chain, chain, freeing_chain
 from teardown_lab.checker.explain import call, function_of
 from teardown_lab.checker.facts import Facts, Messages, VcpuMemory
-from teardown_lab.checker.findings import Invariant, Violation
+from teardown_lab.checker.findings import Violation
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.kernel_names import STEP_FUNCTIONS
+from vm_protocol.invariants import Invariant
 from vm_protocol.topology import Mailbox
 
 RULE: Final = "=" * 66

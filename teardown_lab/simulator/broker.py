@@ -10,14 +10,14 @@ from collections.abc import Iterable
 
 from teardown_lab.simulator import dead_letters
 from teardown_lab.simulator.consumers import Consumer
-from teardown_lab.simulator.deliveries import Deliveries, Event, Unsettled
+from teardown_lab.simulator.deliveries import ConsumerEvent, Deliveries, Unsettled
 from teardown_lab.simulator.errors import NotFound, NotSupported, PreconditionFailed
 from teardown_lab.simulator.expiry import Expiries
 from teardown_lab.simulator.messages import Handed, Published, Stored, refuse_unsimulated
 from teardown_lab.simulator.queues import Dying, OrdinaryQueue, QuorumQueue, ordinary_queue
 from teardown_lab.simulator.routing import Routes
 from teardown_lab.simulator.streams import Stream
-from teardown_lab.simulator.versions import NEWEST, BrokerVersion, Settlement
+from teardown_lab.simulator.versions import NEWEST, BrokerVersion, Ending
 from vm_protocol.codec import Packet
 from vm_protocol.topology import EXCHANGES, SHARED_QUEUES, Exchange, Queue
 
@@ -185,7 +185,7 @@ class SimulatedBroker:
         """
         self._leave(actor, is_clean=True)
 
-    def next_event(self) -> Event | None:
+    def next_event(self) -> ConsumerEvent | None:
         """Take the oldest delivery or cancellation on its way, None when there is none."""
         return self._deliveries.next_event()
 
@@ -229,7 +229,7 @@ class SimulatedBroker:
             PreconditionFailed: It is not unsettled.
             NotSupported: It is of a stream, and this version refuses that.
         """
-        self._refuse(number, Settlement.RETURNED if requeue else Settlement.REJECTED)
+        self._refuse(number, Ending.RETURNED if requeue else Ending.REJECTED)
 
     def nack(self, number: int, *, requeue: bool) -> None:
         """As `reject`, by `basic.nack`; some versions count it differently (quorum-queues).
@@ -237,7 +237,7 @@ class SimulatedBroker:
         Raises:
             PreconditionFailed: It is not unsettled.
         """
-        self._refuse(number, Settlement.NACKED_BACK if requeue else Settlement.NACKED)
+        self._refuse(number, Ending.NACKED_BACK if requeue else Ending.NACKED)
 
     # --- time ----------------------------------------------------------------------------
 
@@ -274,7 +274,7 @@ class SimulatedBroker:
             if is_clean or not back:
                 self._dispatch(queue)
             if back:
-                self._after_return(queue, queue.give_back(back, Settlement.LOST))
+                self._after_return(queue, queue.give_back(back, Ending.LOST))
 
     def _home(self, queue: str) -> OrdinaryQueue | Stream | None:
         return self._queues.get(queue) or self._streams.get(queue)
@@ -325,7 +325,7 @@ class SimulatedBroker:
         for consumer, message, packet in stream.readable():
             self._deliveries.copy(stream, consumer, message, packet)
 
-    def _refuse(self, number: int, why: Settlement) -> None:
+    def _refuse(self, number: int, why: Ending) -> None:
         unsettled = self._deliveries.settle(number)
         home, message = unsettled.home, unsettled.handed.message
         if isinstance(home, Stream):
@@ -334,7 +334,7 @@ class SimulatedBroker:
             self._resume(unsettled)
         elif self._queues.get(home.name) is not home:
             return  # the queue was deleted
-        elif why in (Settlement.REJECTED, Settlement.NACKED):
+        elif why in (Ending.REJECTED, Ending.NACKED):
             self._die(home, [(home.failed(message, why), dead_letters.REJECTED)])
             self._resume(unsettled)
             self._bury()

@@ -11,7 +11,7 @@ from vm_protocol.codec import Packet
 REJECTED = "rejected"
 EXPIRED = "expired"
 MAXLEN = "maxlen"
-DELIVERY_LIMIT = "delivery_limit"
+BY_DELIVERY_LIMIT = "delivery_limit"
 
 
 def died(message: Stored, queue: str, reason: str, version: BrokerVersion) -> Stored:

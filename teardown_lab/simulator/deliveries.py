@@ -9,7 +9,7 @@ from teardown_lab.simulator.queues import OrdinaryQueue
 from teardown_lab.simulator.streams import Stream
 from vm_protocol.codec import Packet
 
-Event = Handed | Cancelled
+ConsumerEvent = Handed | Cancelled
 Home = OrdinaryQueue | Stream
 
 
@@ -28,7 +28,7 @@ class Deliveries:
     def __init__(self) -> None:
         self._last_number = 0
         self._unsettled: dict[int, Unsettled] = {}
-        self._on_their_way: dict[int, Event] = {}
+        self._on_their_way: dict[int, ConsumerEvent] = {}
 
     def hand(
         self, home: OrdinaryQueue, consumer: Consumer, message: Stored, *, is_direct: bool
@@ -55,7 +55,7 @@ class Deliveries:
         """Tell a consumer that its queue is gone, after what is on its way to it."""
         self._on_their_way[self._next_number()] = Cancelled(consumer.actor, consumer.queue)
 
-    def next_event(self) -> Event | None:
+    def next_event(self) -> ConsumerEvent | None:
         """Take the oldest event, None when there is none."""
         if not self._on_their_way:
             return None

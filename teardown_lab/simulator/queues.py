@@ -10,7 +10,7 @@ from teardown_lab.simulator import dead_letters
 from teardown_lab.simulator.arguments import QueueArguments, arguments_of
 from teardown_lab.simulator.consumers import SingleActive, Turns
 from teardown_lab.simulator.messages import Stored, with_headers
-from teardown_lab.simulator.versions import BrokerVersion, Settlement
+from teardown_lab.simulator.versions import BrokerVersion, Ending
 from vm_protocol.codec import Packet
 from vm_protocol.topology import Queue
 
@@ -73,13 +73,13 @@ class OrdinaryQueue(ABC):
         """Return what a consumer gets."""
         return message.packet
 
-    def failed(self, message: Stored, why: Settlement) -> Stored:
+    def failed(self, message: Stored, why: Ending) -> Stored:
         """Return a message after a delivery that ended so."""
         counts = self.counts_failures and why in self.version.failures
         return replace(message, failures=message.failures + counts)
 
     @abstractmethod
-    def give_back(self, messages: list[Stored], why: Settlement) -> list[Dying]:
+    def give_back(self, messages: list[Stored], why: Ending) -> list[Dying]:
         """Take deliveries back; return those that die of it."""
 
     def renew_lease(self, now_ns: int) -> None:
@@ -141,7 +141,7 @@ class ClassicQueue(OrdinaryQueue):
         """See OrdinaryQueue; failures elsewhere are overlooked if somebody waits (seen: 4.3.6)."""
         return not is_direct and super().is_redelivery(message, is_direct=is_direct)
 
-    def give_back(self, messages: list[Stored], why: Settlement) -> list[Dying]:
+    def give_back(self, messages: list[Stored], why: Ending) -> list[Dying]:
         """See OrdinaryQueue; nothing dies of it."""
         for message in messages:
             self.push(replace(self.failed(message, why), returns=message.returns + 1))
@@ -199,14 +199,14 @@ class QuorumQueue(OrdinaryQueue):
             headers["x-acquired-count"] = message.returns or message.failures
         return with_headers(message.packet, headers) if headers else message.packet
 
-    def give_back(self, messages: list[Stored], why: Settlement) -> list[Dying]:
+    def give_back(self, messages: list[Stored], why: Ending) -> list[Dying]:
         """See OrdinaryQueue."""
         dying: list[Dying] = []
         for message in messages:
             again = replace(self.failed(message, why), returns=message.returns + 1)
             if self._limit is not None and self._counted(again) > self._limit:
-                dying.append((again, dead_letters.DELIVERY_LIMIT))
-            elif self._limit is None and why is not Settlement.LOST:
+                dying.append((again, dead_letters.BY_DELIVERY_LIMIT))
+            elif self._limit is None and why is not Ending.LOST:
                 self._ready.append(again)
             else:
                 self._returned.append(again)

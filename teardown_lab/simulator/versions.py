@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Final
 
 
-class Settlement(Enum):
+class Ending(Enum):
     """How a delivery ends other than well."""
 
     RETURNED = "basic.reject with requeue"
@@ -53,7 +53,7 @@ class BrokerVersion:
     name: str
     since: tuple[int, int]
     delivery_limit_default: int | None
-    failures: frozenset[Settlement]
+    failures: frozenset[Ending]
     limit_counts_returns: bool
     has_acquired_count: bool
     classic_counts_failures: bool
@@ -71,7 +71,7 @@ RABBITMQ_3_10: Final = BrokerVersion(
     name="3.10",
     since=(3, 10),
     delivery_limit_default=None,
-    failures=frozenset({Settlement.RETURNED, Settlement.NACKED_BACK, Settlement.LOST}),
+    failures=frozenset({Ending.RETURNED, Ending.NACKED_BACK, Ending.LOST}),
     limit_counts_returns=False,
     has_acquired_count=False,
     classic_counts_failures=False,
@@ -89,7 +89,7 @@ RABBITMQ_4_0: Final = BrokerVersion(
     name="4.0-4.2",
     since=(4, 0),
     delivery_limit_default=20,
-    failures=frozenset({Settlement.LOST, Settlement.REJECTED, Settlement.NACKED}),
+    failures=frozenset({Ending.LOST, Ending.REJECTED, Ending.NACKED}),
     limit_counts_returns=True,
     has_acquired_count=False,
     classic_counts_failures=False,
@@ -107,7 +107,7 @@ RABBITMQ_4_3: Final = BrokerVersion(
     name="4.3",
     since=(4, 3),
     delivery_limit_default=20,
-    failures=frozenset({Settlement.RETURNED, Settlement.LOST, Settlement.REJECTED}),
+    failures=frozenset({Ending.RETURNED, Ending.LOST, Ending.REJECTED}),
     limit_counts_returns=False,
     has_acquired_count=True,
     classic_counts_failures=True,

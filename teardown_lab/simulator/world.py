@@ -21,7 +21,7 @@ from vm_protocol.codec import Packet
 from vm_protocol.intake import Delivery
 from vm_protocol.recorder import NO_CAUSE, Cause, Send
 from vm_protocol.topology import Mailbox
-from vm_protocol.wire import Record
+from vm_protocol.wire import Observe, Record
 
 HANDLING_NS: Final = 200_000
 """Virtual time that one delivery takes, in a VM of up to HANDLED_AT_ONCE vCPUs."""
@@ -46,8 +46,6 @@ In a small one each handler's go out at once: their deliveries are what gives th
 
 EPOCH_NS: Final = 1_700_000_000_000_000_000
 """Virtual time at which a world begins."""
-
-Observe = Callable[[Record], None]
 
 
 @dataclass(frozen=True, slots=True)

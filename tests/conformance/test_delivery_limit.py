@@ -1,7 +1,7 @@
 """Quorum queues count failed deliveries, and say so; beyond a limit a message dies."""
 
 from conformance.adapter import Delivery, Session, bodies
-from teardown_lab.simulator.versions import Settlement
+from teardown_lab.simulator.versions import Ending
 
 
 def limited(session: Session, limit: int | None, prefetch: int = 10, *sent: str) -> list[Delivery]:
@@ -81,7 +81,7 @@ def test_nack_counts_as_reject_does_before_4_3(session: Session) -> None:
     (delivery,) = session.take("worker", 1)
 
     assert delivery.redelivered
-    if Settlement.NACKED_BACK in session.version.failures or session.version.limit_counts_returns:
+    if Ending.NACKED_BACK in session.version.failures or session.version.limit_counts_returns:
         assert delivery.delivery_count == 1
         session.broker.nack(delivery, requeue=True)
         session.ready("graveyard", 1)

@@ -11,7 +11,7 @@ from integration.tools.fuzz import encode
 from service_runtime.amqp.confirms import Batch, Outgoing
 from service_runtime.amqp.endpoint import Endpoint
 from service_runtime.amqp.settlements import Settlements
-from service_runtime.passage import Enqueue, Forward, Passage, Take
+from service_runtime.passage import Enqueue, Passage, SendOn, Take
 from service_runtime.rabbit_driver import RabbitDriver
 from teardown_lab.own_broker.private_node import PrivateNode
 from vm_protocol import limits, messages, topology
@@ -57,7 +57,7 @@ class Onlooker(Passage):
         self.seen.append(("fired", timer))
         super().fired(timer, take, enqueue)
 
-    def leaving(self, outgoing: Outgoing, batch: Batch, forward: Forward) -> None:
+    def leaving(self, outgoing: Outgoing, batch: Batch, forward: SendOn) -> None:
         self.seen.append(("leaving", outgoing.exchange))
         super().leaving(outgoing, batch, forward)
 
@@ -72,7 +72,7 @@ class Onlooker(Passage):
 class Spoiler(Passage):
     """Drops all records, and sends every message twice."""
 
-    def leaving(self, outgoing: Outgoing, batch: Batch, forward: Forward) -> None:
+    def leaving(self, outgoing: Outgoing, batch: Batch, forward: SendOn) -> None:
         if outgoing.exchange == topology.RECORDS.name:
             batch.confirmed()
             return

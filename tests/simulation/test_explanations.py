@@ -13,13 +13,14 @@ from support.orderings import orderings, scenarios
 from support.simulated import VM, run
 
 from teardown_lab.checker.chains import chain
-from teardown_lab.checker.findings import Invariant, Violation
+from teardown_lab.checker.findings import Violation
 from teardown_lab.checker.gathering import gather
 from teardown_lab.checker.history import History
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.verdict import judge
 from teardown_lab.report.kasan import kasan_report
 from vm_manager.catalogue import read_ordering
+from vm_protocol.invariants import Invariant
 from vm_protocol.observations import Event
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario

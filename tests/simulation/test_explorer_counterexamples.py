@@ -19,7 +19,7 @@ from teardown_lab.explorer import random_walk
 from teardown_lab.explorer.faults import Budget
 from teardown_lab.explorer.follow import NotEnabled, follow
 from teardown_lab.explorer.schedule import (
-    TEXT_CHARACTERS_MAX,
+    SCHEDULE_CHARACTERS_MAX,
     TOKEN_PREFIX,
     Schedule,
     ScheduleError,
@@ -27,7 +27,7 @@ from teardown_lab.explorer.schedule import (
     turns,
 )
 from teardown_lab.explorer.strategy import Bounds
-from teardown_lab.explorer.verdict import Counterexample, Verdict, conclude
+from teardown_lab.explorer.verdict import Counterexample, ExplorerVerdict, conclude
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
 
@@ -43,7 +43,7 @@ RACY = [
 ]
 
 
-def counterexample(verdict: Verdict) -> Counterexample:
+def counterexample(verdict: ExplorerVerdict) -> Counterexample:
     assert verdict.counterexample is not None
     return verdict.counterexample
 
@@ -168,7 +168,7 @@ WRONG = {
     "a choice that is true": token(parts(p=[True])),
     "no path": token(parts(p={})),
     "a bomb": TOKEN_PREFIX + urlsafe_b64encode(zlib.compress(b" " * 200_000_000, 9)).decode(),
-    "too long": " " + "x" * (TEXT_CHARACTERS_MAX + 1),
+    "too long": " " + "x" * (SCHEDULE_CHARACTERS_MAX + 1),
     "a number too long": "9" * 10_000,
 }
 

@@ -15,21 +15,21 @@ from teardown_lab.explorer.findings import DOUBTS
 from teardown_lab.explorer.schedule import Schedule
 from teardown_lab.explorer.stage import Stage
 from teardown_lab.explorer.strategy import Bounds
-from teardown_lab.explorer.verdict import Verdict
+from teardown_lab.explorer.verdict import ExplorerVerdict
 
 pytestmark = [pytest.mark.spread, pytest.mark.slow]
 
 
-def explored(row: Row) -> Verdict:
+def explored(row: Row) -> ExplorerVerdict:
     return answer(row.begin(), Bounds(reduce=False)).verdict
 
 
 @cache
-def real(begin: Schedule) -> Verdict:
+def real(begin: Schedule) -> ExplorerVerdict:
     return answer(begin, Bounds(reduce=False)).verdict
 
 
-def steps_to(verdict: Verdict, shown_as: str) -> int:
+def steps_to(verdict: ExplorerVerdict, shown_as: str) -> int:
     ways = {**verdict.explored.paths, **verdict.explored.doubts}
     return min((len(way) for key, way in ways.items() if key[0] == shown_as), default=0)
 

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from support.orderings import orderings, scenarios
 from support.simulated import STEPS_MAX, CheckedCore, Run, run
 
-from teardown_lab.checker.findings import Invariant, Verdict
+from teardown_lab.checker.findings import Verdict
+from vm_protocol.invariants import Invariant
 from vm_protocol.observations import EVENTS, Event
 from vm_protocol.ordering import ForEachVcpu, Loop, Ordering
 from vm_protocol.scenario import Scenario

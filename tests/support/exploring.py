@@ -8,7 +8,7 @@ from teardown_lab.explorer import breadth_first
 from teardown_lab.explorer.faults import Budget
 from teardown_lab.explorer.schedule import Schedule
 from teardown_lab.explorer.strategy import Bounds, Explored
-from teardown_lab.explorer.verdict import Verdict, conclude
+from teardown_lab.explorer.verdict import ExplorerVerdict, conclude
 from vm_manager.catalogue import catalogue_entry
 from vm_protocol.ordering import ForEachVcpu, Loop, Ordering
 from vm_protocol.scenario import Scenario
@@ -54,7 +54,7 @@ class Answer:
     """An exploration and what it amounts to."""
 
     explored: Explored
-    verdict: Verdict
+    verdict: ExplorerVerdict
 
 
 def answer(begin: Schedule, bounds: Bounds = WHOLE) -> Answer:

@@ -62,6 +62,7 @@ UNLOAD = "vm_manager.unloading:unload"
 RELEASE = "vm_manager.roots:release"
 ZAP = "vm_manager.vm_steps:_zap_shadow"
 STOP = "vm_manager.vm_steps:stop_background_workers"
+TICK_CANCELLED = "CancelTimer(TimerKind.TICK.of(vm.name)), "
 DESTROY = "vm_manager.manager:VmManager._destroy"
 ANY_WAIT = ("running.then(", "replace(running, waiting=commands.Wait.UNLOAD).then(")
 ANY_PLACE = ("if place and ", "if ")
@@ -296,7 +297,7 @@ TABLE: Final[dict[str, Row]] = {
     # the rest of the VM
     "the ticker is stopped": Row(
         STOP,
-        (("replace(vm, background=False)", "vm"), ("CancelTimer(tick_timer(vm)), ", "")),
+        (("replace(vm, background=False)", "vm"), (TICK_CANCELLED, "")),
         PATCH,
         "use-after-free",
         11,
@@ -347,7 +348,7 @@ faulty core from a damaged history. The verdict says so, and is inconclusive, ne
 
 REDUNDANT: Final[dict[str, Row]] = {
     "the ticker's timer (a late tick finds the background stopped)": Row(
-        STOP, (("CancelTimer(tick_timer(vm)), ", ""),), PATCH, "safe", 0, TICK, TICKING
+        STOP, ((TICK_CANCELLED, ""),), PATCH, "safe", 0, TICK, TICKING
     ),
     "the ticker's flag (its timer is gone)": Row(
         STOP, (("replace(vm, background=False)", "vm"),), PATCH, "safe", 0, TICK, TICKING

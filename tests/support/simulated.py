@@ -13,7 +13,7 @@ from teardown_lab.experiment.client_actor import ClientActor
 from teardown_lab.experiment.in_memory import services
 from teardown_lab.experiment.standing import ClientState
 from teardown_lab.simulator.broker import Published, SimulatedBroker
-from teardown_lab.simulator.deliveries import Event
+from teardown_lab.simulator.deliveries import ConsumerEvent
 from teardown_lab.simulator.world import EPOCH_NS, World
 from vm_protocol.actor import Actor
 from vm_protocol.codec import Packet
@@ -53,7 +53,7 @@ class ShuffledBroker(SimulatedBroker):
         self._random = random.Random(seed)
         super().__init__(now_ns=EPOCH_NS)
 
-    def next_event(self) -> Event | None:
+    def next_event(self) -> ConsumerEvent | None:
         on_their_way = self._deliveries._on_their_way
         heads: dict[tuple[str, str], int] = {}
         for number, event in on_their_way.items():

@@ -11,13 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 import teardown_lab.cli
-from teardown_lab.cli.commands import COMMANDS, LateGroup
+from teardown_lab.cli.commands import CLI_COMMANDS, LateGroup
 from teardown_lab.cli.commands import teardown as main
 
 HEAVY = ("pika", "pydantic", "structlog", "prometheus_client")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", CLI_COMMANDS)
 def test_each_command_is_in_the_file_of_its_name(name: str) -> None:
     assert isinstance(main, LateGroup)
     assert main.load(name).name == name
@@ -27,16 +27,16 @@ def test_no_command_is_left_out() -> None:
     (folder,) = teardown_lab.cli.__path__
     files = {path.stem for path in Path(folder).glob("*.py")}
 
-    assert set(COMMANDS) <= files
+    assert set(CLI_COMMANDS) <= files
     commands = {name for name in files if "@click.command()" in _text(folder, name)}
-    assert commands <= set(COMMANDS)
+    assert commands <= set(CLI_COMMANDS)
 
 
 @pytest.mark.parametrize("name", ["run", "explore"])
 def test_a_command_of_many_options_has_them_as_the_fields_of_a_class(name: str) -> None:
     assert isinstance(main, LateGroup)
     command = main.load(name)
-    flags = import_module(f"teardown_lab.cli.{name}").Flags
+    flags = getattr(import_module(f"teardown_lab.cli.{name}"), f"{name.title()}Flags")
 
     options = [each.name for each in command.params if isinstance(each, click.Option)]
 
@@ -46,7 +46,7 @@ def test_a_command_of_many_options_has_them_as_the_fields_of_a_class(name: str) 
 def test_help_names_every_command_and_imports_none() -> None:
     lines = CliRunner().invoke(main, ["--help"]).output.splitlines()
 
-    for name, line in COMMANDS.items():
+    for name, line in CLI_COMMANDS.items():
         assert any(shown.split() == [name, *line.split()] for shown in lines), name
     code = (
         "import sys, teardown_lab.__main__, teardown_lab.cli.outermost, teardown_lab.cli.commands;"

@@ -14,13 +14,15 @@ from service_runtime.amqp.publishers import Publishers
 from service_runtime.amqp.queues import Queues
 from service_runtime.connectivity import Connectivity
 from service_runtime.metrics import Metrics, Shown, StateCollector, show_instance
-from teardown_lab.checker.findings import HazardName, Invariant, VacuityReason
+from teardown_lab.checker.findings import HazardName, VacuityReason
 from teardown_lab.cli.commands import teardown as main
+from teardown_lab.exit_codes import ExitCode
 from vcpu_worker import VcpuWorker
 from vcpu_worker.gauges import WORKER_GAUGES
 from vm_manager import DeadLetterMonitor, VmManager
 from vm_manager.gauges import MANAGER_GAUGES, MONITOR_GAUGES
 from vm_protocol.actor import Actor
+from vm_protocol.invariants import Invariant
 from vm_protocol.ordering import LOOP, VCPU_STEPS, VM_STEPS, Ordering
 from vm_protocol.scenario import Scenario
 
@@ -103,3 +105,10 @@ def test_pages_that_the_code_names_exist() -> None:
             named |= set(re.findall(r"docs/[\w./-]+\.md", file.read_text(encoding="utf-8")))
 
     assert {page for page in named if not (ROOT / page).is_file()} == set()
+
+
+def test_the_readme_lists_every_exit_code() -> None:
+    _, _, table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Exit codes")
+    rows = re.findall(r"^\| ([0-9, ]+) \|", table, re.MULTILINE)
+
+    assert sorted(int(code) for row in rows for code in row.split(",")) == sorted(ExitCode)

@@ -35,6 +35,7 @@ from service_runtime.tracing.destination_names import (
     sent_to,
 )
 from service_runtime.tracing.otlp import Export
+from vm_protocol.message_ids import scope_of
 from vm_protocol.observations import Event
 from vm_protocol.recorder import span_id_of, trace_id_of
 from vm_protocol.wire import Record
@@ -264,7 +265,7 @@ class Spans:
             "messaging.destination.template": destination.template,
             "messaging.rabbitmq.destination.routing_key": destination.routing_key,
             "messaging.message.id": message_id,
-            "messaging.message.conversation_id": _scope(message_id),
+            "messaging.message.conversation_id": scope_of(message_id),
             **self._server,
             **_about(record),
         }
@@ -290,11 +291,6 @@ def _delivery(record: Record) -> tuple[str, str, str]:
     return record.actor, record.details["queue"], record.message_id or ""
 
 
-def _scope(message_id: str) -> str:
-    """Return the VM and incarnation that begin every message's id."""
-    return message_id.partition("/")[0]
-
-
 def _context(record: Record) -> SpanContext:
     """Return the span that a record's traceparent names."""
     assert record.traceparent is not None, "every message has one"
@@ -305,7 +301,7 @@ def _context(record: Record) -> SpanContext:
 def _sent_as(record: Record, message_id: str) -> SpanContext:
     """Return the send span of a message, in the trace of a record about it."""
     parent = record.traceparent
-    trace_id = parent.split("-")[1] if parent else trace_id_of(_scope(message_id))
+    trace_id = parent.split("-")[1] if parent else trace_id_of(scope_of(message_id))
     return _remote(trace_id, span_id_of(message_id))
 
 

@@ -6,16 +6,14 @@ nothing. What becomes a span stands in `spans.py`. A service never fails for wan
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
 import structlog
 
 from vm_protocol import limits
-from vm_protocol.wire import Record
-
-Observe = Callable[[Record], None]
+from vm_protocol.wire import Observe, Record
 
 ENDPOINT_VARIABLES: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 EXPORTER_VARIABLE: Final = "OTEL_TRACES_EXPORTER"

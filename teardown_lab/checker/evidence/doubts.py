@@ -17,8 +17,9 @@ from teardown_lab.checker.evidence import (
     steps,
 )
 from teardown_lab.checker.facts import Facts
-from teardown_lab.checker.findings import Invariant, Violation
+from teardown_lab.checker.findings import Violation
 from teardown_lab.checker.happens_before import Moment
+from vm_protocol.invariants import Invariant
 from vm_protocol.observations import Event
 
 _OF_A_FREE: Final = (Invariant.USE_AFTER_FREE, Invariant.DOUBLE_FREE)

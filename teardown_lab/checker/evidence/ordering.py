@@ -12,10 +12,12 @@ from pydantic import ValidationError
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.facts import Facts, Life
+from vm_protocol.message_ids import scope_of
+from vm_protocol.messages import DestroyVcpu
 from vm_protocol.observations import Event
 from vm_protocol.ordering import ForEachVcpu, Ordering
 
-Place = tuple[str, int | None]
+StepPlace = tuple[str, int | None]
 """(path of the step, vCPU)."""
 
 _ERASE = "erase_vcpu"
@@ -58,7 +60,7 @@ def _steps(facts: Facts, ordering: Ordering) -> Iterator[str]:
         if place not in wanted:
             yield f"{', '.join(strange)} began at {_at(place)}, where the ordering has no step"
     begin = facts.life.teardown_started
-    scope = (begin.record.caused_by or "") if begin else ""
+    begun_by = (begin.record.caused_by or "") if begin else ""
     for place, names in wanted.items():
         path, vcpu = place
         found = begun.get(place, [])
@@ -67,7 +69,7 @@ def _steps(facts: Facts, ordering: Ordering) -> Iterator[str]:
             if not (whole or _may_lack(facts.life, found, names)):
                 yield f"{names[0]} at {_at(place)} began {len(found)} times in the history"
             continue
-        command = f"{scope.partition('/')[0]}/destroy-vcpu/{vcpu}/{path}"
+        command = DestroyVcpu.id_of(scope_of(begun_by), vcpu=vcpu, step=path)
         yield from _command(facts, command, names, found, fence=ordering.fence)
         answer = facts.messages.answers.get(command)
         is_over = answer is not None and answer.outcome != "stuck"
@@ -100,7 +102,9 @@ def _may_lack(life: Life, found: Sequence[str], names: Sequence[str]) -> bool:
     return life.freed is None and list(found) in ([], list(names))
 
 
-def _wanted(ordering: Ordering, vcpus: Sequence[int]) -> Iterator[tuple[Place, tuple[str, ...]]]:
+def _wanted(
+    ordering: Ordering, vcpus: Sequence[int]
+) -> Iterator[tuple[StepPlace, tuple[str, ...]]]:
     for position, step in enumerate(ordering.steps):
         if not isinstance(step, ForEachVcpu):
             yield (str(position), None), (step,)
@@ -121,9 +125,9 @@ def parts(steps: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     return tuple(found)
 
 
-def _said(facts: Facts) -> tuple[dict[Place, list[str]], dict[Place, list[str]]]:
-    begun: dict[Place, list[str]] = defaultdict(list)
-    ended: dict[Place, list[str]] = defaultdict(list)
+def _said(facts: Facts) -> tuple[dict[StepPlace, list[str]], dict[StepPlace, list[str]]]:
+    begun: dict[StepPlace, list[str]] = defaultdict(list)
+    ended: dict[StepPlace, list[str]] = defaultdict(list)
     for moment in facts.moments:
         record = moment.record
         if record.event in (Event.STEP_STARTED, Event.STEP_FINISHED):
@@ -132,6 +136,6 @@ def _said(facts: Facts) -> tuple[dict[Place, list[str]], dict[Place, list[str]]]
     return begun, ended
 
 
-def _at(place: Place) -> str:
+def _at(place: StepPlace) -> str:
     path, vcpu = place
     return f"step {path}" + (f" of vCPU {vcpu}" if vcpu is not None else "")

@@ -5,10 +5,11 @@ from typing import Final
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.evidence.bodies import strangers
-from teardown_lab.checker.facts import KIND_OF_TYPE, Deliveries, Facts
+from teardown_lab.checker.facts import DeliveryFacts, Facts
 from teardown_lab.checker.happens_before import Moment
 from teardown_lab.checker.words import some
 from vm_protocol.errors import RejectReason
+from vm_protocol.messages import REQUEST_KINDS
 from vm_protocol.observations import Event
 
 _TOUCHING: Final = ("AsyncPfCompleted", "DestroyVcpu")
@@ -47,7 +48,7 @@ def lost(facts: Facts) -> Iterator[str]:
     if not facts.run.is_lab_file:
         return
     messages = facts.messages
-    known = {messages.body(each).number("generation") for each in messages.of_type(*KIND_OF_TYPE)}
+    known = {messages.body(each).number("generation") for each in messages.of_type(*REQUEST_KINDS)}
     known |= {shapes.number(post.record, "generation") for post in facts.requests.posts}
     found = {number for number in known if number}
     told = (
@@ -162,7 +163,7 @@ def _raisers(facts: Facts) -> Iterator[str]:
             yield f"request.posted names vCPU {said}, but the unload of vCPU {cause} raised it"
 
 
-def _outcomes(deliveries: Deliveries) -> Iterator[str]:
+def _outcomes(deliveries: DeliveryFacts) -> Iterator[str]:
     """Yield deliveries that a worker took without saying what became of them.
 
     A request is posted once; a tombstone rejects every copy of one.

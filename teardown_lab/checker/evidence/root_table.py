@@ -11,20 +11,20 @@ from dataclasses import dataclass, field
 
 from vm_protocol.scenario import SHADOW, Scenario, root_contexts
 
-Pin = tuple[int, int, int]
+PinnedSlot = tuple[int, int, int]
 """(vCPU, MMU context, slot)."""
 
-Change = tuple[str, ...]
+RootChange = tuple[str, ...]
 """What a record of a root must say: its event, the root, and what else tells it from others."""
 
 
 @dataclass(slots=True)
-class Root:
+class ListedRoot:
     """A root on the VM's list."""
 
     name: str
     is_shadow: bool
-    pins: set[Pin] = field(default_factory=set)
+    pins: set[PinnedSlot] = field(default_factory=set)
     invalid: bool = False
 
 
@@ -32,24 +32,24 @@ class RootTable:
     """The list of roots; each method returns what a manager must record of a step."""
 
     def __init__(self, scenario: Scenario) -> None:
-        self.roots: dict[str, Root] = {}
+        self.roots: dict[str, ListedRoot] = {}
         for vcpu in range(scenario.vcpus):
             for context, held in enumerate(root_contexts(scenario, vcpu)):
                 for slot, (name, mmu) in enumerate(held):
-                    root = self.roots.setdefault(name, Root(name, mmu == SHADOW))
+                    root = self.roots.setdefault(name, ListedRoot(name, mmu == SHADOW))
                     root.pins.add((vcpu, context, slot))
 
-    def begin(self) -> list[Change]:
+    def begin(self) -> list[RootChange]:
         """Return the allocations and pins with which the VM begins."""
-        changes: list[Change] = []
+        changes: list[RootChange] = []
         for root in self.roots.values():
             changes.append(("root.allocated", root.name, "shadow" if root.is_shadow else "tdp"))
             changes += [("root.pinned", root.name, pin_name(pin)) for pin in root.pins]
         return changes
 
-    def unload(self, vcpu: int, contexts: Iterable[Iterable[str]]) -> tuple[list[Change], int]:
+    def unload(self, vcpu: int, contexts: Iterable[Iterable[str]]) -> tuple[list[RootChange], int]:
         """Return the changes of an unload, and how many flushes have to come with them."""
-        changes: list[Change] = []
+        changes: list[RootChange] = []
         flushes = 0
         for context, names in enumerate(contexts):
             doomed = []
@@ -61,19 +61,19 @@ class RootTable:
             changes += self._freed(doomed, "unload")
         return changes, flushes
 
-    def zap_until_empty(self, vcpu: int, contexts: Iterable[Iterable[str]]) -> list[Change]:
+    def zap_until_empty(self, vcpu: int, contexts: Iterable[Iterable[str]]) -> list[RootChange]:
         """Return the changes of one turn of the loop of 2007."""
-        changes: list[Change] = []
+        changes: list[RootChange] = []
         for context, names in enumerate(contexts):
             self._released(vcpu, context, names, changes)
         unpinned = [root for root in self.roots.values() if not root.pins]
         return changes + self._freed(unpinned, "zap-until-empty")
 
-    def zap_all(self) -> tuple[list[Change], list[str], int]:
+    def zap_all(self) -> tuple[list[RootChange], list[str], int]:
         """Return the changes of a zap-all, the roots that it asks to drop, and its flushes."""
         listed = [root for root in self.roots.values() if root.is_shadow]
         pinned = [root for root in listed if root.pins]
-        changes: list[Change] = [
+        changes: list[RootChange] = [
             ("root.invalidated", root.name) for root in pinned if not root.invalid
         ]
         for root in pinned:
@@ -81,15 +81,15 @@ class RootTable:
         changes += self._freed([root for root in listed if not root.pins], "zap-all")
         return changes, [root.name for root in pinned], int(bool(listed))
 
-    def uninit(self) -> list[Change]:
+    def uninit(self) -> list[RootChange]:
         """Return the changes of the MMU's end."""
         # Unpinned shadow roots stay, and leak: only a zap would have freed them.
         gone = [root for root in self.roots.values() if root.pins or not root.is_shadow]
         return self._freed(gone, "uninit")
 
     def _released(
-        self, vcpu: int, context: int, names: Iterable[str], changes: list[Change]
-    ) -> list[Root]:
+        self, vcpu: int, context: int, names: Iterable[str], changes: list[RootChange]
+    ) -> list[ListedRoot]:
         """Drop a vCPU's pins on named roots; return those that lost one."""
         lost = []
         for name in dict.fromkeys(names):
@@ -102,8 +102,8 @@ class RootTable:
             lost.append(root)
         return lost
 
-    def _freed(self, roots: list[Root], by: str) -> list[Change]:
-        changes: list[Change] = []
+    def _freed(self, roots: list[ListedRoot], by: str) -> list[RootChange]:
+        changes: list[RootChange] = []
         for root in roots:
             pins = ",".join(sorted(map(pin_name, root.pins)))
             changes.append(("root.freed", root.name, by, pins))
@@ -111,6 +111,6 @@ class RootTable:
         return changes
 
 
-def pin_name(pin: Pin) -> str:
+def pin_name(pin: PinnedSlot) -> str:
     """Return a pin as the history writes it."""
     return ".".join(map(str, pin))

@@ -9,32 +9,32 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from teardown_lab.checker import shapes
-from teardown_lab.checker.evidence.root_table import Change, RootTable, pin_name
-from teardown_lab.checker.facts import TLB_FLUSH, Facts
+from teardown_lab.checker.evidence.root_table import RootChange, RootTable, pin_name
+from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.happens_before import Moment, before
+from vm_protocol.messages import CLOCK_UPDATE, DROP_OBSOLETE_ROOTS, SCAN_IOAPIC, TLB_FLUSH
 from vm_protocol.observations import Event
 from vm_protocol.scenario import Scenario
 from vm_protocol.wire import Record
 
 _GIVE_UP: Final = ("RootsReleased", "ZapRequested")
-DROP_ROOTS: Final = "drop-obsolete-roots"
 _RAISED_BY: Final = {
     TLB_FLUSH: ("unload", "zap-all", "flush-tlbs"),
-    DROP_ROOTS: ("zap-all",),
-    "scan-ioapic": ("pit",),
-    "clock-update": ("ticker",),
+    DROP_OBSOLETE_ROOTS: ("zap-all",),
+    SCAN_IOAPIC: ("pit",),
+    CLOCK_UPDATE: ("ticker",),
 }
 _ENDS: Final = (Event.MESSAGE_RECEIVED, Event.STEP_STARTED, Event.STEP_FINISHED)
 
 
 @dataclass(slots=True)
-class Turn:
+class ManagerTurn:
     """One handling by the manager: what its records must say, and what they do say."""
 
     place: str
     begun: Moment | None = None
-    wanted: Counter[Change] = field(default_factory=Counter)
-    said: Counter[Change] = field(default_factory=Counter)
+    wanted: Counter[RootChange] = field(default_factory=Counter)
+    said: Counter[RootChange] = field(default_factory=Counter)
     flushes: int = 0
     posts: int = 0
     by_zap: bool = False
@@ -65,7 +65,7 @@ class RootsHeld:
         self._table = RootTable(scenario)
         self._names = frozenset(self._table.roots)
         self._actor = facts.manager()
-        self._turn = Turn("its creation", wanted=Counter(self._table.begin()))
+        self._turn = ManagerTurn("its creation", wanted=Counter(self._table.begin()))
         for moment in facts.moments:
             if moment.actor == self._actor:
                 self._take(moment)
@@ -102,7 +102,7 @@ class RootsHeld:
         kind, by = shapes.text(record, "kind"), shapes.text(record, "by")
         if kind not in _RAISED_BY or by not in _RAISED_BY[kind]:
             self.notes.append(f"request.posted says that {by or 'nobody'} raised a {kind}")
-        if kind == TLB_FLUSH or (self._turn.by_zap and kind == DROP_ROOTS):
+        if kind == TLB_FLUSH or (self._turn.by_zap and kind == DROP_OBSOLETE_ROOTS):
             self._turn.posts += by != "flush-tlbs"
 
     def _cause(self, record: Record) -> None:
@@ -119,12 +119,12 @@ class RootsHeld:
         body = self._facts.messages.body(message_id)
         vcpu, contexts = body.number("vcpu"), body.texts_of_texts("contexts")
         if message_id not in self._facts.messages.sent or vcpu is None or contexts is None:
-            self._turn = Turn(message_id)
+            self._turn = ManagerTurn(message_id)
             return
         if (message_id, vcpu) in self._facts.deliveries.rejected:
-            self._turn = Turn(message_id)
+            self._turn = ManagerTurn(message_id)
             return
-        self._turn = Turn(message_id, moment)
+        self._turn = ManagerTurn(message_id, moment)
         if self._facts.messages.types[message_id] == "RootsReleased":
             changes, self._turn.flushes = self._table.unload(vcpu, contexts)
         else:
@@ -133,7 +133,7 @@ class RootsHeld:
 
     def _step(self, moment: Moment) -> None:
         name = shapes.text(moment.record, "name")
-        self._turn = Turn(f"{name} (step {moment.record.step})", moment)
+        self._turn = ManagerTurn(f"{name} (step {moment.record.step})", moment)
         if name == "zap_all_roots":
             changes, pinned, flushes = self._table.zap_all()
             self._turn.wanted, self._turn.flushes = Counter(changes), len(pinned) + flushes
@@ -144,7 +144,7 @@ class RootsHeld:
 
     def _close(self) -> None:
         """Compare what a turn's records say with what they must say."""
-        turn, self._turn = self._turn, Turn("what followed")
+        turn, self._turn = self._turn, ManagerTurn("what followed")
         for change, times in sorted((turn.wanted - turn.said).items()):
             self.notes.append(_note(turn, change, times, "is not recorded"))
             self.lacks_frees |= change[0] == Event.ROOT_FREED
@@ -157,14 +157,14 @@ class RootsHeld:
         if turn.posts < turn.flushes and not self._published_by(turn):
             self._owe(turn)
 
-    def _published_by(self, turn: Turn) -> bool:
+    def _published_by(self, turn: ManagerTurn) -> bool:
         """Tell whether a request without its post was sent in this turn: that is noted already."""
         return any(
             self._facts.messages.kind(message_id) and message_id not in self._facts.requests.post_of
             for message_id in self._facts.messages.sent
         )
 
-    def _owe(self, turn: Turn) -> None:
+    def _owe(self, turn: ManagerTurn) -> None:
         begun, facts = turn.begun, self._facts
         nobody = begun is not None and all(
             vcpu in facts.array.erased and before(facts.array.erased[vcpu], begun)
@@ -176,14 +176,14 @@ class RootsHeld:
             self.owed.append(OwedFlush(turn.begun, turn.place))
 
 
-def _note(turn: Turn, change: Change, times: int, what: str) -> str:
+def _note(turn: ManagerTurn, change: RootChange, times: int, what: str) -> str:
     event, root, *rest = change
     detail = f" ({', '.join(each for each in rest if each)})" if any(rest) else ""
     again = f" {times} times" if times > 1 else ""
     return f"{event} of {root}{detail} at {turn.place} {what}{again}"
 
 
-def change_of(record: Record) -> Change | None:
+def change_of(record: Record) -> RootChange | None:
     """Return what a record says of a root, None when it says nothing of one."""
     root = shapes.text(record, "root")
     match record.event:

@@ -16,7 +16,7 @@ from support.worker_bench import (
 )
 
 from vm_protocol.effects import Ack, CancelTimer, SetTimer, TimerFired
-from vm_protocol.errors import RejectReason
+from vm_protocol.errors import LocalProtocolError, RejectReason
 from vm_protocol.observations import Event
 
 TIMER = "fence/vcpu.vm-0.0.1"
@@ -148,10 +148,16 @@ def test_a_request_after_the_fence_expired_frees_nothing() -> None:
     assert not bench.vcpu.freed
 
 
-@pytest.mark.parametrize("timer", [TIMER, "fence/vcpu.vm-9.0.1", "fence/", "other"])
+@pytest.mark.parametrize("timer", [TIMER, "fence/vcpu.vm-9.0.1"])
 def test_a_timer_that_nobody_waits_for_does_nothing(timer: str) -> None:
     bench = WorkerBench()
     bench.command(command("unload_mmu"))
     before = bench.state
 
     assert (bench.step(TimerFired(timer)), bench.state) == ((), before)
+
+
+@pytest.mark.parametrize("timer", ["fence/", "fence/vm-0", "tick/vcpu.vm-0.0.1", "other"])
+def test_a_timer_that_no_worker_sets_is_refused(timer: str) -> None:
+    with pytest.raises(LocalProtocolError, match="timer"):
+        WorkerBench().step(TimerFired(timer))

@@ -30,7 +30,7 @@ from vm_protocol.effects import (
     SetTimer,
     TimerFired,
 )
-from vm_protocol.errors import RejectReason
+from vm_protocol.errors import LocalProtocolError, RejectReason
 from vm_protocol.messages import Message
 from vm_protocol.observations import Event
 from vm_protocol.ordering import Ordering
@@ -301,13 +301,21 @@ def test_without_a_ticker_no_timer_is_set() -> None:
     assert [e for e in bench.reply(placed(1)) if isinstance(e, SetTimer)] == []
 
 
-@pytest.mark.parametrize("name", ["tick/vm-0", "tick/vm-9", "other"])
+@pytest.mark.parametrize("name", ["tick/vm-0", "tick/vm-9"])
 def test_a_late_tick_after_the_workers_are_stopped_posts_nothing(name: str) -> None:
     bench = ManagerBench.running(Scenario(vcpus=2))
     bench.command(destroy("stop_background_workers", loop("free_vcpu")))
     before = bench.state
 
     assert (bench.step(TimerFired(name)), bench.state) == ((), before)
+
+
+@pytest.mark.parametrize("name", ["tock/vm-0", "vm-0", "", "fence/vm-9", "letter/vm-0"])
+def test_a_timer_that_no_manager_sets_is_refused_and_taken_for_no_tick(name: str) -> None:
+    bench = ManagerBench.running(Scenario(vcpus=2))
+
+    with pytest.raises(LocalProtocolError, match=f"{name}.*timer|timer .*{name}"):
+        bench.step(TimerFired(name))
 
 
 def test_the_quarantine_ends_with_the_mailboxes() -> None:

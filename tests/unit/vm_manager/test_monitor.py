@@ -28,7 +28,7 @@ from vm_protocol.effects import (
     Started,
     TimerFired,
 )
-from vm_protocol.errors import RejectReason
+from vm_protocol.errors import LocalProtocolError, RejectReason
 from vm_protocol.observations import Event
 
 
@@ -75,10 +75,10 @@ def test_a_letter_before_its_record_waits_for_it() -> None:
     of_others = bench.read(reject(FLUSH, "freed", queue="vcpu.vm-7.1.2"))
     classified = bench.step(JournalRead((reject(FLUSH, "freed"),)))
 
-    assert acts(waiting) == [SetTimer("delivery:1", limits.MONITOR_HISTORY_MS)]
+    assert acts(waiting) == [SetTimer("letter/delivery:1", limits.MONITOR_HISTORY_MS)]
     assert said(waiting) == [{"event": "dead_letter.arrived", "vcpu": 3, "letter": "delivery:1"}]
     assert of_others == []
-    assert acts(classified) == [CancelTimer("delivery:1"), Ack(LETTERS, "delivery:1")]
+    assert acts(classified) == [CancelTimer("letter/delivery:1"), Ack(LETTERS, "delivery:1")]
     assert [e["invariant"] for e in said(classified)] == ["use-after-free"]
     assert bench.state.waiting == ()
 
@@ -87,11 +87,13 @@ def test_a_letter_whose_record_never_comes_is_classified_without_after_its_time(
     bench = MonitorBench()
     bench.step(letter(FLUSH))
 
-    effects = bench.step(TimerFired("delivery:1"))
+    effects = bench.step(TimerFired("letter/delivery:1"))
 
-    assert acts(effects) == [CancelTimer("delivery:1"), Ack(LETTERS, "delivery:1")]
+    assert acts(effects) == [CancelTimer("letter/delivery:1"), Ack(LETTERS, "delivery:1")]
     assert [(e["invariant"], e["why"]) for e in said(effects)] == [(None, "unrecorded")]
-    assert bench.step(TimerFired("delivery:1")) == ()
+    assert bench.step(TimerFired("letter/delivery:1")) == ()
+    with pytest.raises(LocalProtocolError, match="a monitor sets no such timer"):
+        bench.step(TimerFired("tick/vm-0"))
 
 
 def test_a_letter_whose_record_is_not_in_the_journal_before_its_arrival_has_none() -> None:
@@ -108,7 +110,7 @@ def test_a_letter_whose_record_is_not_in_the_journal_before_its_arrival_has_none
     effects = bench.step(JournalRead((arrival(at_ns=1000),)))
 
     assert of_others == []
-    assert acts(effects) == [CancelTimer("delivery:1"), Ack(LETTERS, "delivery:1")]
+    assert acts(effects) == [CancelTimer("letter/delivery:1"), Ack(LETTERS, "delivery:1")]
     assert [(e["invariant"], e["why"]) for e in said(effects)] == [(None, "unrecorded")]
 
 

@@ -97,7 +97,7 @@ def test_the_letter_of_what_was_sent_again_sends_nothing_when_it_comes_again() -
     bench.step(letter(COMMAND, "delivery_limit", WORKER, "delivery:2", redelivered=True))
     effects = bench.step(JournalRead((arrival("delivery:2"),)))
 
-    assert acts(effects) == [CancelTimer("delivery:2"), Ack(LETTERS, "delivery:2")]
+    assert acts(effects) == [CancelTimer("letter/delivery:2"), Ack(LETTERS, "delivery:2")]
     assert said(effects) == []
 
 

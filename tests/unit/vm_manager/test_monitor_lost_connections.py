@@ -37,8 +37,8 @@ def test_a_letter_that_comes_again_is_told_once() -> None:
     again = bench.step(letter(FLUSH, key="delivery:2", redelivered=True))
     told_again = bench.step(JournalRead((arrival("delivery:2"),)))
 
-    assert acts(again) == [SetTimer("delivery:2", limits.MONITOR_HISTORY_MS)]
-    assert acts(told_again) == [CancelTimer("delivery:2"), Ack(LETTERS, "delivery:2")]
+    assert acts(again) == [SetTimer("letter/delivery:2", limits.MONITOR_HISTORY_MS)]
+    assert acts(told_again) == [CancelTimer("letter/delivery:2"), Ack(LETTERS, "delivery:2")]
     assert said(told_again) == []
 
 
@@ -50,7 +50,7 @@ def test_a_letter_that_another_monitor_has_told_is_not_told_again() -> None:
     effects = bench.step(JournalRead((told(dead), arrival())))
 
     assert said(effects) == []
-    assert acts(effects) == [CancelTimer("delivery:1"), Ack(LETTERS, "delivery:1")]
+    assert acts(effects) == [CancelTimer("letter/delivery:1"), Ack(LETTERS, "delivery:1")]
 
 
 def test_a_letter_that_comes_again_and_was_never_told_is_told() -> None:
@@ -107,13 +107,13 @@ def test_a_command_at_its_delivery_limit_without_rejects_is_sent_once_more_and_o
     second = bench.step(JournalRead((arrival("delivery:2"),)))
 
     again = Publish("commands", WORKER, COMMAND, mandatory=True, reply_to="manager.1.replies")
-    assert acts(first) == [CancelTimer("delivery:1"), again, Ack(LETTERS, "delivery:1")]
+    assert acts(first) == [CancelTimer("letter/delivery:1"), again, Ack(LETTERS, "delivery:1")]
     assert said(first) == [{"event": "dead_letter.republished", "vcpu": 3, "queue": WORKER}]
     told = messages.CommandStuck(
         vm="vm-7", incarnation=2, vcpu=3, step="2.1", why="connections-lost"
     )
     assert acts(second) == [
-        CancelTimer("delivery:2"),
+        CancelTimer("letter/delivery:2"),
         Publish("replies", "manager.1.replies", told, mandatory=True),
         Ack(LETTERS, "delivery:2"),
     ]
@@ -135,7 +135,7 @@ def test_a_command_that_dies_of_lost_connections_again_is_refused_to_its_sender(
     )
     about = command.identity()
     assert acts(effects) == [
-        CancelTimer("delivery:2"),
+        CancelTimer("letter/delivery:2"),
         Publish("replies", "manager.1.replies", refused, correlation_id=about),
         Ack(LETTERS, "delivery:2"),
     ]

@@ -105,7 +105,6 @@ def test_a_message_becomes_the_input_that_its_envelope_says() -> None:
         "manager.1.replies",
         True,
         "manager",
-        "manager",
     )
 
 

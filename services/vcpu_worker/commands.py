@@ -82,7 +82,7 @@ def after_consuming(vcpu: Vcpu, queues: WorkerQueues) -> Stepped:
     # Only a free that waits has a timer to cancel.
     if running is None or running.then(End.FENCE_REACHED) is None:
         return Stepped(vcpu)
-    if vcpu.consumed < max(running.command.generation, running.fence):
+    if vcpu.consumed < running.awaited:
         return Stepped(vcpu)
     stepped = end_wait(vcpu, End.FENCE_REACHED, queues)
     over = CancelTimer(TimerKind.FENCE.of(vcpu.mailbox.name))
@@ -103,7 +103,7 @@ def _next_step(vcpu: Vcpu, running: Running, queues: WorkerQueues) -> Stepped:
 
 
 def _requeue(vcpu: Vcpu, running: Running, queues: WorkerQueues) -> Stepped:
-    """`basic.nack` would not count towards the delivery limit (RabbitMQ 4.3)."""
+    """Give the command back by a reject, which counts; a nack does not (RabbitMQ 4.3)."""
     # The next zap has a number of its own, so that a late answer to this one does not end it.
     waiting = replace(running, waiting=Wait.REDELIVERY, attempt=running.attempt + 1)
     reject = Reject(queues.commands, running.message_id, RejectReason.ROOTS_PINNED, requeue=True)

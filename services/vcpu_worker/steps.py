@@ -120,14 +120,12 @@ def free_vcpu(vcpu: Vcpu, running: Running, queues: WorkerQueues) -> Stepped:
     vCPU in its guest is freed as it runs: its processor goes on there, and nobody has stopped it.
     """
     left = leave_nested(vcpu, running, queues)
-    # An unload's generation is never older than its command's, and 0 where none was answered.
-    fence = max(running.command.generation, running.fence)
-    if running.command.fence and left.vcpu.consumed < fence:
+    if running.command.fence and left.vcpu.consumed < running.awaited:
         waited = observed(
             Event.FENCE_WAITED,
             vcpu.mailbox.vm,
             vcpu.mailbox.vcpu,
-            generation=fence,
+            generation=running.awaited,
             consumed=vcpu.consumed,
         )
         timer = SetTimer(TimerKind.FENCE.of(vcpu.mailbox.name), vcpu.fence_ms, quiet=True)

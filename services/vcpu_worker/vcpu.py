@@ -26,6 +26,12 @@ class Running:
     attempt: int = 1
 
     @property
+    def awaited(self) -> int:
+        """Return the generation up to which a free must have its mailbox consumed."""
+        # An unload's generation is never older than its command's, and 0 where none was answered.
+        return max(self.command.generation, self.fence)
+
+    @property
     def message_id(self) -> str:
         """Return the id of the command."""
         return self.command.identity()

@@ -1,7 +1,7 @@
 """VcpuWorker: the pure core of a worker. Takes inputs apart and hands them to the vCPU's rules.
 
-A command that a freed vCPU has not finished before is a use-after-free and is rejected; a finished
-one is a duplicate and is answered again. What requests meet stands in `requests`.
+A command that meets a freed vCPU is rejected as a use-after-free, unless it had finished before:
+then it is answered again. How requests are taken stands in `requests`.
 """
 
 from dataclasses import dataclass, field, replace
@@ -109,7 +109,10 @@ class VcpuWorker:
             case Returned(message=messages.VcpuPlaced() as placed):
                 return self._give_back(state, placed), ()
             case Returned() | DeadLettered() | JournalRead():
-                return state, ()  # no manager hears an answer then; the others never come here
+                return (
+                    state,
+                    (),
+                )  # who should have got it is gone; the others never come here
             case _:
                 assert_never(event)
 

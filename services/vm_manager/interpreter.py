@@ -1,4 +1,4 @@
-"""The ordering interpreter: runs steps until one waits for a worker; pure.
+"""The ordering interpreter: runs steps until one has to wait; pure.
 
 A loop's body is split into parts: neighbouring worker-side steps travel as one DestroyVcpu,
 `erase_vcpu` is the manager's own. What a step does stands in `vm_steps` and in the worker.
@@ -36,7 +36,7 @@ def split(steps: tuple[str, ...]) -> tuple[Part, ...]:
 
 
 def run(vm: Vm, replies_queue: str) -> VmStepped:
-    """Run steps until the VM is freed or a loop waits for its workers."""
+    """Run steps until the VM is freed, a loop waits for its workers, or a step for its flush."""
     effects: list[Effect] = []
     while vm.teardown is not None and vm.phase == "destroying":
         teardown = vm.teardown

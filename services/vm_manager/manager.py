@@ -76,7 +76,7 @@ class VmManager:
             case Returned(message=messages.VmCreated() as created):
                 return self._client_gone(state, created)
             case Returned() | MailboxGone() | DeadLettered() | JournalRead():
-                return state, ()  # nobody hears an answer then; the others never come to a manager
+                return state, ()  # who should have got it is gone; the others never come here
             case _:
                 assert_never(event)
 
@@ -252,7 +252,7 @@ class VmManager:
     def _give_up(
         self, state: ManagerState, vm: Vm, refused: messages.Refused, ack: Effect
     ) -> ManagerResult:
-        """End a creation if the monitor has given a placement up that it waits for."""
+        """End a creation when the monitor has given up a placement that it waits for."""
         if vm.phase != "creating" or refused.command not in creation.awaited(vm):
             return state, (ack,)
         after, effects = self._forget(state, vm)

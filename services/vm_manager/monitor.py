@@ -40,7 +40,7 @@ from vm_protocol.wire import Record
 _OF_MONITORS = frozenset({Event.DEAD_LETTER_ARRIVED})
 _TOLD = frozenset({Event.DEAD_LETTER_CLASSIFIED, Event.DEAD_LETTER_REPUBLISHED})
 SKIPPED = frozenset(Event) - READ_BY_INDEX - READ_BY_OPEN_REQUESTS - _OF_MONITORS
-"""Most records of a journal are of no use to the monitor, which shares the manager's process."""
+"""Events whose records the monitor does not read: most of a journal, in the manager's process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class DeadLetterMonitor:
             case TimerFired():
                 return self._waited_long_enough(state, event.name)
             case Received() | Returned() | MailboxGone():
-                return state, ()  # no manager hears of it then; the others never come to a monitor
+                return state, ()  # who should have got it is gone; the others never come here
             case _:
                 assert_never(event)
 
@@ -169,7 +169,10 @@ class DeadLetterMonitor:
                 said = letters.republish(letter, sending)
                 return self._noted(state, letter, "republished"), (*effects, *said, ack)
             elif role_of(letter.sender) is not Role.MONITOR:
-                return state, (*effects, ack)  # the letter of what was sent again comes again
+                return state, (
+                    *effects,
+                    ack,
+                )  # the copy has a letter of its own if it dies
             else:
                 effects += letters.tell(letter, sending, why, self.epoch)
         if letters.is_counted(index, letter):

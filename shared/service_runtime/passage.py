@@ -1,8 +1,8 @@
-"""Where a driver's deliveries, timers, publishes and settlements pass: to be held, or spoilt.
+"""Where a driver's deliveries, timers, publishes and settlements pass.
 
-A `Passage` lets everything through at once. A replay's gate (`gate.py`) is one that holds what
-comes in; faults to be injected can be others. What is published again after a lost connection does
-not pass a second time.
+A `Passage` lets everything through at once. Another one can hold, repeat, change or drop what
+passes: a replay's gate (`gate.py`) holds what comes in; faults to be injected can be others. What
+is published again after a lost connection does not pass a second time.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from vm_protocol.codec import Packet
 
 
 class Take(Protocol):
-    """Steps the core once on what has arrived; a copy is one that the broker knows nothing of."""
+    """Steps the core once on what has arrived; a copy is a repetition made here: never settled."""
 
     def __call__(self, is_copy: bool = False) -> Plan:
         """Return what the core asks for."""
@@ -43,12 +43,13 @@ class Passage:
     def leaving(self, outgoing: Outgoing, batch: Batch, forward: SendOn) -> None:
         """Publish a message or journal records; `batch` already counts it as open.
 
-        To drop it is `batch.confirmed()` instead, to repeat it one more `batch.open_count`.
+        To drop it, call `batch.confirmed()` instead of `forward`; to repeat it, add one to
+        `batch.open_count` and forward it twice.
         """
         forward(outgoing, batch)
 
     def settling(self, settlements: Settlements) -> Callable[[], None]:
-        """Return what settles a batch, once all of it is confirmed; called before it is stepped."""
+        """Return what settles a batch once it is confirmed; asked for before its handlers run."""
         return settlements.perform
 
 

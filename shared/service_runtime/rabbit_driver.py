@@ -1,9 +1,10 @@
 """RabbitDriver: runs an actor's core on RabbitMQ; docs/driver.md is its theory of operation.
 
-One batch covers all handlers that run on one socket read. Its journal records are published first,
-on a channel of their own, then its effects in order; acks and rejects wait until all of that is
-confirmed. After a lost connection the driver declares and consumes everything again, publishes
-again what was not confirmed, and performs the actions that were left. It decides nothing itself.
+One batch covers all handlers that run together, usually those of one socket read. Its journal
+records are published first, on a channel of their own, then its effects in order; acks and rejects
+wait until all of that is confirmed. After a lost connection the driver declares and consumes
+everything again, publishes again what was not confirmed, and performs the actions that were left.
+It decides nothing itself.
 """
 
 import asyncio
@@ -41,7 +42,7 @@ from vm_protocol.wire import Observe, Record
 
 @dataclass(slots=True)
 class _Work:
-    """An action that is still to be performed, in its batch; `cause` is what timers remember."""
+    """An action that is still to be performed, in its batch; a timer that it sets keeps `cause`."""
 
     action: Send | effects.Deed
     batch: Batch
@@ -86,6 +87,7 @@ class RabbitDriver:
         Raises:
             TopologyMismatch: The broker holds our queues with other arguments; nothing helps.
             TopologyMissing: The broker has never been given the topology that it was to have.
+            EndpointError: The broker's URL cannot be used.
         """
         self._arrived(effects.Started(time_ns()))
         grace_s = limits.SHUTDOWN_MS / 1000
@@ -184,7 +186,7 @@ class RabbitDriver:
     # --- what comes in: handlers that step the core --------------------------------------
 
     def delivered(self, queue: str, tag: int, packet: Packet, redelivered: bool) -> None:
-        """Take a delivery; it is stepped with all others of this socket read."""
+        """Take a delivery; it is stepped with all others that arrived meanwhile."""
         session = self._session
         assert session is not None, "deliveries come from a session"
         delivery = Delivery(queue, packet, redelivered, next(self._numbers))
@@ -227,7 +229,7 @@ class RabbitDriver:
         self.enqueue(lambda: self._actor.handle(event, cause, time_ns()))
 
     def enqueue(self, handler: Handler) -> None:
-        """Have the actor take an input, also one that somebody outside tells it."""
+        """Put a handler into the inbox: the passage does so, and whoever tells the actor more."""
         self._inbox.append(handler)
         self._wake.set()
 
@@ -271,9 +273,10 @@ class RabbitDriver:
             work.batch.confirmed()
 
     def _send(self, send: Send, batch: Batch) -> None:
-        """Publish a message; one for an exchange that is not ours is returned at once.
+        """Publish a message; one that cannot be published is returned at once.
 
-        A peer may have named it, and the broker would close the channel over it, again and again.
+        Its exchange is not ours, or its key is too long, as a peer's `reply_to` may be. The broker
+        would close the channel over it, again and again.
         """
         outgoing = Outgoing.of(send)
         if outgoing.is_possible:

@@ -197,11 +197,12 @@ RECONNECT_MS_MAX: Final = 5_000
 """Back-off between two connection attempts, doubling from the first to the second."""
 
 CONFIRM_MS_MAX: Final = 10_000
-"""How long the broker may say nothing of a publish before another connection is tried; a quorum
-queue or stream that elects a leader takes a few seconds."""
+"""How long the broker may say nothing of a publish before another connection is tried; it is looked
+at so often, so it may take twice as long. A quorum queue or stream that elects a leader takes a few
+seconds."""
 
 REFUSALS_MAX: Final = 8
-"""Refusals of one publish, RECONNECT_MS_MIN apart, before another connection is tried: a request
+"""Refusals in one batch, RECONNECT_MS_MIN apart, before another connection is tried: a request
 must come through well within FENCE_MS, or its vCPU's free is called stuck."""
 
 SHUTDOWN_MS: Final = 3_000

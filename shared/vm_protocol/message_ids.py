@@ -2,7 +2,7 @@
 
 Every id is `<vm>.<incarnation>/<name>`: `vm-0.1/destroy-vcpu/0/3.1`. What comes before the slash is
 the scope, which all messages about one life of a VM share; the name tells them apart. Ids come from
-peers and out of files, so one that is none is no error here.
+peers and out of files, so a text that is no id is no error here.
 """
 
 import re

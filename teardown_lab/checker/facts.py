@@ -1,6 +1,6 @@
 """One VM's history, indexed once: who sent, got and settled what, and what became of each vCPU.
 
-Gathered in causal order (gathering.py) and only read afterwards; each noun holds what is about one
+Gathered in causal order (gathering.py) and only read afterwards; each class holds what is about one
 thing. A *delivery* is a (message, vCPU): however often the broker brings it, it is judged once, by
 its first arrival.
 """
@@ -62,12 +62,12 @@ class Answer:
 class Messages:
     """What was sent, by message id; of some that were not, the type and vCPU are known too.
 
-    `sent_again` are ids that name two different bodies. `answers` are by the command's id.
+    `sent_differently` are ids that name two different bodies. `answers` are by the command's id.
     """
 
     types: dict[str, str] = field(default_factory=dict)
     sent: dict[str, Moment] = field(default_factory=dict)
-    sent_again: list[str] = field(default_factory=list)
+    sent_differently: list[str] = field(default_factory=list)
     vcpu_of: dict[str, int | None] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
     _recipients: dict[str, frozenset[int]] = field(default_factory=dict)
@@ -110,9 +110,9 @@ class Messages:
 class DeliveryFacts:
     """What arrived, and how it was settled; each map holds the first moment.
 
-    `in_mailboxes` arrived at a vCPU's mailbox, `arrivals` elsewhere; `taken` counts how often the
-    broker brought a mailbox's, `outcomes` are what its worker made of it. `duplicated` were known
-    to their worker. `unknown_settles` settle what never arrived.
+    `in_mailboxes` arrived at a vCPU's mailbox, `arrivals` elsewhere. `taken` counts how often the
+    broker brought a delivery to a mailbox; `outcomes` are what the worker made of each.
+    `duplicated` were known to their worker. `unknown_settles` settle what never arrived.
     """
 
     arrivals: dict[DeliveryId, Moment] = field(default_factory=dict)
@@ -198,7 +198,7 @@ class Guests:
 
 @dataclass(frozen=True, slots=True)
 class StepFacts:
-    """StepFacts that began: `by_actor` each with its record, `by_workers` with the command.
+    """Steps that began: `by_actor` each with its record, `by_workers` with the command.
 
     `running` is the command that each vCPU's worker took up last, while the facts are gathered.
     """

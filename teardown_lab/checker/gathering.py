@@ -1,7 +1,7 @@
 """Gathers the facts of one VM from its history: one small function for each event.
 
-What a service says and what follows from other records are kept apart; where a record is missing
-that a step's own frame implies (a free, an erase, a cleared fault), the step's end stands for it.
+What a service says and what follows from other records are kept apart. A step that ended without
+the record that it must leave (a free, an erase, a cleared fault) is noted by `evidence/steps.py`.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def _sent(facts: Facts, moment: Moment) -> None:
     if first is not moment:
         # Sent again after a lost connection is fine; one id with two bodies is a contradiction.
         if not _is_same_message(first, moment):
-            facts.messages.sent_again.append(message_id)
+            facts.messages.sent_differently.append(message_id)
         return
     facts.messages.types[message_id] = shapes.text(moment.record, "type")
     body = shapes.body(moment.record)
@@ -61,7 +61,7 @@ def _is_same_message(first: Moment, again: Moment) -> bool:
 
 
 def _answered(facts: Facts, moment: Moment, body: shapes.Body) -> None:
-    """Take a worker's answer to a command; one that does not say what its id says is none."""
+    """Take a worker's answer to a command; one whose body contradicts its id does not count."""
     command = shapes.answered_command(moment.record)
     if command:
         facts.messages.answers[command] = Answer(body.text("outcome"), moment)

@@ -47,11 +47,11 @@ MISSING_MAX = 4
 REMOVAL_TIMER = "run-removal"
 STUCK_TIMER = "run-stuck"
 STUCK_MS = limits.FENCE_MS + limits.REQUEST_MS
-"""How long a stuck teardown's other commands may take to end: a worker's longest waits."""
+"""How long a stuck teardown's other commands may take: the default waits of a fence and a flush."""
 
 GAPS_TIMER = "run-gaps"
 GAPS_MS = 4 * limits.CONFIRM_MS_MAX
-"""How long missing records are waited for: twice as long as a silent session may be kept."""
+"""How long missing records are waited for: a silent session is given up in half of it."""
 
 REMOVAL_MS = 5_000
 """How long a removed VM's answer is waited for before the run ends without it."""
@@ -80,7 +80,7 @@ ClientResult = tuple[ClientState, tuple[Effect, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """The client as a core; what no broker brings it is told (client_actor.ClientActor)."""
+    """The client as a core; ClientActor tells it what comes from no broker."""
 
     experiment: Experiment
 
@@ -127,7 +127,7 @@ class Client:
             case TimerFired():
                 return self._fired(state, event.name)
             case Around() | Lost() | JournalRead() | Returned() | MailboxGone() | DeadLettered():
-                return state, ()  # what no service answers ends by time-out or by a loss
+                return state, ()  # a returned command gets no answer: time-out or loss
             case _:
                 assert_never(event)
 
@@ -143,7 +143,7 @@ class Client:
         return self._done(state) if timer == REMOVAL_TIMER else (state, ())
 
     def _begin(self) -> tuple[Effect, ...]:
-        """Read the journal from its next record on; only then is there anything to read."""
+        """Consume, and only then send CreateVm (a timer of 0 ms): no record of the VM is missed."""
         return (
             Consume(self.replies, limits.REPLIES_PREFETCH),
             Consume(topology.JOURNAL_QUEUE, limits.STREAM_PREFETCH, "next"),

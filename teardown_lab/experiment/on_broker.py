@@ -17,7 +17,7 @@ from teardown_lab.experiment.watch import Watch
 from teardown_lab.experiment.whereabouts import Whereabouts
 from vm_protocol.wire import Observe, Record
 
-BROKER_S: Final = 10.0
+CLOSING_S: Final = 10.0
 """How much longer than its own bound a run may take to write its end down and to clear away."""
 
 
@@ -64,7 +64,7 @@ class _Run:
         self._whereabouts = Whereabouts(experiment.vm, stack.worker_ids if stack else None)
         self._watch = Watch(url, self._whereabouts)
         self._client = ClientActor(Client(experiment), self._take, self._look_around)
-        # Services that run already have declared the topology, or were given it: so is it to us.
+        # With services of somebody else's the topology is there: it is looked up, not declared.
         endpoint = endpoint_of(url, topology_given=stack is None)
         self._driver = RabbitDriver(self._client, endpoint, trace, self._is_done)
         self._beside: list[asyncio.Task[None]] = []
@@ -73,7 +73,7 @@ class _Run:
     async def run(self) -> ClientState:
         self._loop = asyncio.get_running_loop()
         self._begin(self._give_up())
-        self._beside.append(asyncio.create_task(self._watch.run(self._on_loss)))
+        self._begin(self._watch.run(self._on_loss))
         try:
             if self._stack is not None:
                 self._stack.watch(self._on_failure)
@@ -118,7 +118,7 @@ class _Run:
 
     async def _give_up(self) -> None:
         # The client's own bounds need a broker that answers; this one holds without it.
-        patience_s = (self._experiment.timeout_ms + REMOVAL_MS) / 1000 + BROKER_S
+        patience_s = (self._experiment.timeout_ms + REMOVAL_MS) / 1000 + CLOSING_S
         raise await give_up(lambda: self._driver.connectivity.is_blocked, patience_s)
 
     # --- what the client is told ------------------------------------------------------------

@@ -1,7 +1,9 @@
 """Where a run stands, and how it knows that it is over: `ending` is the one place that says so.
 
-What ends a run without the client knowing is not here: a service that ends (stack.py), and a broker
-that does not answer (giving_up.py). Both raise, and there is no verdict.
+After `ending` the client still writes the end down (`closing`) and has its VM removed (`removing`);
+then it is `done`, which stops the driver. Whatever else ends a run raises, and there is no verdict:
+a service that ends (stack.py), a broker that is silent (giving_up.py) or holds another topology, a
+bug of ours, a signal.
 """
 
 from dataclasses import dataclass
@@ -48,7 +50,7 @@ class ClientState:
     """Where the run stands, and how it ended; `refusal` is the manager's code, if it refused.
 
     `why` are the manager's words for a refusal. `patient`: a teardown is stuck, and the run waits
-    for its other commands to end. `hopeful`: records are missing that may still come. `given_up`
+    for its other commands to end. `hopeful`: missing records are still waited for. `given_up`
     is what was seen when there was nothing more to wait for.
     """
 
@@ -63,7 +65,7 @@ class ClientState:
 
     @property
     def is_waiting(self) -> bool:
-        """Tell whether the teardown may still go on."""
+        """Tell whether a loss or the time-out can still end the run."""
         return self.phase in ("creating", "destroying", "settling")
 
 

@@ -52,7 +52,7 @@ def journal_batches(records: Sequence[Record]) -> Iterator[Outgoing]:
 
 @dataclass(slots=True)
 class Batch:
-    """The publishes of all handlers run on one socket read, and the settlements behind them.
+    """What all handlers that ran together asked for, and the settlements behind it.
 
     `settle` runs once, when the batch is sealed and nothing in it is unconfirmed. `refusal_count`
     is how often the present session's broker has refused something in it.
@@ -70,7 +70,7 @@ class Batch:
         self._settle_if_done()
 
     def confirmed(self) -> None:
-        """Take one publish of the batch as confirmed."""
+        """Take one publish or other action of the batch as done."""
         self.open_count -= 1
         self._settle_if_done()
 
@@ -96,7 +96,7 @@ class ConfirmTracker:
     _refused: dict[int, Publication] = field(default_factory=dict)
 
     def published(self, outgoing: Outgoing, batch: Batch) -> None:
-        """Note a publish that joins `batch`; its batch already counts it when it is a repeat."""
+        """Note a publish of `batch`, which counts it as open already."""
         self._open[self._next] = (outgoing, batch)
         self._next += 1
 

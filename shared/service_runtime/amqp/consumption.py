@@ -42,7 +42,7 @@ class Consumption:
 class Consumptions:
     """All that a driver consumes, by queue; what it forgets is not consumed again.
 
-    `positions` are those of its streams: whoever steps a delivery says so there.
+    `positions` are those of its streams: whoever steps a stream's delivery calls `positions.read`.
     """
 
     def __init__(self) -> None:

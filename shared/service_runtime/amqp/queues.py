@@ -25,7 +25,7 @@ QueueDeed = (
 
 
 class Queues:
-    """What the broker holds of a driver's; `tell` gets to know of a mailbox that is not there.
+    """A driver's queues at its broker; `tell` is called with a mailbox that is gone.
 
     `positions` are where its streams are read on from, `cancellations` the consumers that the
     broker has cancelled.
@@ -48,7 +48,7 @@ class Queues:
         return len(self._consumptions.all())
 
     async def perform(self, session: AmqpSession, deed: QueueDeed) -> None:
-        """Do what a core asks for; a mailbox waits until one of its name is deleted."""
+        """Do what a core asks for; to declare a mailbox waits until one of its name is deleted."""
         match deed:
             case effects.Consume(queue, prefetch, begin):
                 await self._consume(session, Consumption(queue, prefetch, begin))

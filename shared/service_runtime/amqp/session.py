@@ -56,7 +56,7 @@ def _resolve(future: asyncio.Future[Any], value: Any) -> None:
 
 
 class AmqpSession:
-    """A connection: a channel for all work, one for the journal, others that may fail.
+    """A connection: a channel for all work, one for the journal, short ones for what may fail.
 
     A channel that publishes to nothing but a stream numbers its publishes as the stream does. On
     others 3.10, once the stream has a new leader, sends its own numbers along with what it repeats;
@@ -81,7 +81,7 @@ class AmqpSession:
     # --- opening and closing -------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect, open the channel with confirms, declare the shared topology unless it is given.
+        """Connect, open both publishing channels, declare the shared topology unless it is given.
 
         Raises:
             SessionLost: The broker cannot be reached, or refuses.

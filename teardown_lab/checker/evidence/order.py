@@ -60,5 +60,5 @@ def _once(facts: Facts) -> Iterator[str]:
         times = sum(1 for moment in facts.moments if moment.record.event is event)
         if times > 1:
             yield f"{event} stands in the history {times} times"
-    for message_id in dict.fromkeys(facts.messages.sent_again):
+    for message_id in dict.fromkeys(facts.messages.sent_differently):
         yield f"{message_id} was sent with different bodies"

@@ -220,3 +220,31 @@ def _free_vm(vm: Vm, teardown: Teardown) -> VmStepped:
         SetTimer(TimerKind.QUARANTINE.of(vm.name), vm.scenario.quarantine_ms),
     )
     return replace(vm, phase="freed", background=False), effects
+
+
+FREE = "free_vcpu"
+
+
+def freed_vcpus(vm: Vm) -> frozenset[int]:
+    """Return the vCPUs whose worker has answered a command that frees them."""
+    teardown = vm.teardown
+    if teardown is None:
+        return frozenset()
+    everybody = frozenset(range(len(vm.slots)))
+    for step in teardown.ordering.steps[: teardown.position]:
+        if isinstance(step, ForEachVcpu) and FREE in step.for_each_vcpu.steps:
+            return everybody
+    if teardown.position == len(teardown.ordering.steps) or teardown.loop is None:
+        return frozenset()
+    current = teardown.ordering.steps[teardown.position]
+    if not isinstance(current, ForEachVcpu) or FREE not in current.for_each_vcpu.steps:
+        return frozenset()
+    return everybody - _living(teardown, current.for_each_vcpu)
+
+
+def _living(teardown: Teardown, loop: Loop) -> frozenset[int]:
+    """Return the vCPUs that the teardown's present loop has not freed yet."""
+    assert teardown.loop is not None, "asked for a teardown in a loop"
+    freeing = next(number for number, part in enumerate(split(loop.steps)) if FREE in part)
+    begun = {vcpu for vcpu, part in teardown.loop.running if part <= freeing}
+    return frozenset((*teardown.loop.waiting, *begun))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from vm_manager import admission, creation, flush_waits, interpreter, progress, requests, unloading
+from vm_manager import admission, creation, flush_waits, interpreter, requests, unloading
 from vm_manager.state import ManagerResult, ManagerState
 from vm_manager.vm import Teardown, Vm
 from vm_manager.waiting_room import find, why_full
@@ -314,7 +314,7 @@ class VmManager:
         if not vm.waits or vm.phase != "destroying":
             return state, ()
         # All that are missing live: a slow worker is no reason to give up, so wait once more.
-        if not flush_waits.are_hopeless(vm, progress.freed_vcpus(vm)):
+        if not flush_waits.are_hopeless(vm, interpreter.freed_vcpus(vm)):
             return state, (flush_waits.timer(vm),)
         vm, effects = interpreter.stop_stuck(vm, flush_waits.why_stuck(vm), None)
         return self._with(state, vm), effects

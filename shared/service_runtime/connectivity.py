@@ -1,6 +1,6 @@
 """How a driver stands with its broker: what metrics, health and the lab read of it."""
 
-from service_runtime.amqp.publishers import Publishers
+from service_runtime.amqp.publishing import Publishers
 from service_runtime.amqp.queues import Queues
 
 

@@ -21,10 +21,9 @@ import structlog
 from service_runtime.amqp.confirms import Batch, Outgoing, journal_batches
 from service_runtime.amqp.endpoint import Endpoint
 from service_runtime.amqp.known_problems import known_problems
-from service_runtime.amqp.lost_session import SessionLost, TopologyMissing
-from service_runtime.amqp.publishers import Publishers
+from service_runtime.amqp.lost_session import Reconnecting, SessionLost, TopologyMissing
+from service_runtime.amqp.publishing import Publishers
 from service_runtime.amqp.queues import Queues
-from service_runtime.amqp.reconnecting import Reconnecting
 from service_runtime.amqp.session import AmqpSession
 from service_runtime.amqp.settlements import HeldDeliveries, Settlements
 from service_runtime.connectivity import Connectivity

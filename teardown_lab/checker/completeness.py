@@ -16,7 +16,7 @@ from teardown_lab.checker.findings import Violation
 from teardown_lab.checker.invariants_mmu import RootLife
 from teardown_lab.checker.invariants_vcpu import ACCESS_REASONS
 from teardown_lab.checker.patience import LOST, OUT_OF_TIME, impatience
-from teardown_lab.checker.words import some
+from teardown_lab.checker.shapes import some
 
 _ENDINGS: Final = {
     "interrupted": "the run was interrupted",

@@ -4,7 +4,7 @@ A record for which these do not hold is left out and said so: a missing detail m
 an empty one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from vm_protocol import limits
@@ -231,3 +231,14 @@ def _numbers(value: object) -> tuple[int, ...]:
     if not isinstance(value, list | tuple):
         return ()
     return tuple(item for item in value if _is_number(item))
+
+
+def some(text: str, what: Iterable[str], noun: str = "message") -> str:
+    """Return a note about several things, naming the first; `text` has a place for the subject."""
+    items = list(what)
+    plural = len(items) > 1
+    subject = f"{len(items)} {noun}{'s' * plural} {'were' if plural else 'was'}"
+    clause = text.format(subject)
+    if not plural:
+        clause = clause.replace("before they can", "before it can").replace("their", "its")
+    return f"{clause} (first: {items[0]})" if plural else f"{clause}: {items[0]}"

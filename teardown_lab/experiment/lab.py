@@ -12,7 +12,8 @@ from pathlib import Path
 
 from service_runtime import logs
 from teardown_lab import results
-from teardown_lab.broker.address import knock
+from teardown_lab.broker.address import knock, without_password
+from teardown_lab.broker.looking import look_at
 from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.gathering import gather
 from teardown_lab.checker.history import load_history
@@ -20,7 +21,6 @@ from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.verdict import judge_facts
 from teardown_lab.experiment.client import Experiment
 from teardown_lab.experiment.in_memory import run_in_memory
-from teardown_lab.experiment.neighbours import second_stack
 from teardown_lab.experiment.on_broker import run_on_broker
 from teardown_lab.experiment.stack import Stack, StackFailed, StackOptions, started
 from teardown_lab.experiment.standing import ClientState
@@ -235,3 +235,27 @@ def _refusal(code: str, why: str) -> str:
         "connections-lost": "the services lose the broker again and again; their logs say why",
     }
     return f"the manager refuses: {code}; {why or ways.get(code, 'run it again')}"
+
+
+def second_stack(url: str, own_workers: int) -> str:
+    """Return a sentence about other services at the same broker; empty: there are none.
+
+    Their workers would take this stack's vCPUs. Asked once this stack's own workers consume. Two
+    stacks that are started at the same moment both see each other. Workers are counted, not
+    managers: of a queue with a single active consumer 3.10 tells only that one. A worker that is
+    full consumes no more, but it takes nothing either.
+
+    Raises:
+        BrokerUnavailable: The broker does not answer.
+    """
+    queue = topology.PLACEMENT_QUEUE.name
+    seen = look_at(url, [queue]).get(queue)
+    if seen is None or seen.consumer_count <= own_workers:
+        return ""
+    workers = f"{seen.consumer_count} workers consume {queue}"
+    return (
+        f"a second stack of services runs at {without_password(url)}: {workers}, of which "
+        f"{own_workers} are this stack's, and each takes the other's vCPUs. Give each stack a "
+        "virtual host of its own (amqp://user:password@host:5672/NAME), let each start its own "
+        "broker (private, container), or end the other one"
+    )

@@ -10,10 +10,9 @@ from service_runtime.tracing.traced import traced
 from teardown_lab.broker.address import endpoint_of
 from teardown_lab.experiment.client import REMOVAL_MS, Client, Experiment
 from teardown_lab.experiment.client_actor import ClientActor
-from teardown_lab.experiment.giving_up import give_up
 from teardown_lab.experiment.stack import Stack, StackFailed
 from teardown_lab.experiment.standing import Around, ClientState, Lost, ToldClient
-from teardown_lab.experiment.watch import Watch
+from teardown_lab.experiment.watch import Watch, give_up
 from teardown_lab.experiment.whereabouts import Whereabouts
 from vm_protocol.wire import Observe, Record
 

@@ -2,7 +2,7 @@
 
 After `ending` the client still writes the end down (`closing`) and has its VM removed (`removing`);
 then it is `done`, which stops the driver. Whatever else ends a run raises, and there is no verdict:
-a service that ends (stack.py), a broker that is silent (giving_up.py) or holds another topology, a
+a service that ends (stack.py), a broker that is silent (watch.py) or holds another topology, a
 bug of ours, a signal.
 """
 

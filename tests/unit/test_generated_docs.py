@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
-from service_runtime.amqp.publishers import Publishers
+from service_runtime.amqp.publishing import Publishers
 from service_runtime.amqp.queues import Queues
 from service_runtime.connectivity import Connectivity
 from service_runtime.metrics import Metrics, Shown, StateCollector, show_instance

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from teardown_lab.experiment.giving_up import give_up
+from teardown_lab.experiment.watch import give_up
 
 PATIENCE_S = 0.05
 TURN_S = 0.005

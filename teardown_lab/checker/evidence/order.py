@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from teardown_lab.checker.facts import Facts
-from teardown_lab.checker.words import some
+from teardown_lab.checker.shapes import some
 from vm_protocol.observations import Event
 
 _TICKS: Final = (Event.MESSAGE_SENT, Event.MESSAGE_RECEIVED)

@@ -7,7 +7,7 @@ from teardown_lab.checker import shapes
 from teardown_lab.checker.evidence.bodies import strangers
 from teardown_lab.checker.facts import DeliveryFacts, Facts
 from teardown_lab.checker.happens_before import Moment
-from teardown_lab.checker.words import some
+from teardown_lab.checker.shapes import some
 from vm_protocol.errors import RejectReason
 from vm_protocol.messages import REQUEST_KINDS
 from vm_protocol.observations import Event

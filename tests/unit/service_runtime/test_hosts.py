@@ -3,7 +3,7 @@
 import pytest
 
 from service_runtime.amqp.endpoint import Endpoint, EndpointError
-from service_runtime.amqp.reconnecting import Reconnecting
+from service_runtime.amqp.lost_session import Reconnecting
 from service_runtime.settings import SettingsError, read_settings
 from teardown_lab.broker.address import without_password
 from vm_protocol import limits, topology

@@ -16,7 +16,7 @@ from support.manager_bench import (
     requests_in,
 )
 
-from vm_manager.progress import freed_vcpus
+from vm_manager.interpreter import freed_vcpus
 from vm_protocol import limits, messages
 from vm_protocol.effects import Ack, CancelTimer, Effect, SetTimer, TimerFired
 from vm_protocol.messages import Message

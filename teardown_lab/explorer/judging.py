@@ -1,19 +1,29 @@
 """What the explorer sees on a transition by looking at several vCPUs at once; reads states only."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from teardown_lab.explorer.cast import VM
 from teardown_lab.explorer.findings import OPEN_WINDOW, Finding
-from teardown_lab.explorer.steps import Operation
+from teardown_lab.explorer.operations import Operation
+from teardown_lab.explorer.steps import Steps
 from vm_protocol.invariants import Invariant
 from vm_protocol.topology import Mailbox
 
-if TYPE_CHECKING:
-    from teardown_lab.explorer.model import Model
+
+class VcpusSeen(Protocol):
+    """What is read of the model, which has all of it."""
+
+    vcpus: int
+    bound_at: int
+    steps: Steps
+
+    def is_freed(self, state: Sequence[int], vcpu: int) -> bool:
+        """Tell whether a vCPU is freed in a state."""
+        ...
 
 
-def lost(model: "Model", state: Sequence[int], operation: Operation) -> Iterator[Finding]:
+def lost(model: VcpusSeen, state: Sequence[int], operation: Operation) -> Iterator[Finding]:
     """Yield the vCPUs that live and that a request has missed."""
     _, missed, message = operation
     for vcpu in missed:
@@ -21,7 +31,7 @@ def lost(model: "Model", state: Sequence[int], operation: Operation) -> Iterator
             yield Finding(Invariant.LOST_REQUEST, vcpu, message=message)
 
 
-def stale(model: "Model", state: Sequence[int], page: str) -> Iterator[Finding]:
+def stale(model: VcpusSeen, state: Sequence[int], page: str) -> Iterator[Finding]:
     """Yield the vCPUs in guest that may still translate to a page that is freed."""
     for vcpu in range(model.vcpus):
         worker = model.steps.states[vcpu + 1].value(state[vcpu + 1])
@@ -30,7 +40,7 @@ def stale(model: "Model", state: Sequence[int], page: str) -> Iterator[Finding]:
             yield Finding(Invariant.STALE_TLB, vcpu, message=page)
 
 
-def open_windows(model: "Model", state: Sequence[int], operation: Operation) -> Iterator[Finding]:
+def open_windows(model: VcpusSeen, state: Sequence[int], operation: Operation) -> Iterator[Finding]:
     """Yield the vCPUs that are freed and still visible while a step other than their erase begins.
 
     The step's own worker may free its vCPU later in the same transition: the operation says
@@ -44,6 +54,6 @@ def open_windows(model: "Model", state: Sequence[int], operation: Operation) -> 
             yield Finding(OPEN_WINDOW, vcpu)
 
 
-def alive(model: "Model", state: list[int]) -> list[Finding]:
+def alive(model: VcpusSeen, state: list[int]) -> list[Finding]:
     """Return the vCPUs that are alive as the VM is freed: each is a leak."""
     return [Finding(Invariant.LEAK, v) for v in range(model.vcpus) if not model.is_freed(state, v)]

@@ -28,12 +28,11 @@ from teardown_lab.explorer.choice import (
 from teardown_lab.explorer.faults import Budget
 from teardown_lab.explorer.findings import FLUSHED_LIVE, UNACCOUNTED, UNFOUNDED, Finding
 from teardown_lab.explorer.interning import Interned
-from teardown_lab.explorer.steps import (
+from teardown_lab.explorer.operations import (
     ACK,
     CANCEL,
     DROP,
     FIND,
-    MANAGER,
     PAGE,
     POST,
     RAISED,
@@ -45,11 +44,9 @@ from teardown_lab.explorer.steps import (
     UNBIND,
     VM_FREED,
     WITNESS,
-    Letter,
     Operation,
-    Step,
-    Steps,
 )
+from teardown_lab.explorer.steps import MANAGER, Letter, Step, Steps
 from vm_protocol import limits, messages
 from vm_protocol.invariants import Invariant
 from vm_protocol.timers import TimerKind

@@ -30,18 +30,18 @@ from typing import Final
 
 from teardown_lab.explorer.cast import VM
 from teardown_lab.explorer.model import Model, State
-from teardown_lab.explorer.steps import (
+from teardown_lab.explorer.operations import (
     ACK,
     CANCEL,
     DROP,
     FIND,
-    MANAGER,
     REACHED,
     SEND,
     SET,
     STARTED,
     UNBIND,
 )
+from teardown_lab.explorer.steps import MANAGER
 from vcpu_worker.vcpu import NO_ROOTS, Running, Vcpu
 from vcpu_worker.waits import Wait
 from vm_protocol import messages

@@ -21,6 +21,8 @@ VCPUS_MAX = 8
 
 # A shell's background job ignores SIGINT, and so would every program that tests start from there.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# pytest-xdist tells its processes a width, and so would every command that tests run there.
+os.environ.pop("COLUMNS", None)
 
 logs.configure("warning")
 

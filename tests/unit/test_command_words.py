@@ -23,7 +23,6 @@ def said(*arguments: str, **environment: str) -> tuple[int, str]:
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist tells its processes a width
     return tmp_path
 
 

@@ -45,6 +45,7 @@ def test_the_scenario_that_shows_the_point_gives_the_expected_verdict(
     assert judgement.notes == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", catalogue_names())
 def test_every_scenario_gives_the_expected_verdict(
     simulated_lab: Lab, workdir: Path, name: str

@@ -18,6 +18,8 @@ from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
 from vm_protocol.topology import Mailbox
 
+pytestmark = pytest.mark.slow
+
 ON_A_BROKER = settings(
     max_examples=40,
     deadline=None,

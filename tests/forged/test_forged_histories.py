@@ -21,7 +21,7 @@ from support.randomness import seeded
 
 from teardown_lab.checker import History, judge
 
-pytestmark = pytest.mark.spread
+pytestmark = [pytest.mark.spread, pytest.mark.slow]
 
 INSTANCES = 100
 """Forgeries of one run in the normal suite; a judgement takes some 10 ms."""

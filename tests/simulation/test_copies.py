@@ -18,7 +18,7 @@ from teardown_lab.explorer.stage import Stage
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
 
-pytestmark = pytest.mark.spread
+pytestmark = [pytest.mark.spread, pytest.mark.slow]
 
 SEED = 20_260_815
 LATER_POINTS = 3

@@ -8,6 +8,8 @@ from support.simulated import Run, TwiceBroker, run
 from vm_manager.catalogue import catalogue_entry, catalogue_names
 from vm_protocol.scenario import Scenario
 
+pytestmark = pytest.mark.slow
+
 SCENARIOS = {
     "shadow": Scenario(vcpus=3, ticker=False),
     "rich": Scenario(vcpus=4, ticker=False, async_pf=2, avic=True, nested=(0, 2)),

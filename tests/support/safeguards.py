@@ -66,7 +66,13 @@ TICK_CANCELLED = "CancelTimer(TimerKind.TICK.of(vm.name)), "
 DESTROY = "vm_manager.manager:VmManager._destroy"
 ANY_WAIT = ("running.then(", "replace(running, waiting=commands.Wait.UNLOAD).then(")
 ANY_PLACE = ("if place and ", "if ")
-BOTH = "max(running.command.generation, running.fence)"
+REACHED = "left.vcpu.consumed < running.awaited"
+
+
+def awaiting(words: str) -> Changes:
+    return ((REACHED, REACHED.replace("running.awaited", words)),)
+
+
 HIDE_EACH_FIRST = ordering(
     "stop_background_workers",
     "zap_all_roots",
@@ -86,14 +92,16 @@ ZAP_FIRST = ordering(
 
 TABLE: Final[dict[str, Row]] = {
     # the fence
-    "fence": Row(FREE, (("left.vcpu.consumed < fence", "False"),), PATCH, "use-after-free", 5),
+    "fence": Row(FREE, ((REACHED, "False"),), PATCH, "use-after-free", 5),
     "fence: the command's generation": Row(
-        FREE, ((BOTH, "running.fence"),), ALL_FIRST, "use-after-free", 11
+        FREE, awaiting("running.fence"), ALL_FIRST, "use-after-free", 11
     ),
     "fence: the unload's generation": Row(
-        FREE, ((BOTH, "running.command.generation"),), PATCH, "use-after-free", 9
+        FREE, awaiting("running.command.generation"), PATCH, "use-after-free", 9
     ),
-    "fence: the larger of both": Row(FREE, (("max(", "min("),), PATCH, "use-after-free", 9),
+    "fence: the larger of both": Row(
+        FREE, awaiting("min(running.command.generation, running.fence)"), PATCH, "use-after-free", 9
+    ),
     "fence: the answer is kept": Row(
         "vcpu_worker.worker:VcpuWorker._answered",
         (("max(vcpu.running.fence, fence)", "0"),),
@@ -354,10 +362,10 @@ REDUNDANT: Final[dict[str, Row]] = {
         STOP, (("replace(vm, background=False)", "vm"),), PATCH, "safe", 0, TICK, TICKING
     ),
     "the larger of both, with an answer (it is never older than its command)": Row(
-        FREE, ((BOTH, "running.fence or running.command.generation"),), PATCH, "safe", 0
+        FREE, awaiting("(running.fence or running.command.generation)"), PATCH, "safe", 0
     ),
     "the fence, looked at when a request comes (the free looks again)": Row(
-        "vcpu_worker.commands:after_consuming", ((BOTH, "0"),), PATCH, "safe", 0
+        "vcpu_worker.commands:after_consuming", (("running.awaited", "0"),), PATCH, "safe", 0
     ),
     "an answer's place (only one is ever awaited, as roots are given up once)": Row(
         AWAITS, (ANY_PLACE,), PATCH, "safe", 0, TWICE

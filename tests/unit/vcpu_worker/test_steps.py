@@ -17,6 +17,7 @@ from support.worker_bench import (
     zap_done,
 )
 
+from vcpu_worker.steps import STEPS
 from vm_protocol import messages, topology
 from vm_protocol.effects import Ack, CancelTimer, Publish, Reject, SetTimer
 from vm_protocol.errors import RejectReason
@@ -26,6 +27,10 @@ from vm_protocol.ordering import WORKER_STEPS, WorkerStep
 
 VM = "vm-0"
 NOTHING = ((), ())
+
+
+def test_the_table_has_every_word_of_the_language() -> None:
+    assert set(STEPS) == set(WORKER_STEPS)
 
 
 def state_read(state: str, position: int = 0) -> Message:

@@ -109,10 +109,8 @@ class VcpuWorker:
             case Returned(message=messages.VcpuPlaced() as placed):
                 return self._give_back(state, placed), ()
             case Returned() | DeadLettered() | JournalRead():
-                return (
-                    state,
-                    (),
-                )  # who should have got it is gone; the others never come here
+                # Who should have got it is gone; the others never come to a worker.
+                return state, ()
             case _:
                 assert_never(event)
 

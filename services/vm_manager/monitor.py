@@ -169,10 +169,8 @@ class DeadLetterMonitor:
                 said = letters.republish(letter, sending)
                 return self._noted(state, letter, "republished"), (*effects, *said, ack)
             elif role_of(letter.sender) is not Role.MONITOR:
-                return state, (
-                    *effects,
-                    ack,
-                )  # the copy has a letter of its own if it dies
+                # Sent again already; that copy has a letter of its own if it dies.
+                return state, (*effects, ack)
             else:
                 effects += letters.tell(letter, sending, why, self.epoch)
         if letters.is_counted(index, letter):

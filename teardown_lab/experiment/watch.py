@@ -46,25 +46,28 @@ class Watch:
             if now_s - moved_s < SILENCE_S:
                 continue
             was_missing = self.missing
-            self.missing = await asyncio.to_thread(self._look)
+            self.missing = await self._look()
             if not self.missing or not was_missing:
                 lost_s = loop.time()
             elif loop.time() - lost_s >= LOST_S:
                 on_loss()
                 return
 
-    def _look(self) -> tuple[str, ...]:
+    async def _look(self) -> tuple[str, ...]:
         """Ask the broker; one that does not answer loses the run its session, and tells so.
 
-        While it blocks publishers nobody is gone: what they sent has not left them, so that a
-        mailbox looks as if it were not bound.
+        Only the questions go to a thread: records come in on the loop while they wait, and the
+        whereabouts must not change while they are read. While the broker blocks publishers nobody
+        is gone: what they sent has not left them, so that a mailbox looks as if it were not bound.
         """
         try:
-            seen = look_at(self._url, self._whereabouts.queues())
+            queues = self._whereabouts.queues()
+            seen = await asyncio.to_thread(look_at, self._url, queues)
             missing = self._whereabouts.missing(seen)
-            return () if missing and blocks_publishers(self._url) else missing
+            is_blocked = bool(missing) and await asyncio.to_thread(blocks_publishers, self._url)
         except BrokerUnavailable:
             return ()
+        return () if is_blocked else missing
 
 
 TURN_S: Final = 0.5

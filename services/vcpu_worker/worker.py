@@ -30,6 +30,7 @@ from vm_protocol.effects import (
     Started,
     StopConsuming,
     TimerFired,
+    TookOver,
     observed,
 )
 from vm_protocol.errors import LocalProtocolError, RejectReason
@@ -108,7 +109,7 @@ class VcpuWorker:
                 return self._forget(state, event.mailbox)
             case Returned(message=messages.VcpuPlaced() as placed):
                 return self._give_back(state, placed), ()
-            case Returned() | DeadLettered() | JournalRead():
+            case Returned() | DeadLettered() | JournalRead() | TookOver():
                 # Who should have got it is gone; the others never come to a worker.
                 return state, ()
             case _:

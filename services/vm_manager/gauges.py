@@ -31,10 +31,6 @@ def _pinned(state: ManagerState) -> int:
     return sum(bool(root.pins) for vm in state.vms.values() for root in vm.roots)
 
 
-def _elected(state: ManagerState) -> int:
-    return int(state.elected)
-
-
 def _lag(state: MonitorState) -> int:
     return state.open_requests.lag()
 
@@ -44,11 +40,6 @@ def _waiting(state: MonitorState) -> int:
 
 
 MANAGER_GAUGES: Final = (
-    GaugeRow(
-        "teardown_manager_elected",
-        "1 once a command has reached this manager, which makes it the active one",
-        _elected,
-    ),
     GaugeRow("teardown_vms", "VMs that the manager knows, those in quarantine included", _vms),
     GaugeRow(
         "teardown_known_vcpus",

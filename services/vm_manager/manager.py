@@ -25,6 +25,7 @@ from vm_protocol.effects import (
     SetTimer,
     Started,
     TimerFired,
+    TookOver,
     observed,
 )
 from vm_protocol.errors import LocalProtocolError, RejectReason
@@ -57,16 +58,18 @@ class VmManager:
     def step(self, state: ManagerState, event: Input) -> ManagerResult:
         """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
         # Any input may have ended the creation that takes places; then the next one begins.
-        return admission.go_on(self._step(state, event), self.replies_queue)
+        return _rest(admission.go_on(self._step(state, event), self.replies_queue))
 
     def _step(self, state: ManagerState, event: Input) -> ManagerResult:
         match event:
             case Started():
-                return state, (Consume(topology.MANAGER_COMMANDS_QUEUE, limits.MANAGER_PREFETCH),)
+                return state, self._consumption()
+            case TookOver():
+                return state, _took_over(state, event)
             case Received(queue=self.replies_queue):
                 return self._reply(state, event)
             case Received(queue=topology.MANAGER_COMMANDS_QUEUE.name) if event.reply_to:
-                return self._elect(state, self._command(state, event, event.reply_to))
+                return self._command(state, event, event.reply_to)
             case Received():
                 return self._reject(state, event, RejectReason.UNEXPECTED)
             case TimerFired():
@@ -80,15 +83,12 @@ class VmManager:
             case _:
                 assert_never(event)
 
-    def _elect(self, before: ManagerState, result: ManagerResult) -> ManagerResult:
-        """Take replies from the first command on, and before anything that asks for one."""
-        after, effects = result
-        if before.elected:
-            return result
-        # A stand-by has a reply queue of the same name: if it consumed that queue before it is
-        # elected, it would take answers that are meant for the active manager.
-        replies = Consume(topology.manager_replies(self.epoch), limits.REPLIES_PREFETCH)
-        return replace(after, elected=True), (replies, *effects)
+    def _consumption(self) -> tuple[Effect, ...]:
+        """Consume commands and replies: a manager starts when it is elected, and not before."""
+        return (
+            Consume(topology.MANAGER_COMMANDS_QUEUE, limits.MANAGER_PREFETCH),
+            Consume(topology.manager_replies(self.epoch), limits.REPLIES_PREFETCH),
+        )
 
     # --- commands of clients -----------------------------------------------------------
 
@@ -358,6 +358,28 @@ class VmManager:
         )
         publish, ack = self._answer(event, reply_to, refused)
         return state, (publish,) if held else (publish, ack)
+
+
+def _took_over(state: ManagerState, event: TookOver) -> tuple[Effect, ...]:
+    """Say of each VM that lives who goes on with it, and from where."""
+    return tuple(
+        observed(
+            Event.MANAGER_TOOK_OVER,
+            vm,
+            predecessor=event.predecessor,
+            entry=event.entry,
+            seq=event.seq,
+            repeated=event.repeated,
+        )
+        for vm in sorted(state.vms)
+    )
+
+
+def _rest(result: ManagerResult) -> ManagerResult:
+    """Be as at the beginning when no VM lives: a successor need not read what was before that."""
+    state, effects = result
+    is_idle = not (state.vms or state.waiting or state.placing)
+    return (ManagerState() if is_idle else state), effects
 
 
 def _is_anothers(vm: Vm, event: Received) -> bool:

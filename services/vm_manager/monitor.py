@@ -29,6 +29,7 @@ from vm_protocol.effects import (
     SetTimer,
     Started,
     TimerFired,
+    TookOver,
     observed,
 )
 from vm_protocol.errors import LocalProtocolError
@@ -96,7 +97,7 @@ class DeadLetterMonitor:
                 return self._take(state, event)
             case TimerFired():
                 return self._waited_long_enough(state, event.name)
-            case Received() | Returned() | MailboxGone():
+            case Received() | Returned() | MailboxGone() | TookOver():
                 return state, ()  # who should have got it is gone; the others never come here
             case _:
                 assert_never(event)

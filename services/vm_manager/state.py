@@ -15,14 +15,12 @@ Vms = Map[str, Vm]
 class ManagerState:
     """The VMs that a manager knows, those in quarantine included.
 
-    `elected` once a command has arrived: the single active consumer of `manager.commands` is the
-    active manager, and only that one may take replies. `placing` is the VM that takes places,
+    `placing` is the VM that takes places,
     `waiting` are the creations after it; `places` is what workers have said that they hold, by
     their names.
     """
 
     vms: Vms = field(default_factory=Map)
-    elected: bool = False
     placing: Placing | None = None
     waiting: tuple[Waiting, ...] = ()
     places: Map[str, int] = field(default_factory=Map)

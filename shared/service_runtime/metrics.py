@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from service_runtime.connectivity import Connectivity
+from service_runtime.office import OFFICE_COUNTERS, OFFICE_GAUGES, OfficeNumbers
 from service_runtime.windows import WINDOW, FreedWindow
 from vm_protocol.actor import Actor
 from vm_protocol.errors import RejectReason
@@ -323,11 +324,12 @@ def label_names(labels: Callable[[Details], Labels]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An actor, how it stands with its broker, and the gauges that its state shows."""
+    """An actor, how it stands with its broker, the gauges that its state shows, its office."""
 
     actor: Actor[Any]
     connectivity: Connectivity
     gauges: tuple[GaugeRow, ...]
+    office: OfficeNumbers | None = None
 
 
 class StateCollector(Collector):
@@ -354,3 +356,12 @@ class StateCollector(Collector):
         for each in self._shown:
             for row in each.gauges:
                 yield GaugeMetricFamily(row.name, row.help, value=row.read(each.actor.state))
+            if each.office is not None:
+                yield from _office(each.office)
+
+
+def _office(numbers: OfficeNumbers) -> Iterable[Metric]:
+    for row in OFFICE_COUNTERS:
+        yield CounterMetricFamily(row.name, row.help, value=row.read(numbers))
+    for row in OFFICE_GAUGES:
+        yield GaugeMetricFamily(row.name, row.help, value=row.read(numbers))

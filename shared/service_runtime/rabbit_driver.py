@@ -9,9 +9,10 @@ It decides nothing itself.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from time import time_ns
 from typing import Any
@@ -27,16 +28,20 @@ from service_runtime.amqp.queues import Queues
 from service_runtime.amqp.session import AmqpSession
 from service_runtime.amqp.settlements import HeldDeliveries, Settlements
 from service_runtime.connectivity import Connectivity
+from service_runtime.office import Office
 from service_runtime.passage import DIRECT, Handler, Passage
 from service_runtime.stop_in_time import until_stopped
 from service_runtime.timers import Timers
-from vm_protocol import codec, effects, limits
+from vm_protocol import codec, effects, limits, progress
 from vm_protocol.actor import Actor, Plan
 from vm_protocol.codec import Packet
 from vm_protocol.errors import RemoteProtocolError
 from vm_protocol.intake import Delivery
+from vm_protocol.progress import Arrival, Delivered, Happened
 from vm_protocol.recorder import NO_CAUSE, Cause, Send
-from vm_protocol.wire import Observe, Record
+from vm_protocol.recovery import Pending
+from vm_protocol.topology import PROGRESS, RECORDS
+from vm_protocol.wire import Observe
 
 
 @dataclass(slots=True)
@@ -58,8 +63,11 @@ class RabbitDriver:
         observe: Observe,
         is_done: Callable[[], bool] = lambda: False,
         passage: Passage = DIRECT,
+        office: Office | None = None,
     ) -> None:
         self._actor = actor
+        self._office = office
+        self._streams = (RECORDS,) if office is None else (PROGRESS, RECORDS)
         self._passage = passage
         self._is_done = is_done
         self._endpoint = endpoint
@@ -88,7 +96,8 @@ class RabbitDriver:
             TopologyMissing: The broker has never been given the topology that it was to have.
             EndpointError: The broker's URL cannot be used.
         """
-        self._arrived(effects.Started(time_ns()))
+        if self._office is None:
+            self._arrived(effects.Started(time_ns()))
         grace_s = limits.SHUTDOWN_MS / 1000
         if not await until_stopped(self._work_on_sessions(), self._stopping, grace_s):
             self._log.warning("broker.unanswered", unconfirmed_count=len(self._publishers))
@@ -97,7 +106,7 @@ class RabbitDriver:
         reconnecting = Reconnecting(self._endpoint, self._actor.core.actor)
         while not self._stopping.is_set():
             endpoint = reconnecting.next_endpoint()
-            session = AmqpSession(endpoint, self._actor.core.actor, self)
+            session = AmqpSession(endpoint, self._actor.core.actor, self, self._streams)
             pause_ms = 0
             try:
                 await session.open()
@@ -120,6 +129,8 @@ class RabbitDriver:
                 self.connectivity.is_connected = False
                 self._timers.suspend("no session")
                 self._set_blocked(False)
+                if self._office is not None:
+                    self._office.leave()
                 await session.close()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_ms / 1000)
@@ -143,12 +154,43 @@ class RabbitDriver:
         self._log.info("broker.connected", broker=broker)
         for why in known_problems(broker):
             self._log.warning("broker.known_problem", broker=broker, why=why)
-        await self._queues.restore(session)
-        self._publishers.resume(session)
+        if self._office is None:
+            await self._queues.restore(session)
+            self._publishers.resume(session)
+        elif not await self._take_office(self._office, session):
+            return
         await self._queues.resume(session)
         self._timers.resume("no session")
         self.connectivity.is_connected = True
         self._log.info("broker.consuming", queue_count=self._queues.consumed_count)
+
+    async def _take_office(self, office: Office, session: AmqpSession) -> bool:
+        """Forget what the last session held, stand by, and take over; False: told to stop.
+
+        Whoever lost its connection has lost the office: nothing that it still held is performed.
+        """
+        self._inbox.clear()
+        self._work.clear()
+        self._timers.forget()
+        self._queues.forget()
+        self._publishers.forget()
+        self._publishers.resume(session)
+        self.connectivity.is_connected = True
+        self._ready.set()
+        called = office.called(session, self._publishers)
+        if not await until_stopped(called, self._stopping, 0.0):
+            return False
+        recovery = await office.take(session, self._publishers)
+        self._queues.know(recovery.bindings, recovery.consumed.values())
+        await self._queues.restore(session)
+        for pending in recovery.pending:
+            self._perform_again(pending)
+        for timer, cause in recovery.timers.values():
+            self._timers.set(timer, cause)
+        # Before what has arrived meanwhile: it may be answered to a queue that only Started makes.
+        for event in reversed(office.first_inputs(recovery)):
+            self._inbox.appendleft(self._handler(event))
+        return True
 
     async def _serve(self, session: AmqpSession, reconnecting: Reconnecting) -> None:
         """Work on what arrives until the session is lost or the service stops."""
@@ -164,6 +206,7 @@ class RabbitDriver:
             if self._is_done():
                 self.stop()
                 break
+            # What waits for its entry's confirm is let out by that, which wakes this loop.
             if not self._inbox:
                 await self._wake.wait()
             self._wake.clear()
@@ -175,6 +218,9 @@ class RabbitDriver:
         await self._queues.stop_consuming(session)
         await self._perform_work(session)
         await self._publishers.all_confirmed()
+        while self._work:  # entries that were confirmed meanwhile have let out more
+            await self._perform_work(session)
+            await self._publishers.all_confirmed()
         await self._queues.deleted()
 
     def _stir(self, *_: Any) -> None:
@@ -188,6 +234,8 @@ class RabbitDriver:
         """Take a delivery; it is stepped with all others that arrived meanwhile."""
         session = self._session
         assert session is not None, "deliveries come from a session"
+        if self._office is not None and self._office.delivered(session, queue, tag, packet):
+            return
         delivery = Delivery(queue, packet, redelivered, next(self._numbers))
         self._timers.stir()
 
@@ -195,7 +243,7 @@ class RabbitDriver:
             if self._session is not session:
                 return Plan()  # the broker delivers it again
             self._queues.positions.read(queue, packet.headers)
-            plan = self._actor.deliver(delivery, time_ns())
+            plan = self._step(Delivered(delivery, time_ns()))
             if not is_copy:
                 self._held.hold(queue, plan.key, (session, tag))
             return plan
@@ -219,13 +267,21 @@ class RabbitDriver:
     def fire(self, name: str, cause: Cause) -> None:
         """Tell the core that a timer has fired."""
 
+        session = self._session
+
         def take(is_copy: bool = False) -> Plan:
-            return self._actor.handle(effects.TimerFired(name), cause, time_ns())
+            # Whoever has lost the office has no timers; its successor sets them anew.
+            if self._office is not None and self._session is not session:
+                return Plan()
+            return self._step(Happened(effects.TimerFired(name), time_ns(), cause))
 
         self._passage.fired(name, take, self.enqueue)
 
     def _arrived(self, event: effects.Input, cause: Cause = NO_CAUSE) -> None:
-        self.enqueue(lambda: self._actor.handle(event, cause, time_ns()))
+        self.enqueue(self._handler(event, cause))
+
+    def _handler(self, event: effects.Input, cause: Cause = NO_CAUSE) -> Handler:
+        return lambda: self._step(Happened(event, time_ns(), cause))
 
     def enqueue(self, handler: Handler) -> None:
         """Put a handler into the inbox: the passage does so, and whoever tells the actor more."""
@@ -234,28 +290,69 @@ class RabbitDriver:
 
     # --- stepping ------------------------------------------------------------------------
 
+    def _step(self, arrival: Arrival) -> Plan:
+        """Step the actor; a manager's log takes note of it first."""
+        if self._office is not None and self._office.log is not None:
+            self._office.log.note(arrival)
+        return progress.step(self._actor, arrival)
+
     def _step_inbox(self) -> None:
-        """Run the core on everything that has arrived; publish the records, queue the actions."""
-        if not self._inbox:
-            return
+        """Run the core on everything that has arrived; publish the records, queue the actions.
+
+        Of a manager, they are let out only once the log's entry with these inputs is confirmed.
+        """
+        log = self._office.log if self._office is not None else None
+        while self._inbox:
+            if log is None:
+                self._let_out(*self._step_batch(lambda: False))
+                continue
+            log.open()
+            batch, plans = self._step_batch(lambda: log.is_full)
+            log.close(batch, partial(self._let_out, batch, plans))
+
+    def _step_batch(self, is_full: Callable[[], bool]) -> tuple[Batch, list[Plan]]:
         settlements = Settlements()
         batch = Batch(self._passage.settling(settlements))
-        records: list[Record] = []
-        while self._inbox:
+        plans: list[Plan] = []
+        while self._inbox and not is_full():
             plan = self._inbox.popleft()()
-            records += plan.records
+            plans.append(plan)
             for action in plan.actions:
-                if isinstance(action, effects.Settle):
+                if isinstance(action, effects.Ack | effects.Reject):
                     settlements.settled += [(tag, action) for tag in self._held.release(action)]
-                else:
+        return batch, plans
+
+    def _let_out(self, batch: Batch, plans: Sequence[Plan]) -> None:
+        """Publish the records of a batch, and queue its actions."""
+        for plan in plans:
+            for action in plan.actions:
+                if not isinstance(action, effects.Ack | effects.Reject):
                     self._work.append(_Work(action, batch, plan.cause))
                     batch.open_count += 1
+        records = [record for plan in plans for record in plan.records]
         for record in records:
             self._observe(record)
         for outgoing in journal_batches(records):
             batch.open_count += 1
             self._passage.leaving(outgoing, batch, self._publishers.journal.publish)
         batch.seal()
+        self._wake.set()
+
+    def _perform_again(self, pending: Pending) -> None:
+        """Perform what was asked for in an entry that nobody has noted as performed.
+
+        Timers are set by what the fold has left of them; what was to be settled, the broker
+        delivers again.
+        """
+        log = self._office.log if self._office is not None else None
+        assert log is not None, "only who has taken over performs again"
+        batch = Batch(partial(log.performed, pending.position))
+        actions = (effects.SetTimer, effects.CancelTimer)
+        plans = [
+            replace(plan, actions=tuple(a for a in plan.actions if not isinstance(a, actions)))
+            for plan in pending.plans
+        ]
+        self._let_out(batch, plans)
 
     # --- performing ----------------------------------------------------------------------
 
@@ -298,10 +395,9 @@ class RabbitDriver:
 
     # --- what the broker says of our publishes -------------------------------------------
 
-    def confirmed(self, tag: int, multiple: bool, ok: bool, *, of_journal: bool) -> None:
+    def confirmed(self, tag: int, multiple: bool, ok: bool, *, stream: str) -> None:
         """Take a confirm."""
-        publishing = self._publishers.journal if of_journal else self._publishers.messages
-        publishing.confirmed(tag, multiple, ok)
+        self._publishers.of(stream).confirmed(tag, multiple, ok)
 
     def blocked(self, is_blocked: bool) -> None:
         """Take note that the broker blocks or unblocks publishers."""

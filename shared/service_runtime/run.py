@@ -19,12 +19,14 @@ from service_runtime.amqp.lost_session import TopologyMismatch, TopologyMissing
 from service_runtime.gate import Gate
 from service_runtime.http_server import serve_http
 from service_runtime.metrics import Metrics, Shown, StateCollector, show_instance
+from service_runtime.office import Office
 from service_runtime.passage import DIRECT
 from service_runtime.rabbit_driver import RabbitDriver
 from service_runtime.settings import Settings, SettingsError, read_settings
 from service_runtime.tracing.traced import traced
 from vm_protocol.actor import Actor
 from vm_protocol.gauges import GaugeRow
+from vm_protocol.topology import Queue
 from vm_protocol.wire import Observe, Record
 
 EXIT_BUG = 1
@@ -42,12 +44,15 @@ _OURS = ("service_runtime", "vm_protocol", "vm_manager", "vcpu_worker")
 class ServicePart:
     """One actor of a service, and the gauges that its state shows.
 
-    `url` is the broker's for a connection as another user; empty: the service's.
+    `url` is the broker's for a connection as another user; empty: the service's. `office` is the
+    queue whose single active consumer alone acts, and keeps its memory in the managers' log, with
+    its prefetch.
     """
 
     actor: Actor[Any]
     gauges: tuple[GaugeRow, ...] = ()
     url: str = ""
+    office: tuple[Queue, int] | None = None
 
 
 MakeParts = Callable[[Settings], Sequence[ServicePart]]
@@ -136,13 +141,20 @@ async def _serve(
         trace(record)
 
     gate = Gate(settings.teardown_gate) if settings.teardown_gate else None
+    offices = [Office(part.actor, *part.office) if part.office else None for part in parts]
     drivers = [
-        RabbitDriver(part.actor, settings.endpoint(part.url), observe, passage=gate or DIRECT)
-        for part in parts
+        RabbitDriver(
+            part.actor,
+            settings.endpoint(part.url),
+            observe,
+            passage=gate or DIRECT,
+            office=office,
+        )
+        for part, office in zip(parts, offices, strict=True)
     ]
     shown = [
-        Shown(part.actor, driver.connectivity, part.gauges)
-        for part, driver in zip(parts, drivers, strict=True)
+        Shown(part.actor, driver.connectivity, part.gauges, office.numbers if office else None)
+        for part, driver, office in zip(parts, drivers, offices, strict=True)
     ]
     registry.register(StateCollector(shown))
 

@@ -51,6 +51,11 @@ class Timers:
         if timer is not None and timer.handle is not None:
             timer.handle.cancel()
 
+    def forget(self) -> None:
+        """Forget all of them."""
+        for name in tuple(self._timers):
+            self.cancel(name)
+
     def stir(self) -> None:
         """Take note that something arrived."""
         self._stirred_s = asyncio.get_running_loop().time()

@@ -67,6 +67,16 @@ class Actor(Generic[CoreState]):
         self.state = core.initial()
         self.recorder = Recorder(core.actor, epoch)
 
+    def begin_anew(self) -> None:
+        """Forget everything: a manager that takes over learns it from the log."""
+        self.state = self.core.initial()
+        self.recorder = Recorder(self.core.actor, self.recorder.epoch)
+
+    @property
+    def is_as_new(self) -> bool:
+        """Tell whether the state is that of the beginning."""
+        return bool(self.state == self.core.initial())
+
     def deliver(self, delivery: Delivery, at_ns: int) -> Plan:
         """Take a delivery: decode it, step the core, and return the plan.
 

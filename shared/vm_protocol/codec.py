@@ -25,6 +25,8 @@ HEADERS: Final = {
     "sender": "x-sender",
     "lamport": "x-lamport",
     "epoch": "x-epoch",
+    "entry": "x-entry",
+    "ended": "x-ended",
 }
 """Envelope field -> AMQP header."""
 

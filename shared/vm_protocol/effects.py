@@ -28,7 +28,9 @@ class Started:
 class Received:
     """A valid message from `queue`; `reply_to` names the queue of the sender's choice.
 
-    `sender` is the actor that the message names, which a user that is one worker cannot forge.
+    `sender` is the actor that the message names, which a user that is one worker cannot forge. A
+    manager's message comes from an `entry` of its epoch's log, and names the (epoch, last entry) of
+    epochs that have `ended`.
     """
 
     queue: str
@@ -38,6 +40,8 @@ class Received:
     reply_to: str | None = None
     redelivered: bool = False
     sender: str = ""
+    entry: int = 0
+    ended: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,19 @@ class Returned:
     """A mandatory message matched no queue (RabbitMQ: publishers, `basic.return`)."""
 
     message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class TookOver:
+    """A manager has taken over from the one of epoch `predecessor`, which got as far as `entry`.
+
+    `seq` is the number of that one's next record, `repeated` how many entries are performed again.
+    """
+
+    predecessor: int
+    entry: int
+    seq: int
+    repeated: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +104,9 @@ class JournalRead:
     records: tuple[Record, ...]
 
 
-Input = Started | Received | TimerFired | Returned | MailboxGone | DeadLettered | JournalRead
+Input = (
+    Started | TookOver | Received | TimerFired | Returned | MailboxGone | DeadLettered | JournalRead
+)
 
 # --- effects -----------------------------------------------------------------------------
 

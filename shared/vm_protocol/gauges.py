@@ -11,4 +11,4 @@ class GaugeRow:
 
     name: str
     help: str
-    read: Callable[[Any], int]
+    read: Callable[[Any], float]

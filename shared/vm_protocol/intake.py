@@ -44,8 +44,16 @@ def read_message(delivery: Delivery, trust: Trust = ANYBODY) -> tuple[Received, 
         reply_to=envelope.reply_to,
         redelivered=delivery.redelivered,
         sender=envelope.sender,
+        entry=envelope.entry or 0,
+        ended=_pairs(envelope.ended),
     )
     return received, envelope
+
+
+def _pairs(ended: str | None) -> tuple[tuple[int, int], ...]:
+    """Return (epoch, last entry) for each epoch that a message says has ended."""
+    pairs = (each.partition(":") for each in ended.split(",")) if ended else ()
+    return tuple((int(epoch), int(entry)) for epoch, _, entry in pairs)
 
 
 def read_journal(

@@ -80,6 +80,33 @@ JOURNAL_BATCH_RECORDS_MAX: Final = 256
 JOURNAL_BYTES_MAX: Final = 512 * 1024 * 1024
 """Retention of the journal stream."""
 
+PROGRESS_BYTES_MAX: Final = 512 * 1024 * 1024
+"""Retention of the managers' log: a manager that takes over needs it from the last moment at which
+no VM lived. A VM of 64 vCPUs writes some 100 KB into it."""
+
+PROGRESS_SEGMENT_BYTES: Final = 32 * 1024 * 1024
+"""Segments of that log; the broker only ever deletes whole ones."""
+
+ENTRY_INPUTS_MAX: Final = 256
+"""Inputs in one entry of the managers' log: those of one socket read are rarely more."""
+
+ENTRY_BYTES_MAX: Final = 1024 * 1024
+"""Bodies in one entry: it ends with the first input that reaches this, so with it stays below 4 MiB
+even if JSON has to escape most of it; a broker takes 16 MiB (4.x)."""
+
+ENDED_EPOCHS_MAX: Final = 7
+"""Ended epochs that a message tells: the newest; older managers are long gone from every queue."""
+
+CANDIDACY_MS: Final = 500
+"""How often a manager that stands by asks for the office; the first to be heard has it. A command
+that a dead manager held tells its successor at once, so this only counts where none was held."""
+
+OFFICE_LOOK_MS: Final = 2_000
+"""How often the active manager looks whether another one was elected in the meantime."""
+
+PERFORMED_MS: Final = 1_000
+"""How long after its last entry an idle manager notes that it was performed."""
+
 DELIVERY_LIMIT: Final = 20
 """How often a quorum queue takes one message back; the next return, after 21 deliveries, makes it a
 dead letter. 3.10 has no default, 4.x has this one."""

@@ -25,6 +25,7 @@ class Event(StrEnum):
     VM_CREATED = "vm.created"
     VM_FREED = "vm.freed"
     VM_REMOVED = "vm.removed"
+    MANAGER_TOOK_OVER = "manager.took-over"
     TEARDOWN_STARTED = "teardown.started"
     TEARDOWN_STUCK = "teardown.stuck"
     STEP_STARTED = "step.started"
@@ -97,6 +98,9 @@ EVENTS: Final[dict[Event, Meaning]] = {
     Event.VM_CREATED: Meaning("every vCPU is placed", ("scenario", "workers")),
     Event.VM_FREED: Meaning("the last step ended: the VM's memory is gone"),
     Event.VM_REMOVED: Meaning("its mailboxes are being deleted, tombstones end with them"),
+    Event.MANAGER_TOOK_OVER: Meaning(
+        "another manager goes on with the VM", ("predecessor", "entry", "seq", "repeated")
+    ),
     Event.TEARDOWN_STARTED: Meaning("DestroyVm is taken up", ("ordering",)),
     Event.TEARDOWN_STUCK: Meaning("a step cannot end; later steps do not run", ("why",)),
     Event.STEP_STARTED: Meaning("a step of the ordering begins", ("name",)),

@@ -43,13 +43,28 @@ def cause_of(envelope: Envelope, message_type: str) -> Cause:
 
 
 class Recorder:
-    """Numbers and stamps one actor's records and messages."""
+    """Numbers and stamps one actor's records and messages.
+
+    `entry` is the entry of a manager's log that is being handled, `ended` the last entries of the
+    epochs before it, as the envelope says them.
+    """
 
     def __init__(self, actor: str, epoch: int) -> None:
         self.actor = actor
         self.epoch = epoch
+        self.entry: int | None = None
+        self.ended: str | None = None
         self._seq = 0
         self._lamport = 0
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Return (number of the next record, Lamport time)."""
+        return self._seq, self._lamport
+
+    def go_to(self, position: tuple[int, int]) -> None:
+        """Go on from where another recorder of this actor stood."""
+        self._seq, self._lamport = position
 
     def witness(self, lamport: int) -> None:
         """Advance the Lamport time past that of a received message."""
@@ -85,6 +100,8 @@ class Recorder:
             sender=self.actor,
             lamport=self._lamport,
             epoch=self.epoch,
+            entry=self.entry,
+            ended=self.ended,
         )
         record = self.record(
             Event.MESSAGE_SENT,

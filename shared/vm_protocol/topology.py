@@ -44,10 +44,21 @@ REPLIES: Final = Exchange("replies", "topic")
 REQUESTS: Final = Exchange("vm.requests", "direct")
 PLACEMENT: Final = Exchange("placement", "direct")
 RECORDS: Final = Exchange("records", "direct")
+PROGRESS: Final = Exchange("progress", "direct")
+"""The managers' log has an exchange of its own: who writes the journal may not write there."""
 DEAD_LETTERS: Final = Exchange("dead-letters", "fanout")
 ASYNC_PF: Final = Exchange("async-pf", "topic")
 """Completions of async page faults: the only thing that a worker sends to a commands queue."""
-EXCHANGES: Final = (COMMANDS, REPLIES, REQUESTS, PLACEMENT, RECORDS, DEAD_LETTERS, ASYNC_PF)
+EXCHANGES: Final = (
+    COMMANDS,
+    REPLIES,
+    REQUESTS,
+    PLACEMENT,
+    RECORDS,
+    PROGRESS,
+    DEAD_LETTERS,
+    ASYNC_PF,
+)
 
 _DLX: Final[tuple[str, ArgumentValue]] = ("x-dead-letter-exchange", DEAD_LETTERS.name)
 
@@ -80,11 +91,21 @@ JOURNAL_QUEUE: Final = Queue(
     (("x-queue-type", "stream"), ("x-max-length-bytes", limits.JOURNAL_BYTES_MAX)),
     ((RECORDS.name, "teardown.journal"),),
 )
+PROGRESS_QUEUE: Final = Queue(
+    "teardown.progress",
+    (
+        ("x-queue-type", "stream"),
+        ("x-max-length-bytes", limits.PROGRESS_BYTES_MAX),
+        ("x-stream-max-segment-size-bytes", limits.PROGRESS_SEGMENT_BYTES),
+    ),
+    ((PROGRESS.name, "teardown.progress"),),
+)
 SHARED_QUEUES: Final = (
     MANAGER_COMMANDS_QUEUE,
     PLACEMENT_QUEUE,
     DEAD_LETTERS_QUEUE,
     JOURNAL_QUEUE,
+    PROGRESS_QUEUE,
 )
 
 

@@ -68,6 +68,11 @@ def role_of(actor: str) -> Role | None:
     return _ACTORS.get(actor.partition(".")[0])
 
 
+def manager_actor(epoch: int) -> str:
+    """Return the name under which the manager of an epoch writes its records and messages."""
+    return f"{Role.MANAGER}.{epoch}"
+
+
 def worker_actor(worker: str) -> str:
     """Return the name under which a worker's records and messages go out."""
     return f"{Role.WORKER}.{worker}"
@@ -105,6 +110,16 @@ class Trust:
         named = getattr(message, "worker", worker) if message.type == "VcpuPlaced" else worker
         if worker is not None and (sender, named) != (worker_actor(worker), worker):
             place = f"property: user_id: {user_id} is not {sender} of {named}"
+            raise RemoteProtocolError(RejectReason.FORGED, place[:200])
+
+    def check_role(self, role: Role, user_id: str | None) -> None:
+        """Pass what only users of a role may write.
+
+        Raises:
+            RemoteProtocolError: FORGED: this user is none of them.
+        """
+        if not self._is_one_of(frozenset({role}), user_id):
+            place = f"property: user_id: {user_id or 'nobody'} is no {role}"
             raise RemoteProtocolError(RejectReason.FORGED, place[:200])
 
     def check_records(self, records: Iterable[Record], user_id: str | None) -> None:

@@ -16,6 +16,8 @@ class Envelope(BaseModel):
 
     `caused_by` is the id of the message whose handling sent this one; `lamport` is the sender's
     Lamport time; `epoch` is the manager's, and 0 from anybody else; `traceparent` is W3C's.
+    `entry` is the entry of that epoch's log that the message comes from, `ended` the last entries
+    of earlier epochs, as `epoch:entry` separated by commas (docs/recovery.md).
     `user_id` is put in by the driver, whose connection it is, and validated by the broker.
     """
 
@@ -29,6 +31,12 @@ class Envelope(BaseModel):
     sender: str = Field(min_length=1, max_length=100)
     lamport: int = Field(ge=0, le=limits.COUNTER_MAX)
     epoch: int = Field(ge=0, le=limits.COUNTER_MAX)
+    entry: int | None = Field(default=None, ge=0, le=limits.COUNTER_MAX)
+    ended: str | None = Field(
+        default=None,
+        pattern=r"^[0-9]{1,16}:[0-9]{1,16}(,[0-9]{1,16}:[0-9]{1,16})*$",
+        max_length=limits.TEXT_CHARACTERS_MAX,
+    )
     user_id: str | None = Field(default=None, max_length=255)
 
 

@@ -32,6 +32,7 @@ from vm_protocol.effects import (
     SetTimer,
     Started,
     TimerFired,
+    TookOver,
     observed,
 )
 from vm_protocol.observations import Event
@@ -126,8 +127,10 @@ class Client:
                 return replace(state, given_up=event), ()
             case TimerFired():
                 return self._fired(state, event.name)
-            case Around() | Lost() | JournalRead() | Returned() | MailboxGone() | DeadLettered():
+            case Around() | Lost() | JournalRead() | Returned():
                 return state, ()  # a returned command gets no answer: time-out or loss
+            case MailboxGone() | DeadLettered() | TookOver():
+                return state, ()  # these never come here
             case _:
                 assert_never(event)
 

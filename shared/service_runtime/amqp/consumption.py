@@ -4,16 +4,15 @@ AMQP 0-9-1 has no broker-side offsets (RabbitMQ: streams): the reader keeps its 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from pika.channel import Channel
-
 from service_runtime.amqp.lost_session import SessionLost, TopologyMismatch
 from service_runtime.amqp.session import AmqpSession, Offset
+from service_runtime.amqp.streams import look_back
 from vm_protocol import limits
 from vm_protocol.topology import Mailbox, Queue
 
@@ -55,6 +54,14 @@ class Consumptions:
     def all(self) -> tuple[Consumption, ...]:
         """Return them in the order in which they were asked for."""
         return tuple(self._known.values())
+
+    def know(self, wanted: Consumption) -> None:
+        """Learn what is to be consumed; nothing is begun yet."""
+        self._known[wanted.name] = wanted
+
+    def forget_all(self) -> None:
+        """Take all queues out."""
+        self._known.clear()
 
     def forget(self, queue: str) -> None:
         """Take a queue out; unknown names are fine."""
@@ -123,35 +130,3 @@ class StreamPositions:
         offset = headers.get("x-stream-offset")
         if queue in self._begun and isinstance(offset, int):
             self._read[queue] = offset
-
-
-async def look_back(session: AmqpSession, queue: str, wanted: Offset) -> Offset:
-    """Return where a stream's reader attaches: `wanted`, or not so far back if that is a time.
-
-    That is the offset of the LOOK_BACK_MESSAGES_MAX-th message from the end. A broker tells how
-    many messages a stream holds, and a reader of its last ones their offsets (RabbitMQ: streams,
-    consuming); both are asked on a channel of their own, which ends with that.
-
-    Raises:
-        SessionLost: The broker refuses, or is gone.
-    """
-    if not isinstance(wanted, datetime):
-        return wanted
-    declared = await session.aside(
-        lambda channel, done: channel.queue_declare(queue, passive=True, callback=done)
-    )
-    # Short enough to be read as a whole: the time says where to begin.
-    if int(declared.method.message_count) <= limits.LOOK_BACK_MESSAGES_MAX:
-        return wanted
-    last = await session.aside(lambda channel, done: _read_last(channel, queue, done))
-    return max(0, int(last) - limits.LOOK_BACK_MESSAGES_MAX)
-
-
-def _read_last(channel: Channel, queue: str, done: Callable[[Any], None]) -> None:
-    """Have `done` told an offset of the stream's last chunk."""
-
-    def read(_channel: Any, _method: Any, properties: Any, _body: bytes) -> None:
-        done((properties.headers or {}).get("x-stream-offset", 0))
-
-    channel.basic_qos(prefetch_count=1)
-    channel.basic_consume(queue, read, arguments={"x-stream-offset": "last"})

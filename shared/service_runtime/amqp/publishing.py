@@ -54,6 +54,11 @@ class Publishing:
             batch.refusal_count = 0
             self.publish(outgoing, batch)
 
+    def forget(self) -> None:
+        """Forget what is not confirmed, with the session that it was published on."""
+        self._confirms = ConfirmTracker()
+        self._session = None
+
     def confirmed(self, tag: int, multiple: bool, ok: bool) -> None:
         """Take a confirm; what the broker refuses is published again after a pause.
 
@@ -136,24 +141,36 @@ class Publishing:
 
 
 class Publishers:
-    """What is published and not confirmed on either channel, and whether the broker lets us.
+    """What is published and not confirmed on each channel, and whether the broker lets us.
 
-    Records go to the journal's channel, all else to the other. Wherever both have something to do
-    the journal's is first, as a record comes before what it tells.
+    Entries of a manager's log go to the channel of `progress`, records to the journal's, all else
+    to the other. Wherever several have something to do the log's is first and the journal's next:
+    an entry comes before what follows from it, and a record before what it tells.
     """
 
     def __init__(self, actor: str) -> None:
+        self.progress = Publishing(actor)
         self.journal = Publishing(actor)
         self.messages = Publishing(actor)
-        self._both = (self.journal, self.messages)
+        self._all = (self.progress, self.journal, self.messages)
 
     def __len__(self) -> int:
-        return len(self.journal) + len(self.messages)
+        return sum(len(each) for each in self._all)
+
+    def of(self, stream: str) -> Publishing:
+        """Return the one of a stream's channel, or of the other."""
+        own = {topology.PROGRESS.name: self.progress, topology.RECORDS.name: self.journal}
+        return own.get(stream, self.messages)
+
+    def forget(self) -> None:
+        """Forget what is not confirmed: whoever takes over publishes it."""
+        for each in self._all:
+            each.forget()
 
     @property
     def is_refused(self) -> bool:
         """Tell whether the broker has refused something and has not confirmed it since."""
-        return self.journal.is_refused or self.messages.is_refused
+        return any(each.is_refused for each in self._all)
 
     @property
     def is_blocked(self) -> bool:
@@ -162,17 +179,17 @@ class Publishers:
 
     def set_blocked(self, is_blocked: bool) -> None:
         """Take note that the broker blocks publishers, or does so no more."""
-        for each in self._both:
+        for each in self._all:
             each.is_blocked = is_blocked
 
     def resume(self, session: AmqpSession) -> None:
         """Go on with another session: publish again what the last one left unconfirmed."""
-        for each in self._both:
+        for each in self._all:
             each.resume(session)
 
     def wake(self) -> None:
         """Have whoever waits look again: the session may be lost."""
-        for each in self._both:
+        for each in self._all:
             each.wake()
 
     async def all_confirmed(self) -> None:
@@ -181,5 +198,5 @@ class Publishers:
         Raises:
             SessionLost: The broker cannot confirm any more.
         """
-        for each in self._both:
+        for each in self._all:
             await each.all_confirmed()

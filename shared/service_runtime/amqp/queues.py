@@ -1,14 +1,15 @@
 """A driver's queues at its broker: declared, bound, consumed and deleted, on each session anew."""
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, Literal, assert_never
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, assert_never
 
 from service_runtime.amqp.cancellations import Cancellations
 from service_runtime.amqp.consumption import Consumption, Consumptions
 from service_runtime.amqp.lost_session import SessionLost
 from service_runtime.amqp.session import AmqpSession
 from vm_protocol import effects, limits
+from vm_protocol.recovery import Binding
 from vm_protocol.topology import Mailbox, parse_mailbox
 
 QueueDeed = (
@@ -83,6 +84,20 @@ class Queues:
 
     # --- from session to session ---------------------------------------------------------
 
+    def forget(self) -> None:
+        """Forget everything: whoever takes over is told by `know` what there is."""
+        self._mailboxes = Mailboxes()
+        self._consumptions.forget_all()
+        self._deletions.forget()
+
+    def know(
+        self, bindings: Mapping[Mailbox, Binding], consumed: Iterable[effects.Consume]
+    ) -> None:
+        """Learn how mailboxes are bound and what is consumed, before `restore` and `resume`."""
+        self._mailboxes.know(bindings)
+        for each in consumed:
+            self._consumptions.know(Consumption(each.queue, each.prefetch, each.begin))
+
     async def restore(self, session: AmqpSession) -> None:
         """Declare and bind on a new session, before anything is published there."""
         self.cancellations.clear()
@@ -142,6 +157,10 @@ class Deletions:
         for queue in tuple(self._open):
             self.begin(queue)
 
+    def forget(self) -> None:
+        """Leave what is being deleted to whoever takes over."""
+        self._open.clear()
+
     def begin(self, queue: str) -> None:
         """Delete a queue; one that is not there is fine."""
         assert self._session is not None, "asked for on a session"
@@ -167,9 +186,6 @@ class Deletions:
         self._open.pop(queue, None)
 
 
-Binding = Literal["not yet", "bound", "unbound"]
-
-
 class Mailboxes:
     """Declares, binds and unbinds mailboxes, and restores all that on another session.
 
@@ -181,6 +197,10 @@ class Mailboxes:
 
     def __init__(self) -> None:
         self._bindings: dict[Mailbox, Binding] = {}
+
+    def know(self, bindings: Mapping[Mailbox, Binding]) -> None:
+        """Learn how mailboxes are bound."""
+        self._bindings = dict(bindings)
 
     async def declare(self, session: AmqpSession, mailbox: Mailbox) -> None:
         """Declare a mailbox; nothing is bound to it yet, so nothing is lost by doing it again."""

@@ -27,6 +27,7 @@ from vm_protocol.topology import (
     RECORDS,
     REQUESTS,
     SHARED_QUEUES,
+    Exchange,
     Mailbox,
     Queue,
     replicated,
@@ -40,7 +41,7 @@ Offset = int | str | datetime
 
 
 @contextmanager
-def _translated(is_lost: Callable[[], bool] = lambda: True) -> Iterator[None]:
+def translated(is_lost: Callable[[], bool] = lambda: True) -> Iterator[None]:
     """Turn pika's errors into ours: the channel or connection does not take the call any more."""
     try:
         yield
@@ -56,15 +57,22 @@ def _resolve(future: asyncio.Future[Any], value: Any) -> None:
 
 
 class AmqpSession:
-    """A connection: a channel for all work, one for the journal, short ones for what may fail.
+    """A connection: a channel for all work, one for each stream, short ones for what may fail.
 
     A channel that publishes to nothing but a stream numbers its publishes as the stream does. On
     others 3.10, once the stream has a new leader, sends its own numbers along with what it repeats;
     what comes later with smaller ones is taken for duplicates: confirmed, and not stored.
     """
 
-    def __init__(self, endpoint: Endpoint, name: str, events: Events) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        name: str,
+        events: Events,
+        streams: tuple[Exchange, ...] = (RECORDS,),
+    ) -> None:
         self._endpoint = endpoint
+        self._streams = streams
         self._user = endpoint.user
         self._name = name
         self._events = events
@@ -76,12 +84,12 @@ class AmqpSession:
         self.bug: Exception | None = None
         self.connection: AsyncioConnection | None = None
         self.channel: Channel | None = None
-        self._journal: Channel | None = None
+        self._publishing: dict[str, Channel] = {}
 
     # --- opening and closing -------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect, open both publishing channels, declare the shared topology unless it is given.
+        """Connect, open the publishing channels, declare the shared topology unless it is given.
 
         Raises:
             SessionLost: The broker cannot be reached, or refuses.
@@ -107,12 +115,13 @@ class AmqpSession:
         tell, events = self._tell, self._events
         self.connection.add_on_connection_blocked_callback(lambda *_: tell(events.blocked, True))
         self.connection.add_on_connection_unblocked_callback(lambda *_: tell(events.blocked, False))
-        self.channel = await self._open_publishing(of_journal=False)
+        self.channel = await self._open_publishing("")
         self.channel.add_on_return_callback(
             lambda _c, _m, properties, body: tell(events.returned, packet_of(properties, body))
         )
         self.channel.add_on_cancel_callback(self._on_cancel)
-        self._journal = await self._open_publishing(of_journal=True)
+        for stream in self._streams:
+            self._publishing[stream.name] = await self._open_publishing(stream.name)
         if not self._endpoint.topology_given:
             await self._declare_shared()
 
@@ -150,16 +159,17 @@ class AmqpSession:
             self._closed.set_result(None)
         self._lose(error if isinstance(error, BaseException) else SessionLost(error))
 
-    async def _open_channel(self) -> Channel:
+    async def open_channel(self) -> Channel:
+        """Open a channel for what may fail; whoever opens it closes it."""
         connection = self.connection
         assert connection is not None, "opened first"
         opened = await self._ask(lambda done: connection.channel(on_open_callback=done))
         return cast(Channel, opened)
 
-    async def _open_publishing(self, *, of_journal: bool) -> Channel:
-        channel = await self._open_channel()
+    async def _open_publishing(self, stream: str) -> Channel:
+        channel = await self.open_channel()
         channel.add_on_close_callback(lambda _, error: self._lose(error))
-        await self._call(channel.confirm_delivery, partial(self._on_confirm, of_journal))
+        await self._call(channel.confirm_delivery, partial(self._on_confirm, stream))
         return channel
 
     async def _declare_shared(self) -> None:
@@ -241,7 +251,7 @@ class AmqpSession:
             SessionLost: The broker refuses otherwise, which closes that channel only, or it is
                 gone.
         """
-        channel = await self._open_channel()
+        channel = await self.open_channel()
 
         def ask(done: Callable[[Any], None]) -> None:
             channel.add_on_close_callback(lambda _, error: done(error))
@@ -252,7 +262,7 @@ class AmqpSession:
             raise QueueMissing(str(answer))
         if isinstance(answer, BaseException):
             raise SessionLost(f"{type(answer).__name__}: {answer}")
-        with _translated():
+        with translated():
             channel.close()
         return answer
 
@@ -289,12 +299,12 @@ class AmqpSession:
             SessionLost: The channel is closed.
         """
         properties = properties_of(outgoing.packet, self._user)
-        channel = self._journal if outgoing.exchange == RECORDS.name else self.channel
+        channel = self._publishing.get(outgoing.exchange, self.channel)
         assert channel is not None, "opened first"
         if not (self._is_usable() and channel.is_open):
             raise SessionLost("the channel is closed")
         # A refusal of an open channel is our bug: swallowed, it would shift all confirms by one.
-        with _translated(lambda: not (self._is_usable() and channel.is_open)):
+        with translated(lambda: not (self._is_usable() and channel.is_open)):
             channel.basic_publish(
                 outgoing.exchange,
                 outgoing.routing_key,
@@ -333,10 +343,10 @@ class AmqpSession:
 
         return on_message
 
-    def _on_confirm(self, of_journal: bool, frame: Any) -> None:
+    def _on_confirm(self, stream: str, frame: Any) -> None:
         method = frame.method
         ok = method.NAME == "Basic.Ack"
-        confirmed = partial(self._events.confirmed, of_journal=of_journal)
+        confirmed = partial(self._events.confirmed, stream=stream)
         self._tell(confirmed, method.delivery_tag, method.multiple, ok)
 
     def _on_cancel(self, frame: Any) -> None:
@@ -369,7 +379,7 @@ class AmqpSession:
         answered: asyncio.Future[Any] = self._loop.create_future()
         self._pending.add(answered)
         try:
-            with _translated():
+            with translated():
                 ask(lambda answer: _resolve(answered, answer))
             return await answered
         finally:

@@ -11,8 +11,11 @@ class Events(Protocol):
     def delivered(self, queue: str, tag: int, packet: Packet, redelivered: bool) -> None:
         """A delivery arrived."""
 
-    def confirmed(self, tag: int, multiple: bool, ok: bool, *, of_journal: bool) -> None:
-        """The broker confirmed, or refused, publishes: of the journal's channel or of the other."""
+    def confirmed(self, tag: int, multiple: bool, ok: bool, *, stream: str) -> None:
+        """The broker confirmed, or refused, publishes: of a stream's channel, or "" of the other.
+
+        `stream` is the exchange that feeds it.
+        """
 
     def returned(self, packet: Packet) -> None:
         """A mandatory message matched no queue."""

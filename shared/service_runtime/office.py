@@ -1,0 +1,236 @@
+"""The office of the active manager: who has it, and how one who gets it takes over.
+
+`manager.commands` has a single active consumer, so whoever is delivered anything from it is the
+active manager (RabbitMQ: consumers, single active consumer). The broker does not tell a consumer
+that it became active. So a manager that stands by sends a Candidacy there now and then: the first
+that comes back tells it. Then it writes Elected, and folds the log up to there (docs/recovery.md).
+"""
+
+import asyncio
+import secrets
+import time
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from service_runtime.amqp.confirms import Batch, Outgoing
+from service_runtime.amqp.lost_session import SessionLost
+from service_runtime.amqp.publishing import Publishers
+from service_runtime.amqp.session import AmqpSession
+from service_runtime.amqp.streams import message_count, read_last, read_stream
+from service_runtime.progress_log import ProgressLog, outgoing
+from vm_protocol import limits, progress
+from vm_protocol.actor import Actor
+from vm_protocol.codec import Packet
+from vm_protocol.effects import Input, Started, TookOver
+from vm_protocol.errors import RemoteProtocolError
+from vm_protocol.gauges import GaugeRow
+from vm_protocol.progress import Elected, Entry
+from vm_protocol.recovery import Recovery
+from vm_protocol.topology import COMMANDS, PROGRESS_QUEUE, Queue
+from vm_protocol.trust import Role
+
+CANDIDACY: Final = "Candidacy"
+"""Type of the message by which a manager asks for the office; it has no body, and is no core's."""
+
+
+@dataclass(slots=True)
+class OfficeNumbers:
+    """What metrics show of an office; written by its driver alone, read from any thread."""
+
+    is_active: bool = False
+    takeover_count: int = 0
+    entry_count: int = 0
+    recovery_s: float = 0.0
+    folded_count: int = 0
+
+
+OFFICE_COUNTERS: Final = (
+    GaugeRow(
+        "teardown_manager_takeovers",
+        "Elections of this manager that followed another's or its own, as after a lost connection",
+        lambda numbers: numbers.takeover_count,
+    ),
+    GaugeRow(
+        "teardown_log_entries",
+        "Entries that this manager has written to teardown.progress",
+        lambda numbers: numbers.entry_count,
+    ),
+)
+OFFICE_GAUGES: Final = (
+    GaugeRow(
+        "teardown_manager_elected",
+        "1 while this manager is the active one",
+        lambda numbers: float(numbers.is_active),
+    ),
+    GaugeRow(
+        "teardown_recovery_seconds",
+        "How long this manager took at its last election to read the log and fold it",
+        lambda numbers: numbers.recovery_s,
+    ),
+    GaugeRow(
+        "teardown_recovery_entries",
+        "Entries that it folded then",
+        lambda numbers: numbers.folded_count,
+    ),
+)
+"""Counters and gauges of a manager's office, read at each scrape."""
+
+
+class Office:
+    """Asks for the office of `queue`'s single active consumer, and takes it over.
+
+    `log` is that of the present tenure, None while standing by.
+    """
+
+    def __init__(self, actor: Actor[Any], queue: Queue, prefetch: int) -> None:
+        self._actor = actor
+        self._queue = queue
+        self._prefetch = prefetch
+        self._called = asyncio.Event()
+        self._asking: Batch | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._logger = structlog.get_logger(actor=actor.core.actor)
+        self.log: ProgressLog | None = None
+        self.numbers = OfficeNumbers()
+
+    # --- standing by -------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Stand by from now on: the session is lost, and with it the office."""
+        if self.log is not None:
+            self.log.end()
+        if self._watching is not None:
+            self._watching.cancel()
+        self.log = self._watching = self._asking = None
+        self._called.clear()
+        self.numbers.is_active = False
+
+    def delivered(self, session: AmqpSession, queue: str, tag: int, packet: Packet) -> bool:
+        """Take note of a delivery, which only the active consumer gets; tell if it was no more."""
+        if queue != self._queue.name:
+            return False
+        self._called.set()
+        if packet.properties.get("type") != CANDIDACY:
+            return False
+        session.ack(tag)
+        return True
+
+    async def called(self, session: AmqpSession, publishers: Publishers) -> None:
+        """Consume, and wait until the office is ours; a cancelled wait is fine.
+
+        Raises:
+            SessionLost: The session is lost meanwhile.
+        """
+        await session.declare(self._queue)
+        await session.consume(self._queue.name, self._prefetch)
+        while not self._called.is_set():
+            self._ask(publishers)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._called.wait(), limits.CANDIDACY_MS / 1000)
+            if session.lost.done():
+                raise SessionLost(str(session.lost.result()))
+
+    def _ask(self, publishers: Publishers) -> None:
+        """Send a candidacy, unless the last one is still on its way: the broker may be blocked."""
+        if self._asking is not None and not self._asking.settled:
+            return
+        self._asking = Batch(lambda: None, open_count=1)
+        self._asking.seal()
+        packet = Packet(b"", {"type": CANDIDACY}, {})
+        candidacy = Outgoing(COMMANDS.name, self._queue.name, packet, mandatory=False)
+        publishers.messages.publish(candidacy, self._asking)
+
+    # --- taking over -------------------------------------------------------------------------
+
+    async def take(self, session: AmqpSession, publishers: Publishers) -> Recovery:
+        """Write Elected, fold the log up to there, and begin a log of our own.
+
+        Raises:
+            SessionLost: The session is lost meanwhile.
+            LogBroken: The log lacks the beginning of what lives.
+        """
+        begun_s = time.monotonic()
+        begin = await self._begin(session)
+        candidate = secrets.token_hex(8)
+        elected = Batch(lambda: None, open_count=1)
+        elected.seal()
+        message = Elected(candidate=candidate, alive_from=begin)
+        publishers.progress.publish(outgoing(message), elected)
+        recovery = Recovery(self._actor, begin)
+        await self._fold(session, recovery, candidate)
+        at = recovery.epoch - 1
+        self.log = ProgressLog(
+            self._actor, publishers.progress, at, recovery.alive_from, recovery.performed
+        )
+        self.log.on_entry = self._count
+        for pending in recovery.pending:
+            self.log.performances.begin(pending.position)
+        self._watching = asyncio.create_task(self._watch(session, recovery.epoch))
+        self.numbers.is_active = True
+        self.numbers.recovery_s = time.monotonic() - begun_s
+        self.numbers.folded_count = recovery.entry_count
+        self.numbers.takeover_count += bool(recovery.ended)
+        self._logger.info(
+            "manager.elected",
+            epoch=recovery.epoch,
+            entry_count=recovery.entry_count,
+            repeated_count=len(recovery.pending),
+            seconds=round(self.numbers.recovery_s, 3),
+        )
+        return recovery
+
+    def _count(self) -> None:
+        self.numbers.entry_count += 1
+
+    async def _begin(self, session: AmqpSession) -> int:
+        """Return the offset from which VMs live, as far as the end of the log says."""
+        if await message_count(session, PROGRESS_QUEUE.name) == 0:
+            return 0
+        _, packet = await read_last(session, PROGRESS_QUEUE.name)
+        message = self._read(packet)
+        return 0 if message is None else message.alive_from
+
+    async def _fold(self, session: AmqpSession, recovery: Recovery, candidate: str) -> None:
+        async with aclosing(read_stream(session, PROGRESS_QUEUE.name, recovery.begin)) as log:
+            async for offset, packet in log:
+                recovery.begins(offset)
+                message = self._read(packet)
+                if message is not None:
+                    recovery.read(offset, message)
+                if isinstance(message, Elected) and message.candidate == candidate:
+                    return
+
+    def _read(self, packet: Packet) -> Elected | Entry | None:
+        """Return what a message says; None: it is nobody's who may write there."""
+        user = packet.properties.get("user_id")
+        try:
+            packet.check_readable()
+            self._actor.trust.check_role(Role.MANAGER, user)
+            return progress.read_log_message(packet.body)
+        except RemoteProtocolError as error:
+            self._logger.warning("manager.log_skipped", user=user, why=str(error))
+            return None
+
+    async def _watch(self, session: AmqpSession, epoch: int) -> None:
+        """Give the session up when the log says that somebody else was elected meanwhile."""
+        while not session.lost.done():
+            await asyncio.wait([session.lost], timeout=limits.OFFICE_LOOK_MS / 1000)
+            try:
+                offset, packet = await read_last(session, PROGRESS_QUEUE.name)
+            except SessionLost:
+                continue  # this one reader's end, or the session's
+            message = self._read(packet)
+            newest = message.epoch if isinstance(message, Entry) else progress.epoch_at(offset)
+            if message is not None and newest > epoch:
+                session.abandon(f"a manager of epoch {newest} was elected")
+
+    def first_inputs(self, recovery: Recovery) -> tuple[Input, ...]:
+        """Return what a tenure begins with: whom it follows, and that it starts."""
+        started = Started(time.time_ns())
+        if not recovery.ended:
+            return (started,)
+        epoch, entry, seq = recovery.ended[-1]
+        return TookOver(epoch, entry, seq, len(recovery.pending)), started

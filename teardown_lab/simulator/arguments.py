@@ -22,7 +22,7 @@ _KNOWN: Final = {
     # A quorum queue looks at its own x-expires only every five seconds (seen): it goes later.
     "quorum": frozenset(_FIELDS),
     # Retention is not simulated: a simulated stream keeps all, as a real one does below its bound.
-    "stream": frozenset({"x-max-length-bytes"}),
+    "stream": frozenset({"x-max-length-bytes", "x-stream-max-segment-size-bytes"}),
 }
 
 

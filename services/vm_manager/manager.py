@@ -30,7 +30,7 @@ from vm_protocol.effects import (
 from vm_protocol.errors import LocalProtocolError, RejectReason
 from vm_protocol.observations import Event
 from vm_protocol.timers import TimerKind, parse_timer
-from vm_protocol.trust import worker_of
+from vm_protocol.trust import manager_actor, worker_of
 from vm_protocol.work import too_much
 
 
@@ -43,12 +43,12 @@ class VmManager:
     @property
     def actor(self) -> str:
         """Return the actor's name in the history."""
-        return "manager"
+        return manager_actor(self.epoch)
 
     @property
     def replies_queue(self) -> str:
         """Return the name of the queue on which workers answer this manager."""
-        return topology.manager_replies(self.epoch).name
+        return topology.MANAGER_REPLIES_QUEUE.name
 
     def initial(self) -> ManagerState:
         """Return the state of a manager without VMs."""
@@ -85,9 +85,9 @@ class VmManager:
         after, effects = result
         if before.elected:
             return result
-        # A stand-by has a reply queue of the same name: if it consumed that queue before it is
-        # elected, it would take answers that are meant for the active manager.
-        replies = Consume(topology.manager_replies(self.epoch), limits.REPLIES_PREFETCH)
+        # A stand-by that consumed this queue before it is elected would take answers that are
+        # meant for the active manager.
+        replies = Consume(topology.MANAGER_REPLIES_QUEUE, limits.REPLIES_PREFETCH)
         return replace(after, elected=True), (replies, *effects)
 
     # --- commands of clients -----------------------------------------------------------

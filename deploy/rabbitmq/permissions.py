@@ -19,7 +19,6 @@ from vm_protocol import topology
 _NAME: Final = "[a-z0-9-]+"
 _NUMBER: Final = "[0-9]+"
 MAILBOXES: Final = rf"vcpu\.{_NAME}\.{_NUMBER}\.{_NUMBER}"
-MANAGER_REPLIES: Final = rf"manager\.{_NUMBER}\.replies"
 CLIENT_REPLIES: Final = rf"client\.{_NAME}\.replies"
 ANY_KEY: Final = ".*"
 
@@ -83,11 +82,13 @@ def _streams_but_the_journal() -> tuple[topology.Queue, ...]:
     return tuple(queue for queue in streams if queue != topology.JOURNAL_QUEUE)
 
 
+MANAGER_REPLIES: Final = _names(topology.MANAGER_REPLIES_QUEUE)
+
 MANAGER: Final = Role(
     "manager",
-    configure=(MANAGER_REPLIES, MAILBOXES),
+    configure=(*MANAGER_REPLIES, MAILBOXES),
     write=(
-        MANAGER_REPLIES,
+        *MANAGER_REPLIES,
         MAILBOXES,
         *_names(
             topology.COMMANDS,
@@ -99,7 +100,7 @@ MANAGER: Final = Role(
         ),
     ),
     read=(
-        MANAGER_REPLIES,
+        *MANAGER_REPLIES,
         MAILBOXES,
         *_names(
             topology.MANAGER_COMMANDS_QUEUE,
@@ -110,7 +111,7 @@ MANAGER: Final = Role(
     ),
     topics=(
         # Any key: clients say where they want their answer, and a refusal would close the channel.
-        Topics(topology.REPLIES, write=(ANY_KEY,), read=(MANAGER_REPLIES,)),
+        Topics(topology.REPLIES, write=(ANY_KEY,), read=MANAGER_REPLIES),
         Topics(topology.COMMANDS, write=(ANY_KEY,)),
     ),
 )
@@ -153,7 +154,7 @@ def _worker(user: str, name: str, connections: int) -> Role:
         ),
         topics=(
             Topics(topology.COMMANDS, read=(commands,)),
-            Topics(topology.REPLIES, write=(MANAGER_REPLIES,), read=(replies,)),
+            Topics(topology.REPLIES, write=MANAGER_REPLIES, read=(replies,)),
             Topics(topology.ASYNC_PF, write=(commands,), read=(commands,)),
         ),
         connections=connections,

@@ -91,7 +91,7 @@ def _topology() -> list[str]:
 
 def _queues() -> Iterable[Queue]:
     yield from topology.SHARED_QUEUES
-    yield topology.manager_replies(0)
+    yield topology.MANAGER_REPLIES_QUEUE
     yield topology.worker_commands("<id>")
     yield topology.worker_replies("<id>")
     yield topology.client_replies("<id>")

@@ -23,7 +23,6 @@ SHAPES = (
 )
 _KINDS = {"lab": "client"}
 _PATTERNS = (
-    (re.compile(r"^manager\.\d+\.replies$"), "manager.<epoch>.replies"),
     (re.compile(r"^worker\.[^.]+\.(commands|replies)$"), r"worker.<id>.\1"),
     (re.compile(r"^client\.[^.]+\.replies$"), "client.<id>.replies"),
     (re.compile(r"^vm-\d+$"), "<vm>"),

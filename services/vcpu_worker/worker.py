@@ -146,7 +146,7 @@ class VcpuWorker:
         mailbox = parse_mailbox(event.queue)
         if mailbox is not None:
             return self._request(state, event, mailbox)
-        answerable = topology.is_manager_replies(event.reply_to)
+        answerable = event.reply_to == topology.MANAGER_REPLIES_QUEUE.name
         match message, event.queue:
             case messages.PlaceVcpu(), topology.PLACEMENT_QUEUE.name if answerable:
                 return self._place(state, event, message)

@@ -20,7 +20,7 @@ def main() -> None:
     def parts(settings: Settings) -> tuple[ServicePart, ...]:
         trust = settings.trust()
         manager = Actor(VmManager(), epoch, trust=trust)
-        monitor = Actor(DeadLetterMonitor(epoch, settings.replica), epoch, SKIPPED, trust)
+        monitor = Actor(DeadLetterMonitor(settings.replica), epoch, SKIPPED, trust)
         return (
             ServicePart(manager, MANAGER_GAUGES, office=office),
             ServicePart(monitor, MONITOR_GAUGES, settings.monitor_amqp_url),

@@ -137,7 +137,7 @@ def republish(letter: DeadLettered, sending: Sending) -> tuple[Effect, ...]:
     return again, said
 
 
-def tell(letter: DeadLettered, sending: Sending, why: str, epoch: int) -> tuple[Effect, ...]:
+def tell(letter: DeadLettered, sending: Sending, why: str) -> tuple[Effect, ...]:
     """Tell whoever waits for a command that it has died at its delivery limit."""
     command = letter.message
     if isinstance(command, messages.DestroyVcpu):
@@ -148,7 +148,7 @@ def tell(letter: DeadLettered, sending: Sending, why: str, epoch: int) -> tuple[
             step=command.step,
             why="connections-lost" if why == CONNECTIONS_LOST else "rejects",
         )
-        key = topology.manager_replies(epoch).name
+        key = topology.MANAGER_REPLIES_QUEUE.name
         return (Publish(topology.REPLIES.name, key, stuck, mandatory=True),)
     if command is None or sending.reply_to is None or why != CONNECTIONS_LOST:
         return ()

@@ -31,7 +31,7 @@ from vm_protocol.effects import (
 from vm_protocol.errors import LocalProtocolError, RejectReason
 from vm_protocol.observations import Event
 from vm_protocol.timers import TimerKind, parse_timer
-from vm_protocol.trust import worker_of
+from vm_protocol.trust import manager_actor, worker_of
 from vm_protocol.work import too_much
 
 
@@ -44,12 +44,12 @@ class VmManager:
     @property
     def actor(self) -> str:
         """Return the actor's name in the history."""
-        return "manager"
+        return manager_actor(self.epoch)
 
     @property
     def replies_queue(self) -> str:
         """Return the name of the queue on which workers answer this manager."""
-        return topology.manager_replies(self.epoch).name
+        return topology.MANAGER_REPLIES_QUEUE.name
 
     def initial(self) -> ManagerState:
         """Return the state of a manager without VMs."""
@@ -87,7 +87,7 @@ class VmManager:
         """Consume commands and replies: a manager starts when it is elected, and not before."""
         return (
             Consume(topology.MANAGER_COMMANDS_QUEUE, limits.MANAGER_PREFETCH),
-            Consume(topology.manager_replies(self.epoch), limits.REPLIES_PREFETCH),
+            Consume(topology.MANAGER_REPLIES_QUEUE, limits.REPLIES_PREFETCH),
         )
 
     # --- commands of clients -----------------------------------------------------------

@@ -64,13 +64,11 @@ MonitorResult = tuple[MonitorState, tuple[Effect, ...]]
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterMonitor:
-    """The monitor's core; `epoch` names the manager that is told of stuck commands.
+    """The monitor's core; `replica` tells its records from those of others.
 
-    Replicas of the manager have a monitor each, which share the dead letters: `replica` tells
-    their records apart.
+    Replicas of the manager have a monitor each, and those share the dead letters.
     """
 
-    epoch: int = limits.MANAGER_EPOCH
     replica: str = ""
 
     @property
@@ -164,7 +162,7 @@ class DeadLetterMonitor:
         if letter.reason == "delivery_limit" and sending is not None and not index.removed:
             # The worker rejected it each time: sending it again would end in the same way.
             if why != letters.CONNECTIONS_LOST:
-                effects += letters.tell(letter, sending, why, self.epoch)
+                effects += letters.tell(letter, sending, why)
             # Lost connections are nobody's fault, so the command gets one more chance.
             elif not letters.is_republished(index, letter):
                 said = letters.republish(letter, sending)
@@ -173,7 +171,7 @@ class DeadLetterMonitor:
                 # Sent again already; that copy has a letter of its own if it dies.
                 return state, (*effects, ack)
             else:
-                effects += letters.tell(letter, sending, why, self.epoch)
+                effects += letters.tell(letter, sending, why)
         if letters.is_counted(index, letter):
             return state, (*effects, ack)
         told = letters.classified(index, letter, invariant, why)

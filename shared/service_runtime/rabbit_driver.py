@@ -41,6 +41,7 @@ from vm_protocol.progress import Arrival, Delivered, Happened
 from vm_protocol.recorder import NO_CAUSE, Cause, Send
 from vm_protocol.recovery import Pending
 from vm_protocol.topology import PROGRESS, RECORDS
+from vm_protocol.trust import without_epoch
 from vm_protocol.wire import Observe
 
 
@@ -68,16 +69,17 @@ class RabbitDriver:
         self._actor = actor
         self._office = office
         self._streams = (RECORDS,) if office is None else (PROGRESS, RECORDS)
+        self._name = name = without_epoch(actor.core.actor)
         self._passage = passage
         self._is_done = is_done
         self._endpoint = endpoint
         self._observe = observe
-        self._log = structlog.get_logger(actor=actor.core.actor)
+        self._log = structlog.get_logger(actor=name)
         self._inbox: deque[Handler] = deque()
         self._work: deque[_Work] = deque()
         self._wake = asyncio.Event()
         self._session: AmqpSession | None = None
-        self._publishers = Publishers(actor.core.actor)
+        self._publishers = Publishers(name)
         self._queues = Queues(self._log, endpoint.is_replicated, self._arrived)
         self._held = HeldDeliveries()
         self._timers = Timers(self.fire, lambda: bool(self._inbox or self._work))
@@ -103,10 +105,10 @@ class RabbitDriver:
             self._log.warning("broker.unanswered", unconfirmed_count=len(self._publishers))
 
     async def _work_on_sessions(self) -> None:
-        reconnecting = Reconnecting(self._endpoint, self._actor.core.actor)
+        reconnecting = Reconnecting(self._endpoint, self._name)
         while not self._stopping.is_set():
             endpoint = reconnecting.next_endpoint()
-            session = AmqpSession(endpoint, self._actor.core.actor, self, self._streams)
+            session = AmqpSession(endpoint, self._name, self, self._streams)
             pause_ms = 0
             try:
                 await session.open()

@@ -117,10 +117,11 @@ def _consumes(role: Role, record: Record) -> bool:
     queue = str(record.details.get("queue"))
     match role:
         case Role.MANAGER:
-            return queue == topology.MANAGER_COMMANDS_QUEUE.name or queue.startswith("manager.")
+            own = (topology.MANAGER_COMMANDS_QUEUE.name, topology.MANAGER_REPLIES_QUEUE.name)
+            return queue in own
         case Role.WORKER:
-            own = worker_of(record.actor) or ""
-            queues = (topology.worker_commands(own), topology.worker_replies(own))
+            worker = worker_of(record.actor) or ""
+            queues = (topology.worker_commands(worker), topology.worker_replies(worker))
             shared = queue == topology.PLACEMENT_QUEUE.name or parse_mailbox(queue) is not None
             return shared or queue in (each.name for each in queues)
         case Role.CLIENT:

@@ -80,6 +80,8 @@ def _replies(name: str) -> Queue:
 MANAGER_COMMANDS_QUEUE: Final = _quorum(
     "manager.commands", COMMANDS, ("x-single-active-consumer", True)
 )
+MANAGER_REPLIES_QUEUE: Final = _replies("manager.replies")
+"""Of whichever manager is active: what was meant for one that died is not lost."""
 PLACEMENT_QUEUE: Final = _quorum("vcpu.placement", PLACEMENT)
 DEAD_LETTERS_QUEUE: Final = Queue(
     "teardown.dead-letters",
@@ -125,11 +127,6 @@ def replicated(queue: Queue) -> Queue:
         ("x-overflow", "reject-publish"),  # without it the strategy is not followed
     )
     return replace(queue, arguments=(*added, *queue.arguments))
-
-
-def manager_replies(epoch: int) -> Queue:
-    """Return the queue on which the manager of this epoch gets its replies."""
-    return _replies(f"manager.{epoch}.replies")
 
 
 @lru_cache(maxsize=64)
@@ -183,7 +180,6 @@ class Mailbox:
 
 
 _NUMBER: Final = r"(0|[1-9][0-9]{0,9})"
-_MANAGER_REPLIES: Final = re.compile(rf"manager\.{_NUMBER}\.replies")
 _MAILBOX_NAME: Final = re.compile(rf"vcpu\.([a-z0-9][a-z0-9-]*)\.{_NUMBER}\.{_NUMBER}")
 
 
@@ -194,8 +190,3 @@ def parse_mailbox(name: str) -> Mailbox | None:
     if found is None or int(found[2]) >= limits.VCPUS_MAX:
         return None
     return Mailbox(found[1], int(found[2]), int(found[3]))
-
-
-def is_manager_replies(name: str | None) -> bool:
-    """Tell whether a name is that of a manager's reply queue: workers answer nobody else."""
-    return name is not None and _MANAGER_REPLIES.fullmatch(name) is not None

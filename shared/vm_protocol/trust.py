@@ -5,6 +5,7 @@ itself or nobody. So a receiver that knows which users play which role can tell 
 whatever exchange or dead letter it came through.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -62,6 +63,8 @@ _ACTORS: Final[Mapping[str, Role]] = {
 }
 """First part of an actor's name -> the role whose records it writes."""
 
+_MANAGER_ACTOR: Final = re.compile(r"manager\.([1-9][0-9]{0,18})")
+
 
 def role_of(actor: str) -> Role | None:
     """Return the role that an actor plays by its name, None if that is nobody's."""
@@ -69,8 +72,19 @@ def role_of(actor: str) -> Role | None:
 
 
 def manager_actor(epoch: int) -> str:
-    """Return the name under which the manager of an epoch writes its records and messages."""
+    """Return the name under which the records and messages of one epoch's manager go out."""
     return f"{Role.MANAGER}.{epoch}"
+
+
+def epoch_of(actor: str) -> int | None:
+    """Return the epoch that an actor's name is of, None if it is no manager's."""
+    found = _MANAGER_ACTOR.fullmatch(actor)
+    return int(found[1]) if found else None
+
+
+def without_epoch(actor: str) -> str:
+    """Return an actor's name for labels and connections: `manager` in whatever epoch it is."""
+    return actor if epoch_of(actor) is None else str(Role.MANAGER)
 
 
 def worker_actor(worker: str) -> str:

@@ -11,7 +11,7 @@ from typing import Final
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.counts import unaccounted
-from teardown_lab.checker.facts import FROM_CLIENTS, SERVED_ONCE, DeliveryFacts, Facts
+from teardown_lab.checker.facts import FROM_CLIENTS, SERVED_ONCE, Facts
 from teardown_lab.checker.findings import Violation
 from teardown_lab.checker.invariants_mmu import RootLife
 from teardown_lab.checker.invariants_vcpu import ACCESS_REASONS
@@ -31,7 +31,7 @@ def notes(
     yield from _ending(facts)
     yield from impatience(facts, lives, violations)
     yield from _unsettled(facts)
-    yield from _service_differs(facts.deliveries, lives, violations)
+    yield from _service_differs(facts, lives, violations)
 
 
 def missing_records(facts: Facts) -> Iterator[str]:
@@ -70,7 +70,8 @@ def _gaps(facts: Facts) -> Iterator[str]:
     for actor, found in sorted(numbers.items()):
         missing = max(found) + 1 - len(found)
         if missing:
-            yield f"{missing} record{'s' * (missing > 1)} of {actor} missing from the history"
+            records = f"{missing} record{'s' * (missing > 1)}"
+            yield f"{records} of {facts.name_of(actor)} missing from the history"
 
 
 def _beginning(facts: Facts) -> Iterator[str]:
@@ -143,15 +144,15 @@ def _unsettled(facts: Facts) -> Iterator[str]:
 
 
 def _service_differs(
-    deliveries: DeliveryFacts, lives: dict[str, RootLife], violations: tuple[Violation, ...]
+    facts: Facts, lives: dict[str, RootLife], violations: tuple[Violation, ...]
 ) -> Iterator[str]:
     found = {(violation.message_id, violation.vcpu) for violation in violations}
-    for delivery, moment in deliveries.rejected.items():
+    for delivery, moment in facts.deliveries.rejected.items():
         reason = shapes.text(moment.record, "reason")
         if reason in ACCESS_REASONS and delivery not in found:
             yield (
-                f"{moment.record.actor} rejected {delivery[0]} as {reason}, but the history "
-                f"shows no free before it"
+                f"{facts.name_of(moment.record.actor)} rejected {delivery[0]} as {reason}, but "
+                f"the history shows no free before it"
             )
     for life in lives.values():
         if life.disagree:

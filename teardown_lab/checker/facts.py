@@ -20,6 +20,7 @@ from vm_protocol import limits
 from vm_protocol.messages import REQUEST_KINDS, REQUEST_TYPE_NAMES
 from vm_protocol.scenario import Scenario
 from vm_protocol.topology import parse_mailbox
+from vm_protocol.trust import epoch_of, without_epoch
 from vm_protocol.wire import Record
 
 DeliveryId = tuple[str, int | None]
@@ -343,6 +344,15 @@ class Facts:
         """Return the actor that took up the teardown, or else owns the VM's roots."""
         owner = first([*self.life.teardowns, *self.life.created, *self.mmu.roots])
         return owner.actor if owner is not None else None
+
+    def name_of(self, actor: str) -> str:
+        """Return an actor's name for people: a manager's tells its epoch if there are several."""
+        epochs = [each for each in self.timeline.actors if epoch_of(each) is not None]
+        return actor if len(epochs) > 1 else without_epoch(actor)
+
+    def told(self, record: Record) -> str:
+        """Return which record it is, for people."""
+        return f"record {record.seq} of {self.name_of(record.actor)}"
 
     def reached(self, post: Moment) -> frozenset[int]:
         """Return the vCPUs that a posted request was published to.

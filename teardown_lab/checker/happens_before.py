@@ -29,13 +29,14 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """All moments, sorted; and what does not fit.
+    """All moments, sorted; who wrote them; and what does not fit.
 
     `restarted` are actors whose numbers repeat with other content, `contradictions` the messages
     that were received before they can have been sent.
     """
 
     moments: tuple[Moment, ...]
+    actors: tuple[str, ...]
     restarted: tuple[str, ...]
     contradictions: tuple[str, ...]
 
@@ -106,7 +107,7 @@ class _Sorter:
             _, actor, _ = heapq.heappop(self._ready)
             self._emit(actor)
             self._offer(actor)
-        return Timeline(tuple(self._moments), restarted, tuple(contradictions))
+        return Timeline(tuple(self._moments), tuple(self._names), restarted, tuple(contradictions))
 
     def _offer(self, actor: int) -> None:
         """Make an actor's next record ready, or let it wait for its message."""

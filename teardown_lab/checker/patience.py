@@ -168,8 +168,8 @@ def _strangers(facts: Facts) -> Iterator[str]:
         if reason == RejectReason.NOT_OWNED and vcpu in facts.memory.created:
             seen.add(key)
             yield (
-                f"{rejected.record.actor} did not know vCPU {vcpu}, which it had been given: it "
-                "was restarted, or its mailbox was removed"
+                f"{facts.name_of(rejected.record.actor)} did not know vCPU {vcpu}, which it had "
+                "been given: it was restarted, or its mailbox was removed"
             )
 
 

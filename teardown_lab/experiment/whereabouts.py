@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 from teardown_lab.checker import shapes
-from vm_protocol import limits, topology
+from vm_protocol import topology
 from vm_protocol.messages import CLOCK_UPDATE, REQUEST_TYPE_NAMES
 from vm_protocol.observations import Event
 from vm_protocol.topology import Mailbox, parse_mailbox
@@ -94,8 +94,7 @@ class Whereabouts:
     def queues(self) -> tuple[str, ...]:
         """Return the queues that show who is gone, those of the living vCPUs last."""
         workers = (topology.worker_commands(each).name for each in self._workers())
-        replies = topology.manager_replies(limits.MANAGER_EPOCH).name
-        shared = (topology.MANAGER_COMMANDS_QUEUE.name, replies)
+        shared = (topology.MANAGER_COMMANDS_QUEUE.name, topology.MANAGER_REPLIES_QUEUE.name)
         return (*shared, *workers, *(self._mailbox(vcpu) for vcpu in self._living()))
 
     def missing(self, seen: Mapping[str, Seen | None]) -> tuple[str, ...]:

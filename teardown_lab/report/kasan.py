@@ -10,7 +10,7 @@ from typing import Final
 from teardown_lab.checker import shapes
 from teardown_lab.checker.chains import allocating_chain, chain, freeing_chain
 from teardown_lab.checker.explain import call, function_of
-from teardown_lab.checker.facts import Facts, Messages, VcpuMemory
+from teardown_lab.checker.facts import Facts, Messages
 from teardown_lab.checker.findings import Violation
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.kernel_names import STEP_FUNCTIONS
@@ -68,7 +68,7 @@ def _report(facts: Facts, violation: Violation, lines_max: int | None) -> Iterat
     yield ""
     yield "Freed by:"
     freed = freeing_chain(facts, vcpu or 0)
-    yield from _chain(facts, freed, lines_max, _freed(facts.memory, vcpu or 0))
+    yield from _chain(facts, freed, lines_max, _freed(facts, vcpu or 0))
     yield ""
     yield "Allocated by:"
     yield from _chain(facts, allocating_chain(facts, vcpu or 0), lines_max)
@@ -116,11 +116,11 @@ def _raised(facts: Facts, message_id: str | None) -> str | None:
     return f" {call(facts, message_id).rstrip(',')}"
 
 
-def _freed(memory: VcpuMemory, vcpu: int) -> str | None:
-    frees = memory.freed.get(vcpu)
+def _freed(facts: Facts, vcpu: int) -> str | None:
+    frees = facts.memory.freed.get(vcpu)
     if not frees:
         return None
-    actor = frees[0].moment.record.actor
+    actor = facts.name_of(frees[0].moment.record.actor)
     return f" {STEP_FUNCTIONS['free_vcpu']:<28} free_vcpu of vCPU {vcpu} by {actor}"
 
 
@@ -135,15 +135,16 @@ def _chain(
     if lines_max is not None and len(messages) > lines_max:
         shown = messages[: lines_max - 2]
     for message_id in shown:
-        yield _line(facts.messages, message_id)
+        yield _line(facts, message_id)
     if shown is not messages:
         yield f" ... {len(messages) - len(shown) - 1} messages more (--verbose) ..."
-        yield _line(facts.messages, messages[-1])
+        yield _line(facts, messages[-1])
 
 
-def _line(messages: Messages, message_id: str) -> str:
+def _line(facts: Facts, message_id: str) -> str:
+    messages = facts.messages
     sent = messages.sent.get(message_id)
-    sender = f" by {sent.record.actor}" if sent else ""
+    sender = f" by {facts.name_of(sent.record.actor)}" if sent else ""
     name = messages.types.get(message_id, "?")
     return f" {function_of(messages, message_id):<28} {name} {message_id}{sender}"
 

@@ -85,7 +85,7 @@ def test_what_a_publisher_asks_for_without_a_rule_is_refused(refused: Packet) ->
 def test_everything_that_the_project_declares_has_rules() -> None:
     everything = SimulatedBroker()
     for each in (
-        topology.manager_replies(1),
+        topology.MANAGER_REPLIES_QUEUE,
         topology.worker_commands("worker-1"),
         topology.worker_replies("worker-1"),
         topology.client_replies("client"),

@@ -207,7 +207,7 @@ def _poison_the_workers(lab: Lab, stranger: Stranger) -> None:
         stranger.publish(topology.REPLIES.name, key, replace(packet, headers=headers))
 
 
-@pytest.mark.parametrize("reply_to", [NOWHERE, topology.manager_replies(limits.MANAGER_EPOCH).name])
+@pytest.mark.parametrize("reply_to", [NOWHERE, topology.MANAGER_REPLIES_QUEUE.name])
 def test_a_placement_without_a_vm_gives_its_capacity_back(
     own_node: str, history: Path, reply_to: str
 ) -> None:

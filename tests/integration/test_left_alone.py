@@ -23,7 +23,7 @@ from vm_protocol.codec import Packet
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 PATIENCE_S = 60.0
-REPLIES = topology.manager_replies(limits.MANAGER_EPOCH)
+REPLIES = topology.MANAGER_REPLIES_QUEUE
 QUEUES = [REPLIES, topology.JOURNAL_QUEUE, topology.MANAGER_COMMANDS_QUEUE]
 REMOVE = encode(messages.RemoveVm(vm="vm-x"), "nobody", limits.MANAGER_EPOCH)
 

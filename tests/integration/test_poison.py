@@ -125,7 +125,7 @@ def peers_queues(lab: Lab) -> list[tuple[str, str]]:
     workers = [service.name for service in services(lab)[1:]]
     return [
         (commands, topology.MANAGER_COMMANDS_QUEUE.name),
-        (replies, topology.manager_replies(limits.MANAGER_EPOCH).name),
+        (replies, topology.MANAGER_REPLIES_QUEUE.name),
         (topology.PLACEMENT.name, topology.PLACEMENT_QUEUE.name),
         *((commands, topology.worker_commands(worker).name) for worker in workers),
         *((replies, topology.worker_replies(worker).name) for worker in workers),

@@ -123,7 +123,7 @@ def passwords_in(folder: Path) -> list[str]:
 
 
 OWN: list[tuple[str, Queue]] = [
-    ("manager", topology.manager_replies(7)),
+    ("manager", topology.MANAGER_REPLIES_QUEUE),
     ("manager", Mailbox("vm-1", 3, 2).queue()),
     ("worker", topology.worker_commands(WORKERS[0])),
     ("worker", topology.worker_replies("4f0c1d2e3b4a")),
@@ -144,7 +144,7 @@ def test_each_role_makes_its_own_queues_and_nobody_else_does(user: str, queue: Q
 
 
 def test_patterns_match_whole_names() -> None:
-    odd = ["xcommands", "commandsx", "worker.w.commands.more", "vcpu.vm.1.1x", "manager.x.replies"]
+    odd = ["xcommands", "commandsx", "worker.w.commands.more", "vcpu.vm.1.1x", "manager.1.replies"]
     odd += ["", "vm-requests", "amq.default", "teardown.journalx", "client.a.b.replies"]
 
     assert {

@@ -205,7 +205,7 @@ TRUST = read_settings({"WORKER_USERS": "worker-anne=anne, worker-bob=bob, pool"}
     [
         (DONE, "worker-bob", "worker.bob", True),
         (DONE, "worker-anne", "worker.bob", False),
-        (DONE, "worker-anne", "manager", False),
+        (DONE, "worker-anne", "manager.1", False),
         (PLACED, "worker-bob", "worker.bob", True),
         (PLACED, "worker-anne", "worker.anne", False),
         (PLACED, "pool", "worker.bob", True),

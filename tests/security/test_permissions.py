@@ -27,13 +27,13 @@ Act = Callable[[BlockingChannel], Any]
 
 
 VICTIM, PEER = "client.victim.replies", "worker.peer.replies"
-MANAGED, ELECT, BUSY = "manager.1.replies", "manager.commands", "worker.peer.commands"
+MANAGED, ELECT, BUSY = "manager.replies", "manager.commands", "worker.peer.commands"
 MINE, OURS = "worker.spy.replies", "client.spy.replies"
 
 
 def publish(exchange: str, user_id: str | None = None, key: str = "any") -> Act:
     """Return the publishing of a destroy command to an exchange."""
-    packet = encode(COMMAND, "manager.1.replies", limits.MANAGER_EPOCH)
+    packet = encode(COMMAND, "manager.replies", limits.MANAGER_EPOCH)
     given = {**packet.properties, "user_id": user_id}
     properties = pika.BasicProperties(headers=dict(packet.headers), **given)
     return lambda channel: channel.basic_publish(exchange, key, packet.body, properties)

@@ -11,7 +11,16 @@ from vm_manager.catalogue import catalogue_entry, catalogue_names
 from vm_protocol.errors import RejectReason, RemoteProtocolError
 from vm_protocol.observations import Event
 from vm_protocol.recorder import NO_CAUSE, Recorder
-from vm_protocol.trust import ANYBODY, SENDERS, Role, Trust
+from vm_protocol.trust import (
+    ANYBODY,
+    SENDERS,
+    Role,
+    Trust,
+    epoch_of,
+    manager_actor,
+    role_of,
+    without_epoch,
+)
 
 EVERYBODY = Trust({role: frozenset({f"the-{role}"}) for role in Role})
 ACTORS = {
@@ -71,7 +80,7 @@ def test_a_role_with_users_is_checked_beside_one_without() -> None:
     assert not is_forged(trust, "DestroyVcpu", "o")
 
 
-@pytest.mark.parametrize("actor", ["manager", "monitor", "monitor.a", "worker.w-1", "lab"])
+@pytest.mark.parametrize("actor", ["manager.7", "monitor", "monitor.a", "worker.w-1", "lab"])
 def test_records_are_their_role_s(actor: str) -> None:
     record = Recorder(actor, 0).record(Event.VM_FREED, 0, NO_CAUSE)
     role = ACTORS[actor.partition(".")[0]]
@@ -81,6 +90,23 @@ def test_records_are_their_role_s(actor: str) -> None:
     for user in ("stranger", None, *(f"the-{other}" for other in Role if other != role)):
         with pytest.raises(RemoteProtocolError, match="forged"):
             EVERYBODY.check_records([record], user)
+
+
+@pytest.mark.parametrize("epoch", [1, 7, 10**18])
+def test_a_manager_s_name_tells_its_epoch_and_is_a_manager_s(epoch: int) -> None:
+    actor = manager_actor(epoch)
+
+    assert epoch_of(actor) == epoch
+    assert role_of(actor) == Role.MANAGER
+    assert without_epoch(actor) == "manager"
+
+
+@pytest.mark.parametrize(
+    "actor", ["manager", "manager.", "manager.0", "manager.x", "manager.1.2", "worker.1", "lab"]
+)
+def test_no_other_name_tells_an_epoch(actor: str) -> None:
+    assert epoch_of(actor) is None
+    assert without_epoch(actor) == actor
 
 
 def test_records_of_an_actor_that_nobody_knows_are_forged() -> None:

@@ -104,7 +104,7 @@ def test_a_ticker_that_is_stopped_too_late_names_the_step_that_comes_too_late() 
 
 def forged(found: Told, event: Event, **details: Any) -> tuple[Violation, ...]:
     """Return the violations after the manager has done one thing more at the end."""
-    last = [record for record in found.records if record.actor == "manager"][-1]
+    last = [record for record in found.records if record.actor == "manager.1"][-1]
     more = last.model_copy(
         update={"seq": last.seq + 1, "event": event, "message_id": None, "details": details}
     )
@@ -131,7 +131,7 @@ def test_a_root_that_is_freed_twice_names_both_steps() -> None:
 def test_an_erased_vcpu_that_a_request_counts_in_names_the_erase() -> None:
     found = told(WHOLE, Scenario(vcpus=1, ticker=False))
 
-    *_, last = (record for record in found.records if record.actor == "manager")
+    *_, last = (record for record in found.records if record.actor == "manager.1")
     post = {"kind": "tlb-flush", "by": "zap-all", "generation": 9, "recipients": [0]}
     body = {"vm": VM, "incarnation": 1, "generation": 9, "recipients": [0], "type": "TlbFlush"}
     to = {"exchange": "vm.requests", "routing_key": VM}

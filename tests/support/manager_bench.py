@@ -12,7 +12,7 @@ from vm_protocol.ordering import ForEachVcpu, Loop, Ordering
 from vm_protocol.scenario import Scenario
 
 COMMANDS = "manager.commands"
-REPLIES = "manager.1.replies"
+REPLIES = "manager.replies"
 CLIENT = "client.c.replies"
 WORKER = "worker.w.replies"
 QUIET = Scenario(vcpus=2, ticker=False)

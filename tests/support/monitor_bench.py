@@ -24,7 +24,7 @@ def letter(
     key: str = "delivery:1",
     *,
     wrong: str | None = None,
-    sender: str = "manager",
+    sender: str = "manager.1",
     redelivered: bool = False,
 ) -> DeadLettered:
     return DeadLettered(
@@ -56,11 +56,11 @@ def sending(
         "exchange": to[0],
         "routing_key": to[1],
         "body": message.model_dump(mode="json"),
-        "reply_to": "manager.1.replies",
+        "reply_to": "manager.replies",
     }
     return record(
         Event.MESSAGE_SENT,
-        "manager",
+        "manager.1",
         message_id=message.identity(),
         caused_by=caused_by,
         details=details,

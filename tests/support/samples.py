@@ -116,10 +116,10 @@ def sample_envelope(message: Message) -> Envelope:
     return Envelope(
         message_id=message.identity(),
         correlation_id="vm-7.2/destroy-vm",
-        reply_to="manager.1.replies",
+        reply_to="manager.replies",
         caused_by="vm-7.2/destroy-vm",
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
-        sender="manager",
+        sender="manager.1",
         lamport=41,
         epoch=1,
         user_id="manager",

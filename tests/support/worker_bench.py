@@ -15,7 +15,7 @@ from vm_protocol.topology import Mailbox
 COMMANDS = "worker.w.commands"
 REPLIES = "worker.w.replies"
 PLACEMENT = "vcpu.placement"
-MANAGER = "manager.1.replies"
+MANAGER = "manager.replies"
 MAILBOX = Mailbox("vm-0", 0)
 ROOTS = (("root-0", "previous0-0"), ())
 

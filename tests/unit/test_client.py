@@ -92,7 +92,7 @@ def test_a_run_whose_vm_is_freed_has_waited_for_its_commands() -> None:
 def test_a_run_waits_for_records_that_are_late(ends: str) -> None:
     """Records of a service that has lost its broker come after what others say of its messages."""
     run = Run()
-    run.read(Event.MESSAGE_RECEIVED, "late", type="RootsReleased", queue="manager.1.replies")
+    run.read(Event.MESSAGE_RECEIVED, "late", type="RootsReleased", queue="manager.replies")
     actions = run.end("freed")
     assert SetTimer(GAPS_TIMER, GAPS_MS) in actions
     assert run.finished == []

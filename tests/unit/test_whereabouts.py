@@ -35,7 +35,7 @@ class Bench:
     ) -> None:
         worker = None if vcpu is None else f"worker.{'ab'[vcpu % 2]}"
         record = Record(
-            seq=0, actor=worker or "manager", event=event, vm="vm-a", vcpu=vcpu,
+            seq=0, actor=worker or "manager.1", event=event, vm="vm-a", vcpu=vcpu,
             message_id=message_id, lamport=0, at_ns=0, details=details,
         )  # fmt: skip
         self.whereabouts.feed(record)

@@ -18,7 +18,8 @@ _TICKS: Final = (Event.MESSAGE_SENT, Event.MESSAGE_RECEIVED)
 def notes(facts: Facts) -> Iterator[str]:
     """Yield why the records cannot be put in one order; nothing when they can."""
     for actor in facts.timeline.restarted:
-        yield f"two records of {actor} carry one number: it was restarted, or the file is mixed"
+        name = facts.name_of(actor)
+        yield f"two records of {name} carry one number: it was restarted, or the file is mixed"
     for message_id in dict.fromkeys(facts.requests.ambiguous):
         yield f"different requests carry one id, {message_id}: whose deliveries is not to be told"
     if facts.timeline.contradictions:
@@ -38,13 +39,13 @@ def _clocks(facts: Facts) -> Iterator[str]:
         again = record.actor in facts.timeline.restarted
         if record.lamport < last.get(moment.actor, 0):
             yield (
-                f"record {record.seq} of {record.actor} ({record.event}) has an earlier Lamport "
-                f"time than the record before it"
+                f"{facts.told(record)} ({record.event}) has an earlier Lamport time than the "
+                f"record before it"
             )
         elif record.event in _TICKS and record.lamport == last.get(moment.actor, 0) and not again:
             yield (
-                f"record {record.seq} of {record.actor} ({record.event}) has the Lamport time of "
-                f"the record before it, though each sending and receipt advances it"
+                f"{facts.told(record)} ({record.event}) has the Lamport time of the record before "
+                f"it, though each sending and receipt advances it"
             )
         last[moment.actor] = record.lamport
         if record.event is not Event.MESSAGE_RECEIVED:

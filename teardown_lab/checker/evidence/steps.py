@@ -257,7 +257,7 @@ class Frames:
         record = moment.record
         vcpu = f" of vCPU {record.vcpu}" if record.vcpu is not None else ""
         self.contradictions.append(
-            f"record {record.seq} of {record.actor} says {record.event}{vcpu}, but {why}"
+            f"{self._facts.told(record)} says {record.event}{vcpu}, but {why}"
         )
 
 

@@ -56,7 +56,7 @@ class Fuzzer:
         self._numbers = count()
         commands, replies = topology.COMMANDS.name, topology.REPLIES.name
         manager = topology.MANAGER_COMMANDS_QUEUE.name
-        manager_replies = topology.manager_replies(limits.MANAGER_EPOCH).name
+        manager_replies = topology.MANAGER_REPLIES_QUEUE.name
         self.targets = [
             Target(commands, manager, _to_manager),
             Target(replies, manager_replies, _reply_to_manager),
@@ -321,7 +321,7 @@ def _to_worker(fuzzer: Fuzzer) -> tuple[Message, str | None, int, str]:
     fault = messages.AsyncPfCompleted(**_vcpu(fuzzer), fault=0)
     return fuzzer.random.choice(
         [
-            (command, topology.manager_replies(1).name, 1, dead(RejectReason.NOT_OWNED)),
+            (command, topology.MANAGER_REPLIES_QUEUE.name, 1, dead(RejectReason.NOT_OWNED)),
             # A worker answers managers only.
             (command, NOWHERE, 1, dead(RejectReason.UNEXPECTED)),
             (command, NOWHERE, 0, dead(RejectReason.STALE_EPOCH)),

@@ -12,7 +12,7 @@ from vm_protocol.topology import Mailbox
 from vm_protocol.wire import Record
 
 WORKER = "worker.w0"
-REPLIES = "manager.1.replies"
+REPLIES = "manager.replies"
 COMMANDS = "worker.w0.commands"
 TYPES = {
     "tlb-flush": "TlbFlush",
@@ -96,15 +96,15 @@ class Story:
             **details,
         )  # fmt: skip
         create = self.send("lab", "CreateVm", "create-vm")
-        self.receive("manager", create, "manager.commands")
+        self.receive("manager.1", create, "manager.commands")
         count = self.scenario["vcpus"]
         for vcpu in range(count):
             self.allocate(f"root-{vcpu}", vcpu)
         for vcpu in range(count):
-            self.say("manager", "vcpu.visible", vcpu, mailbox=self.mailbox(vcpu))
+            self.say("manager.1", "vcpu.visible", vcpu, mailbox=self.mailbox(vcpu))
             faults = self.scenario.get("async_pf", 0)
             place = self.send(
-                "manager", "PlaceVcpu", f"place-vcpu/{vcpu}",
+                "manager.1", "PlaceVcpu", f"place-vcpu/{vcpu}",
                 vcpu=vcpu, async_pf=faults, caused_by=create,
             )  # fmt: skip
             self.receive(WORKER, place, "vcpu.placement", vcpu)
@@ -112,25 +112,25 @@ class Story:
             if vcpu in self.scenario.get("in_guest", ()):
                 self.say(WORKER, "guest.entered", vcpu, pages=[f"root-{vcpu}"], caused_by=place)
             self.reply(f"vcpu-placed/{vcpu}", "VcpuPlaced", vcpu)
-        self.say("manager", "vm.created", scenario=self.scenario, workers=["w0"])
-        created = self.send("manager", "VmCreated", "vm-created")
+        self.say("manager.1", "vm.created", scenario=self.scenario, workers=["w0"])
+        created = self.send("manager.1", "VmCreated", "vm-created")
         self._now_ns += 1_500_000_000
         self.receive("lab", created, "client.x.replies")
         destroy = self.send("lab", "DestroyVm", "destroy-vm")
-        self.receive("manager", destroy, "manager.commands")
-        self.say("manager", "teardown.started", ordering={"name": ordering})
+        self.receive("manager.1", destroy, "manager.commands")
+        self.say("manager.1", "teardown.started", ordering={"name": ordering})
         return self
 
     def clean(self) -> "Story":
         """Do what no teardown may leave out, where the story has not told it yet."""
         told = {(each.event, each.details.get("root")) for each in self.records}
         if (Event.BACKGROUND_STOPPED, None) not in told:
-            self.say("manager", "background.stopped")
+            self.say("manager.1", "background.stopped")
         roots = [each.details["root"] for each in self.records
                  if each.event == Event.ROOT_ALLOCATED]  # fmt: skip
         for root in roots:
             if (Event.PAGE_FREED, root) not in told:
-                self.say("manager", "page.freed", root=root)
+                self.say("manager.1", "page.freed", root=root)
         self.free_state()
         return self
 
@@ -140,7 +140,7 @@ class Story:
                 if each.event == Event.VM_STATE_FREED}  # fmt: skip
         for state in ("irqchip", "vendor"):
             if state not in told:
-                self.say("manager", "vm_state.freed", state=state)
+                self.say("manager.1", "vm_state.freed", state=state)
 
     def end(self, outcome: str = "settled", free_roots: bool = True, clean: bool = True) -> "Story":
         """Free the VM, by default with its roots and all else, and end the run."""
@@ -150,8 +150,8 @@ class Story:
             for vcpu in range(self.scenario["vcpus"]):
                 self.unpin(f"root-{vcpu}", vcpu)
                 self.free_root(f"root-{vcpu}")
-        self.say("manager", "vm.freed", caused_by=f"{self.vm}.1/destroy-vm")
-        destroyed = self.send("manager", "VmDestroyed", "vm-destroyed")
+        self.say("manager.1", "vm.freed", caused_by=f"{self.vm}.1/destroy-vm")
+        destroyed = self.send("manager.1", "VmDestroyed", "vm-destroyed")
         self._now_ns += 250_000_000
         self.receive("lab", destroyed, "client.x.replies")
         return self.finish(outcome)
@@ -167,14 +167,14 @@ class Story:
 
     def reply(self, place: str, kind: str, vcpu: int, **body: Any) -> str:
         message_id = self.send(WORKER, kind, place, vcpu=vcpu, **body)
-        self.receive("manager", message_id, REPLIES, vcpu)
+        self.receive("manager.1", message_id, REPLIES, vcpu)
         return message_id
 
     def command(self, vcpu: int, *steps: str, caused_by: str | None = None) -> str:
         """Send a DestroyVcpu and let the worker receive it."""
         self._commands += 1
         message_id = self.send(
-            "manager", "DestroyVcpu", f"destroy-vcpu/{vcpu}/{self._commands}",
+            "manager.1", "DestroyVcpu", f"destroy-vcpu/{vcpu}/{self._commands}",
             vcpu=vcpu, steps=list(steps), generation=0, fence=True,
             caused_by=caused_by or f"{self.vm}.1/destroy-vm",
         )  # fmt: skip
@@ -198,12 +198,12 @@ class Story:
             self.say(WORKER, "message.acked", message_id=command, queue=COMMANDS)
 
     def erase(self, vcpu: int) -> None:
-        self.say("manager", "step.started", vcpu, name="erase_vcpu", step="2.1")
-        self.say("manager", "vcpu.erased", vcpu)
+        self.say("manager.1", "step.started", vcpu, name="erase_vcpu", step="2.1")
+        self.say("manager.1", "vcpu.erased", vcpu)
 
     def vm_step(self, name: str) -> None:
-        self.say("manager", "step.started", name=name, step="1")
-        self.say("manager", "step.finished", name=name, step="1")
+        self.say("manager.1", "step.started", name=name, step="1")
+        self.say("manager.1", "step.finished", name=name, step="1")
 
     def destroy_all(self) -> "Story":
         """Free and erase every vCPU, one after the other."""
@@ -224,16 +224,16 @@ class Story:
     ) -> str:
         """Post a request; return its id, "" when it reaches nobody."""
         if not to:
-            self.say("manager", "request.posted", vcpu, caused_by=caused_by, kind=kind, by=by,
+            self.say("manager.1", "request.posted", vcpu, caused_by=caused_by, kind=kind, by=by,
                      generation=0, recipients=[])  # fmt: skip
             return ""
         self._generation += 1
         generation = self._generation
         message_id = f"{self.vm}.1/request/{generation}"
-        self.say("manager", "request.posted", vcpu, message_id=message_id, caused_by=caused_by,
+        self.say("manager.1", "request.posted", vcpu, message_id=message_id, caused_by=caused_by,
                  kind=kind, by=by, generation=generation, recipients=to)  # fmt: skip
         return self.send(
-            "manager", TYPES[kind], f"request/{generation}",
+            "manager.1", TYPES[kind], f"request/{generation}",
             generation=generation, recipients=to, caused_by=caused_by,
         )  # fmt: skip
 
@@ -281,15 +281,15 @@ class Story:
     # --- roots ---------------------------------------------------------------------------
 
     def allocate(self, root: str, *vcpus: int) -> None:
-        self.say("manager", "root.allocated", root=root, mmu=self.scenario["mmu"])
+        self.say("manager.1", "root.allocated", root=root, mmu=self.scenario["mmu"])
         for vcpu in vcpus:
-            self.say("manager", "root.pinned", vcpu, root=root, context=0, slot=0)
+            self.say("manager.1", "root.pinned", vcpu, root=root, context=0, slot=0)
 
     def unpin(self, root: str, vcpu: int) -> None:
-        self.say("manager", "root.unpinned", vcpu, root=root, context=0, slot=0)
+        self.say("manager.1", "root.unpinned", vcpu, root=root, context=0, slot=0)
 
     def free_root(self, root: str, by: str = "unload", pins: tuple[str, ...] = ()) -> None:
-        self.say("manager", "root.freed", root=root, by=by, pins=list(pins))
+        self.say("manager.1", "root.freed", root=root, by=by, pins=list(pins))
 
     # --- the judge -------------------------------------------------------------------------
 

@@ -12,12 +12,12 @@ def test_program_order_and_messages_order_records(new_story):
     story = new_story()
     story.say("worker.w0", "vcpu.freed", 0)
     message = story.send("worker.w0", "VcpuStepsDone", "done", vcpu=0)
-    story.say("manager", "vm.freed")
-    story.receive("manager", message, "manager.1.replies")
-    story.say("manager", "vcpu.erased", 0)
+    story.say("manager.1", "vm.freed")
+    story.receive("manager.1", message, "manager.replies")
+    story.say("manager.1", "vcpu.erased", 0)
     known = moments(story.records)
-    freed, vm_freed = known["worker.w0", 0], known["manager", 0]
-    erased = known["manager", 2]
+    freed, vm_freed = known["worker.w0", 0], known["manager.1", 0]
+    erased = known["manager.1", 2]
 
     assert before(freed, erased)
     assert not before(erased, freed)
@@ -30,8 +30,8 @@ def test_order_reaches_through_a_third_actor(new_story):
     story = new_story()
     story.say("worker.w0", "vcpu.freed", 0)
     first = story.send("worker.w0", "VcpuStepsDone", "done", vcpu=0)
-    story.receive("manager", first, "manager.1.replies")
-    second = story.send("manager", "DestroyVcpu", "destroy", vcpu=1)
+    story.receive("manager.1", first, "manager.replies")
+    second = story.send("manager.1", "DestroyVcpu", "destroy", vcpu=1)
     story.receive("worker.w1", second, "worker.w1.commands")
     known = moments(story.records)
 
@@ -40,13 +40,13 @@ def test_order_reaches_through_a_third_actor(new_story):
 
 def test_a_message_received_twice_orders_both_receipts(new_story):
     story = new_story()
-    message = story.send("manager", "DestroyVcpu", "destroy", vcpu=1)
+    message = story.send("manager.1", "DestroyVcpu", "destroy", vcpu=1)
     story.receive("worker.w0", message, "worker.w0.commands")
     story.receive("worker.w1", message, "worker.w1.commands")
     known = moments(story.records)
 
-    assert before(known["manager", 0], known["worker.w0", 0])
-    assert before(known["manager", 0], known["worker.w1", 0])
+    assert before(known["manager.1", 0], known["worker.w0", 0])
+    assert before(known["manager.1", 0], known["worker.w1", 0])
 
 
 def test_the_order_of_lines_changes_nothing(new_story):
@@ -74,7 +74,7 @@ def test_records_written_twice_count_once(new_story):
 
 def test_a_restarted_actor_makes_the_verdict_inconclusive(new_story, summary):
     story = new_story().begin().destroy_all().end()
-    last = next(record for record in story.records[::-1] if record.actor == "manager")
+    last = next(record for record in story.records[::-1] if record.actor == "manager.1")
     again = last.model_copy(update={"seq": 3})
 
     assert summary(judge(History.of([*story.records, again]))) == {
@@ -89,8 +89,8 @@ def test_a_message_received_before_it_can_be_sent_makes_the_verdict_inconclusive
     new_story, summary
 ):
     story = new_story().begin()
-    story.receive("manager", "vm-a.1/later", "manager.1.replies", type="VcpuStepsDone")
-    story.send("manager", "VcpuStepsDone", "later", vcpu=0)
+    story.receive("manager.1", "vm-a.1/later", "manager.replies", type="VcpuStepsDone")
+    story.send("manager.1", "VcpuStepsDone", "later", vcpu=0)
     story.destroy_all().end()
 
     assert summary(story.judge()) == {

@@ -56,7 +56,7 @@ def test_a_vcpu_hidden_behind_a_hole_is_not_visible(new_story, summary):
     story = new_story().begin()
     story.free(0)
     story.erase(0)
-    story.say("manager", "vcpu.hidden", 1, hole=0)
+    story.say("manager.1", "vcpu.hidden", 1, hole=0)
     story.free(1)
     story.vm_step("uninit_mmu")
     story.erase(1)

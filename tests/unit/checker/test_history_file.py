@@ -4,7 +4,7 @@ import pytest
 
 from teardown_lab.checker import History, HistoryError, judge, load_history
 
-LINE = {"schema": 1, "seq": 0, "actor": "manager", "event": "vm.freed", "vm": "vm-a",
+LINE = {"schema": 1, "seq": 0, "actor": "manager.1", "event": "vm.freed", "vm": "vm-a",
         "lamport": 0, "at_ns": 0}  # fmt: skip
 
 

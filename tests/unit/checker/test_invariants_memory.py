@@ -7,9 +7,9 @@ def test_a_page_freed_under_a_vcpu_in_guest_is_a_stale_tlb(new_story, summary):
     story.deliver(flush, 1)
     story.say("worker.w0", "guest.left", 1)
     answer = story.send("worker.w0", "RequestAcked", "request-acked", vcpu=0, generation=1)
-    story.receive("manager", answer, "manager.1.replies")
-    story.say("manager", "page.freed", root="root-0")
-    story.say("manager", "page.freed", root="root-1")
+    story.receive("manager.1", answer, "manager.replies")
+    story.say("manager.1", "page.freed", root="root-0")
+    story.say("manager.1", "page.freed", root="root-1")
     story.destroy_all()
 
     assert summary(story.end().judge()) == {
@@ -27,8 +27,8 @@ def test_a_vcpu_in_guest_that_got_the_flush_has_no_stale_tlb(new_story, summary)
     story.deliver(story.post([0], by="zap-all"), 0)
     story.say("worker.w0", "tlb.flushed", 0, pages=["root-0"])
     answer = story.send("worker.w0", "RequestAcked", "request-acked", vcpu=0, generation=1)
-    story.receive("manager", answer, "manager.1.replies")
-    story.say("manager", "page.freed", root="root-0")
+    story.receive("manager.1", answer, "manager.replies")
+    story.say("manager.1", "page.freed", root="root-0")
     story.destroy_all()
 
     assert summary(story.end().judge()) == {"verdict": "safe"}
@@ -37,7 +37,7 @@ def test_a_vcpu_in_guest_that_got_the_flush_has_no_stale_tlb(new_story, summary)
 def test_a_flush_that_nobody_waited_for_does_not_make_the_page_safe(new_story, summary):
     story = new_story(vcpus=1, in_guest=[0]).begin()
     flush = story.post([0], by="zap-all")
-    story.say("manager", "page.freed", root="root-0")
+    story.say("manager.1", "page.freed", root="root-0")
     story.deliver(flush, 0)
     story.say("worker.w0", "guest.left", 0)
     story.destroy_all()
@@ -51,7 +51,7 @@ def test_a_flush_that_nobody_waited_for_does_not_make_the_page_safe(new_story, s
 def test_a_page_that_goes_back_with_the_vm_may_be_translated_until_then(new_story, summary):
     """No zap gave it back, so that its owner gets it as the VM is freed; nobody left the guest."""
     story = new_story(vcpus=1, in_guest=[0]).begin().destroy_all()
-    story.say("manager", "background.stopped")
+    story.say("manager.1", "background.stopped")
     story.free_state()
 
     assert summary(story.end(clean=False).judge()) == {
@@ -66,9 +66,9 @@ def test_a_page_that_goes_back_with_the_vm_may_be_translated_until_then(new_stor
 
 def test_a_root_that_no_zap_unmapped_is_memory_mapped_each(new_story, summary):
     story = new_story(vcpus=2).begin().destroy_all()
-    story.say("manager", "background.stopped")
+    story.say("manager.1", "background.stopped")
     story.free_state()
-    story.say("manager", "page.freed", root="root-1")
+    story.say("manager.1", "page.freed", root="root-1")
 
     judgement = story.end(clean=False).judge()
 
@@ -85,7 +85,7 @@ def test_a_root_that_no_zap_unmapped_is_memory_mapped_each(new_story, summary):
 
 def test_a_root_that_the_2007_zap_freed_maps_nothing(new_story, summary):
     story = new_story(vcpus=1).begin().destroy_all()
-    story.say("manager", "background.stopped")
+    story.say("manager.1", "background.stopped")
     story.free_state()
     story.unpin("root-0", 0)
     story.free_root("root-0", "zap-until-empty")
@@ -96,7 +96,7 @@ def test_a_root_that_the_2007_zap_freed_maps_nothing(new_story, summary):
 def test_a_zap_of_which_no_page_is_recorded_is_doubted_and_no_accusation(new_story, summary):
     story = new_story(vcpus=1).begin()
     story.vm_step("zap_all_roots")
-    story.say("manager", "background.stopped")
+    story.say("manager.1", "background.stopped")
     story.free_state()
     story.destroy_all()
 
@@ -111,7 +111,7 @@ def test_a_zap_after_a_roots_free_unmaps_nothing_of_it(new_story, summary):
     story.unpin("root-0", 0)
     story.free_root("root-0", "uninit")
     story.vm_step("zap_all_roots")
-    story.say("manager", "background.stopped")
+    story.say("manager.1", "background.stopped")
     story.free_state()
 
     found = summary(story.end(free_roots=False, clean=False).judge())
@@ -120,7 +120,7 @@ def test_a_zap_after_a_roots_free_unmaps_nothing_of_it(new_story, summary):
 
 def test_a_stuck_teardown_gives_no_memory_back(new_story, summary):
     story = new_story(vcpus=1, in_guest=[0]).begin()
-    story.say("manager", "teardown.stuck", why="told by hand")
+    story.say("manager.1", "teardown.stuck", why="told by hand")
 
     assert "violations" not in summary(story.finish().judge())
 
@@ -146,7 +146,7 @@ def test_a_vcpu_freed_in_its_guest_is_freed_while_running_once(new_story, summar
 def test_with_records_missing_nothing_is_concluded_about_memory(new_story, summary):
     story = new_story(vcpus=1, in_guest=[0]).begin(whole=True)
     story.destroy_all()
-    story.say("manager", "background.stopped")
+    story.say("manager.1", "background.stopped")
     story.free_state()
     story.end(clean=False)
     story.records = [each for each in story.records if each.event != "step.started"]

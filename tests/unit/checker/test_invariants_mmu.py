@@ -32,8 +32,12 @@ def test_a_pin_that_its_vcpu_did_not_give_up_is_still_held(new_story, summary):
     story = new_story().begin().destroy_all()
     story.allocate("root-all", 0, 1)
     released = story.reply("roots-released/0", "RootsReleased", 0)
-    story.say("manager", "root.unpinned", 0, root="root-all", context=0, slot=0, caused_by=released)
-    story.say("manager", "root.unpinned", 1, root="root-all", context=0, slot=0, caused_by=released)
+    story.say(
+        "manager.1", "root.unpinned", 0, root="root-all", context=0, slot=0, caused_by=released
+    )
+    story.say(
+        "manager.1", "root.unpinned", 1, root="root-all", context=0, slot=0, caused_by=released
+    )
     story.free_root("root-all", "unload", ())
 
     found = summary(story.end().judge())

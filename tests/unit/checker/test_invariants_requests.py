@@ -8,8 +8,8 @@ def test_a_request_that_misses_a_live_vcpu_is_lost_for_it(new_story, summary):
     story = new_story(vcpus=3).begin()
     story.free(0)
     story.erase(0)
-    story.say("manager", "vcpu.hidden", 1, hole=0)
-    story.say("manager", "vcpu.hidden", 2, hole=0)
+    story.say("manager.1", "vcpu.hidden", 1, hole=0)
+    story.say("manager.1", "vcpu.hidden", 2, hole=0)
     released = story.reply("roots-released/1", "RootsReleased", 1)
     story.post([], vcpu=1, caused_by=released)
     for vcpu in (1, 2):
@@ -101,7 +101,7 @@ def test_a_request_that_a_live_vcpu_left_unread_accuses_nobody(new_story, summar
         story.deliver(story.post([0], "scan-ioapic", "pit"), 0)
         story.destroy_all().end()
     else:
-        story.say("manager", "teardown.stuck", 0, why="fence not reached")
+        story.say("manager.1", "teardown.stuck", 0, why="fence not reached")
         story.finish()
 
     judgement = story.judge()

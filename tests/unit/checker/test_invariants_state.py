@@ -8,13 +8,13 @@ END = "vm-a.1/destroy-vm"
 def complete(story):
     """Tell all that no teardown may leave out, but for the VM's own state."""
     for root in ("root-0", "root-1"):
-        story.say("manager", "page.freed", root=root)
+        story.say("manager.1", "page.freed", root=root)
     return story.destroy_all()
 
 
 def test_state_that_is_never_freed_is_a_leak_each(new_story, summary):
     story = complete(new_story().begin())
-    story.say("manager", "background.stopped")
+    story.say("manager.1", "background.stopped")
 
     judgement = story.end(clean=False).judge()
 
@@ -33,7 +33,7 @@ def test_state_that_is_never_freed_is_a_leak_each(new_story, summary):
 def test_each_further_free_of_state_is_a_double_free(new_story, summary):
     story = complete(new_story().begin())
     for state in ("irqchip", "irqchip", "irqchip", "vendor"):
-        story.say("manager", "vm_state.freed", state=state, caused_by=END)
+        story.say("manager.1", "vm_state.freed", state=state, caused_by=END)
 
     judgement = story.end().judge()
 
@@ -62,10 +62,10 @@ def test_a_step_that_ran_and_left_no_trace_is_doubted_and_no_accusation(new_stor
     story = complete(new_story().begin())
     story.vm_step(step)
     if step != "stop_background_workers":
-        story.say("manager", "background.stopped")
+        story.say("manager.1", "background.stopped")
     for state, freed_by in (("irqchip", "free_irqchip"), ("vendor", "vendor_vm_destroy")):
         if freed_by != step:
-            story.say("manager", "vm_state.freed", state=state)
+            story.say("manager.1", "vm_state.freed", state=state)
 
     assert summary(story.end(clean=False).judge()) == {
         "verdict": "inconclusive",
@@ -86,6 +86,6 @@ def test_with_records_missing_workers_are_not_said_to_have_outlived_the_vm(new_s
 
 def test_a_stuck_teardown_leaves_its_vm_to_whom_it_belongs(new_story, summary):
     story = new_story().begin()
-    story.say("manager", "teardown.stuck", why="told by hand")
+    story.say("manager.1", "teardown.stuck", why="told by hand")
 
     assert "violations" not in summary(story.finish().judge())

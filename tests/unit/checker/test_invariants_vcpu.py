@@ -247,7 +247,7 @@ def test_an_erased_vcpu_that_is_freed_too_is_reported_once_as_used_after_free(ne
 
 def test_a_vcpu_bound_again_after_its_erase_is_visible_after_erase(new_story, summary):
     story = new_story(vcpus=1).begin().destroy_all()
-    story.say("manager", "vcpu.visible", 0, caused_by="vm-a.1/odd", mailbox=BOX)
+    story.say("manager.1", "vcpu.visible", 0, caused_by="vm-a.1/odd", mailbox=BOX)
 
     assert summary(story.end().judge()) == {
         "verdict": "violated",
@@ -259,7 +259,7 @@ def test_a_request_delivered_past_its_recipients_is_doubted(new_story, summary):
     story = new_story().begin()
     story.free(1)
     story.erase(1)
-    story.say("manager", "vcpu.hidden", 0, hole=1)
+    story.say("manager.1", "vcpu.hidden", 0, hole=1)
     story.free(0)
     story.erase(0)
     request = story.post([], by="flush-tlbs")

@@ -1,7 +1,7 @@
 import pytest
 
 COMMANDS = "worker.w0.commands"
-REPLIES = "manager.1.replies"
+REPLIES = "manager.replies"
 DESTROY = "vm-a.1/destroy-vm"
 
 
@@ -48,7 +48,7 @@ def test_a_fault_that_completes_late_is_no_leak(new_story, summary):
 
 def test_no_leak_is_judged_when_the_teardown_was_given_up(new_story, summary):
     story = new_story().begin()
-    story.say("manager", "teardown.stuck", 0, caused_by="vm-a.1/command-stuck", why="no end")
+    story.say("manager.1", "teardown.stuck", 0, caused_by="vm-a.1/command-stuck", why="no end")
 
     assert summary(story.finish().judge()) == {
         "verdict": "inconclusive",
@@ -59,16 +59,16 @@ def test_no_leak_is_judged_when_the_teardown_was_given_up(new_story, summary):
 @pytest.mark.parametrize("honest", [True, False])
 def test_a_read_of_freed_vm_state_counts_whatever_the_manager_answers(new_story, summary, honest):
     story = new_story(vcpus=1).begin()
-    story.say("manager", "vm_state.freed", state="irqchip")
+    story.say("manager.1", "vm_state.freed", state="irqchip")
     read = story.reply("vm-state-read/0/2.0/0/irqchip", "VmStateRead", 0, state="irqchip")
-    story.say("manager", "vm_state.read", 0, caused_by=read, state="irqchip", freed=honest)
+    story.say("manager.1", "vm_state.read", 0, caused_by=read, state="irqchip", freed=honest)
     expected = {"verdict": "violated", "violations": [("vm-state-used-after-free", 0, read)]}
     if honest:
         story.reject(read, REPLIES, "vm-state-freed", 0, "vm-state-used-after-free",
-                     actor="manager")  # fmt: skip
+                     actor="manager.1")  # fmt: skip
         expected["dead_letters"] = [("rejected", REPLIES, 0, "vm-state-used-after-free")]
     else:
-        story.ack(read, REPLIES, "manager")
+        story.ack(read, REPLIES, "manager.1")
     story.destroy_all()
 
     assert summary(story.end().judge()) == expected
@@ -76,13 +76,13 @@ def test_a_read_of_freed_vm_state_counts_whatever_the_manager_answers(new_story,
 
 def test_a_read_of_other_or_living_vm_state_is_fine(new_story, summary):
     story = new_story(vcpus=1).begin()
-    story.say("manager", "vm_state.freed", state="vendor")
+    story.say("manager.1", "vm_state.freed", state="vendor")
     read = story.reply("vm-state-read/0/2.0/0/irqchip", "VmStateRead", 0, state="irqchip")
-    story.say("manager", "vm_state.read", 0, caused_by=read, state="irqchip", freed=False)
-    story.ack(read, REPLIES, "manager")
-    story.say("manager", "vm_state.freed", state="irqchip")
-    story.receive("manager", read, REPLIES, 0, redelivered=True)
-    story.ack(read, REPLIES, "manager")
+    story.say("manager.1", "vm_state.read", 0, caused_by=read, state="irqchip", freed=False)
+    story.ack(read, REPLIES, "manager.1")
+    story.say("manager.1", "vm_state.freed", state="irqchip")
+    story.receive("manager.1", read, REPLIES, 0, redelivered=True)
+    story.ack(read, REPLIES, "manager.1")
     story.destroy_all()
 
     assert summary(story.end().judge()) == {"verdict": "safe"}

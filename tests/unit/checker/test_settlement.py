@@ -89,7 +89,7 @@ def test_late_completions_and_reads_of_vm_state_are_waited_for(new_story):
     read = story.reply("vm-state-read/0/1/0/irqchip", "VmStateRead", 0, state="irqchip")
     late = story.send("worker.w0", "AsyncPfCompleted", "async-pf-completed/0/0", vcpu=0, fault=0)
     story.destroy_all().end()
-    story.ack(read, "manager.1.replies", "manager")
+    story.ack(read, "manager.replies", "manager.1")
     story.receive("worker.w0", late, "worker.w0.commands", 0)
     story.ack(late, "worker.w0.commands")
 
@@ -98,8 +98,8 @@ def test_late_completions_and_reads_of_vm_state_are_waited_for(new_story):
 
 def test_a_stuck_teardown_settles_too(new_story):
     story = new_story().begin()
-    story.say("manager", "teardown.stuck", 0, why="no end")
-    story.send("manager", "VmDestroyed", "vm-destroyed", outcome="stuck")
+    story.say("manager.1", "teardown.stuck", 0, why="no end")
+    story.send("manager.1", "VmDestroyed", "vm-destroyed", outcome="stuck")
 
     assert settled_at(story.records) == [len(story.records) - 1]
 
@@ -108,8 +108,8 @@ def test_a_stuck_teardown_is_quiet_once_its_other_commands_have_ended(new_story)
     story = new_story().begin()
     first, second = story.command(0, "free_vcpu"), story.command(1, "free_vcpu")
     story.reject(first, "worker.w0.commands", "fence-not-reached", 0, "stuck")
-    story.say("manager", "teardown.stuck", 0, why="fence not reached")
-    story.send("manager", "VmDestroyed", "vm-destroyed", outcome="stuck")
+    story.say("manager.1", "teardown.stuck", 0, why="fence not reached")
+    story.send("manager.1", "VmDestroyed", "vm-destroyed", outcome="stuck")
     settlement = Settlement("vm-a")
     for record in story.records:
         settlement.feed(record)

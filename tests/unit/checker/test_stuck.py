@@ -8,7 +8,7 @@ from teardown_lab.checker import load_history
 from teardown_lab.checker.verdict import judge
 
 COMMANDS = "worker.w0.commands"
-REPLIES = "manager.1.replies"
+REPLIES = "manager.replies"
 DESTROY = "vm-a.1/destroy-vm"
 CASES = Path(__file__).parents[2] / "cases" / "slowness"
 
@@ -20,13 +20,13 @@ def fenced(story, *arrived):
     """Give up a fence for which requests 1 and 2 must have come; return the command."""
     command = story.command(0, "unload_mmu", "free_vcpu")
     requests = [story.post([0, 1], by="zap-all"), story.post([0, 1])]
-    story.send("manager", "UnloadDone", "unload-done/0", vcpu=0, step="", generation=2)
+    story.send("manager.1", "UnloadDone", "unload-done/0", vcpu=0, step="", generation=2)
     story.step(0, "free_vcpu", command)
     for number in arrived:
         story.deliver(requests[number - 1], 0)
     story.done(0, command, "stuck")
     story.reject(command, COMMANDS, "fence-not-reached", 0)
-    story.say("manager", "teardown.stuck", 0, why="fence not reached")
+    story.say("manager.1", "teardown.stuck", 0, why="fence not reached")
     for number, request in enumerate(requests, 1):
         story.deliver(request, *([1] if number in arrived else [0, 1]))
     return command
@@ -61,7 +61,7 @@ def test_a_fence_that_needs_a_request_which_was_not_routed_to_it_is_stuck(new_st
     command = story.command(0, "unload_mmu", "free_vcpu")
     story.erase(0)
     unrouted = story.post([1])
-    story.send("manager", "UnloadDone", "unload-done/0", vcpu=0, step="", generation=1)
+    story.send("manager.1", "UnloadDone", "unload-done/0", vcpu=0, step="", generation=1)
     story.step(0, "free_vcpu", command)
     story.deliver(unrouted, 1)
     story.done(0, command, "stuck")
@@ -103,7 +103,7 @@ def test_a_command_given_back_up_to_the_delivery_limit_is_stuck_once(new_story, 
         story.step(0, "zap_all_until_empty", command)
         story.reject(command, COMMANDS, "roots-pinned", 0, requeue=True)
     story.letter(command, COMMANDS, "delivery_limit", 0, "stuck")
-    story.say("manager", "teardown.stuck", 0, why="delivery limit reached")
+    story.say("manager.1", "teardown.stuck", 0, why="delivery limit reached")
 
     judgement = story.finish().judge()
 
@@ -139,7 +139,7 @@ def test_copies_of_a_command_that_reach_the_delivery_limit_are_stuck_once(new_st
     story.reject(command, COMMANDS, "roots-pinned", 0, requeue=True)
     for _ in range(2):
         story.letter(command, COMMANDS, "delivery_limit", 0, "stuck")
-        story.say("manager", "teardown.stuck", 0, why="delivery limit reached")
+        story.say("manager.1", "teardown.stuck", 0, why="delivery limit reached")
 
     assert summary(story.finish().judge()) == {
         "verdict": "violated",
@@ -153,7 +153,7 @@ def test_a_command_that_lost_connections_ended_twice_proves_nothing(new_story, s
     command = story.command(0, "free_vcpu")
     story.say("monitor", "dead_letter.republished", 0, message_id=command, queue=COMMANDS)
     story.letter(command, COMMANDS, "delivery_limit", 0, None, "connections-lost")
-    story.say("manager", "teardown.stuck", 0, why="delivery limit reached by lost connections")
+    story.say("manager.1", "teardown.stuck", 0, why="delivery limit reached by lost connections")
 
     assert summary(story.finish().judge()) == {
         "verdict": "inconclusive",
@@ -174,7 +174,7 @@ def test_a_spin_whose_roots_others_were_about_to_give_up_is_slow(new_story, summ
     story.free_root("root-0", "zap-until-empty")
     story.reject(command, COMMANDS, "roots-pinned", 0, requeue=True)
     story.letter(command, COMMANDS, "delivery_limit", 0)
-    story.say("manager", "teardown.stuck", 0, why="delivery limit reached")
+    story.say("manager.1", "teardown.stuck", 0, why="delivery limit reached")
     if how != "under way":
         story.unpin("root-1", 1)
     if how == "all released":
@@ -203,17 +203,17 @@ def test_a_flush_is_stuck_only_where_a_vcpu_has_refused_it(
     for vcpu in dead:
         story.free(vcpu)
     flush = story.post([0, 1])
-    story.say("manager", "flush.waited", caused_by=DESTROY, generation=1, missing=[0, 1])
+    story.say("manager.1", "flush.waited", caused_by=DESTROY, generation=1, missing=[0, 1])
 
     def acknowledge(vcpu: int) -> None:
         story.deliver(flush, vcpu)
         acked = story.reply(f"request-acked/1/{vcpu}", "RequestAcked", vcpu, generation=1)
-        story.ack(acked, REPLIES, "manager")
+        story.ack(acked, REPLIES, "manager.1")
 
     for vcpu in in_time:
         acknowledge(vcpu)
     if ends == "given up":
-        story.say("manager", "teardown.stuck", caused_by=DESTROY, why="no acknowledgement")
+        story.say("manager.1", "teardown.stuck", caused_by=DESTROY, why="no acknowledgement")
     for vcpu in later:
         acknowledge(vcpu)
     for vcpu in dead:
@@ -227,8 +227,8 @@ def test_a_flush_is_stuck_only_where_a_vcpu_has_refused_it(
 def test_a_flush_that_nobody_refused_names_who_was_missing_and_what_to_raise(new_story, summary):
     story = new_story(in_guest=(0, 1), request_ms=30).begin()
     story.post([0, 1])
-    story.say("manager", "flush.waited", caused_by=DESTROY, generation=1, missing=[0, 1])
-    story.say("manager", "teardown.stuck", caused_by=DESTROY, why="no acknowledgement")
+    story.say("manager.1", "flush.waited", caused_by=DESTROY, generation=1, missing=[0, 1])
+    story.say("manager.1", "teardown.stuck", caused_by=DESTROY, why="no acknowledgement")
 
     assert summary(story.finish().judge())["notes"][0] == (
         "the flush of generation 1 was not acknowledged by vCPU 0 and 1 more, and none of them had "

@@ -77,7 +77,7 @@ def test_the_json_object_has_what_caused_each_message_of_a_chain(wiped_last):
     assert messages[flush] == {
         "type": "TlbFlush",
         "function": "kvm_make_all_cpus_request",
-        "by": "manager",
+        "by": "manager.1",
         "caused_by": None,
     }
     assert messages[free]["caused_by"] == "vm-a.1/destroy-vm"
@@ -132,7 +132,7 @@ def test_two_requests_of_one_id_are_inconclusive(new_story, summary):
     request = story.post([0, 1], by="zap-all")
     story.deliver(request, 0, 1)
     first = story.records[-1].message_id
-    story.say("manager", "request.posted", message_id=first, kind="scan-ioapic", by="pit",
+    story.say("manager.1", "request.posted", message_id=first, kind="scan-ioapic", by="pit",
               generation=1, recipients=[0, 1])  # fmt: skip
     story.destroy_all()
 
@@ -321,7 +321,7 @@ def test_unloads_of_valid_roots_raise_no_flush(new_story):
 
 def test_a_vm_without_unloads_of_roots_raises_no_flush(new_story):
     story = new_story().begin()
-    story.say("manager", "root.invalidated", root="root-0")
+    story.say("manager.1", "root.invalidated", root="root-0")
 
     assert vacuity_of(story) == Vacuity(VacuityReason.NO_ROOT)
 

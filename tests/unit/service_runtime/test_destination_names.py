@@ -12,7 +12,7 @@ from vm_protocol.topology import Mailbox
     [
         ("commands", "manager.commands", "commands:manager.commands"),
         ("commands", "worker.w-1.commands", "commands:worker.{worker}.commands"),
-        ("replies", "manager.1.replies", "replies:manager.1.replies"),
+        ("replies", "manager.replies", "replies:manager.replies"),
         ("replies", "worker.w-1.replies", "replies:worker.{worker}.replies"),
         ("replies", "client.vm-7.replies", "replies:client.{vm}.replies"),
         ("placement", "vcpu.placement", "placement:vcpu.placement"),
@@ -33,7 +33,7 @@ def test_a_message_is_sent_to_exchange_and_routing_key(
     "queue",
     [
         *topology.SHARED_QUEUES,
-        topology.manager_replies(3),
+        topology.MANAGER_REPLIES_QUEUE,
         topology.worker_commands("w-1"),
         topology.worker_replies("w-1"),
         topology.client_replies("vm-7"),

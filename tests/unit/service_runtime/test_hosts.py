@@ -90,7 +90,7 @@ def test_queues_are_replicated_where_hosts_are_several_or_the_setting_says_so(
 
 def test_a_replicated_queue_is_a_quorum_queue_with_a_limit_and_is_otherwise_the_same() -> None:
     mailbox = topology.Mailbox("vm", 3).queue()
-    for queue in (mailbox, topology.manager_replies(1)):
+    for queue in (mailbox, topology.MANAGER_REPLIES_QUEUE):
         quorum = topology.replicated(queue)
 
         assert (quorum.name, quorum.bindings, quorum.kind) == (queue.name, queue.bindings, "quorum")

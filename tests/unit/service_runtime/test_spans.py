@@ -188,7 +188,7 @@ def test_what_arrives_twice_is_two_spans_with_ids_of_their_own() -> None:
 
 
 def test_a_message_sent_again_links_to_its_first_sending() -> None:
-    recorder = Recorder("manager", 1)
+    recorder = Recorder("manager.1", 1)
     publish = Publish("commands", "worker.w.commands", SAMPLES["DestroyVcpu"])
     records = [recorder.send(publish, at_ns, NO_CAUSE)[1] for at_ns in (1, 2)]
 
@@ -200,7 +200,9 @@ def test_a_message_sent_again_links_to_its_first_sending() -> None:
 
 @pytest.mark.parametrize("name", sorted(SAMPLES))
 def test_the_body_size_is_that_on_the_wire(name: str) -> None:
-    send, record = Recorder("manager", 1).send(Publish("replies", "q", SAMPLES[name]), 1, NO_CAUSE)
+    send, record = Recorder("manager.1", 1).send(
+        Publish("replies", "q", SAMPLES[name]), 1, NO_CAUSE
+    )
 
     (span,) = Made([record]).all
 
@@ -210,7 +212,7 @@ def test_the_body_size_is_that_on_the_wire(name: str) -> None:
 
 def test_attributes_are_those_of_the_conventions() -> None:
     publish = Publish("vm.requests", "vm-7", SAMPLES["TlbFlush"])
-    _, record = Recorder("manager", 1).send(publish, 1_000, NO_CAUSE)
+    _, record = Recorder("manager.1", 1).send(publish, 1_000, NO_CAUSE)
 
     (span,) = Made([record]).all
 
@@ -227,7 +229,7 @@ def test_attributes_are_those_of_the_conventions() -> None:
         "messaging.message.body.size": attribute(span, "messaging.message.body.size"),
         "server.address": "broker.test",
         "server.port": 5673,
-        "teardown.actor": "manager",
+        "teardown.actor": "manager.1",
         "teardown.vm": "vm-7",
         "teardown.message.type": "TlbFlush",
     }

@@ -10,7 +10,7 @@ from vm_protocol.errors import RejectReason
 from vm_protocol.messages import Message
 from vm_protocol.observations import Event
 
-MANAGER = "manager.1.replies"
+MANAGER = "manager.replies"
 PAGES = ("root-0", "previous0-0")
 SCAN = messages.ScanIoapic(vm="vm-0", generation=1, recipients=(0,))
 

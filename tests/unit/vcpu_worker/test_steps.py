@@ -4,7 +4,6 @@ import pytest
 from support.cores import acts, said, sent
 from support.worker_bench import (
     COMMANDS,
-    MANAGER,
     REPLIES,
     ROOTS,
     WorkerBench,
@@ -18,7 +17,7 @@ from support.worker_bench import (
 )
 
 from vcpu_worker.steps import STEPS
-from vm_protocol import messages, topology
+from vm_protocol import messages
 from vm_protocol.effects import Ack, CancelTimer, Publish, Reject, SetTimer
 from vm_protocol.errors import RejectReason
 from vm_protocol.messages import Message
@@ -313,14 +312,3 @@ def test_steps_of_one_command_run_in_their_order_and_one_after_the_other() -> No
         "step.finished",
     ]
     assert acts(begun) == [to_manager(released(position=1), order, REPLIES)]
-
-
-def test_answers_go_to_the_queue_that_the_command_names() -> None:
-    bench = WorkerBench()
-    order = command("free_vcpu")
-
-    effects = bench.take(order, COMMANDS, "manager.7.replies")
-
-    (answer,) = [effect for effect in effects if isinstance(effect, Publish)]
-    assert (answer.exchange, answer.routing_key) == (topology.REPLIES.name, "manager.7.replies")
-    assert MANAGER not in str(effects)

@@ -200,7 +200,7 @@ def test_a_manager_that_has_been_superseded_is_rejected_as_stale(
     assert bench.state == before
 
 
-@pytest.mark.parametrize("reply_to", [None, "client.c.replies", "manager.1.replies.x", "worker.w"])
+@pytest.mark.parametrize("reply_to", [None, "client.c.replies", "manager.1.replies", "worker.w"])
 def test_a_placement_that_asks_for_an_answer_elsewhere_than_at_a_manager_is_rejected(
     reply_to: str | None,
 ) -> None:

@@ -130,7 +130,7 @@ def test_a_command_says_its_place_its_steps_and_the_newest_generation_of_its_mai
             fence=False,
         ),
         mandatory=True,
-        reply_to="manager.1.replies",
+        reply_to="manager.replies",
     )
 
 

@@ -40,7 +40,7 @@ from vm_protocol.observations import Event
 from vm_protocol.scenario import Scenario
 from vm_protocol.topology import Mailbox
 
-CONSUME_REPLIES = Consume(topology.manager_replies(1), limits.REPLIES_PREFETCH)
+CONSUME_REPLIES = Consume(topology.MANAGER_REPLIES_QUEUE, limits.REPLIES_PREFETCH)
 FREE_ALL = destroy(loop("free_vcpu"))
 CREATED = messages.VmCreated(vm="vm-0", workers=("w",))
 REMOVE = messages.RemoveVm(vm="vm-0")
@@ -357,7 +357,7 @@ def test_a_creation_ends_when_a_placement_that_it_waits_for_is_given_up(placed_f
     given_up = refusal(place, "connections-lost")
     done = [each for each in acts(bench.reply(given_up)) if not isinstance(each, CancelTimer)]
 
-    settled = Ack(topology.manager_replies(1).name, given_up.identity())
+    settled = Ack(topology.MANAGER_REPLIES_QUEUE.name, given_up.identity())
     if placed_first:
         assert done == [settled]
         return

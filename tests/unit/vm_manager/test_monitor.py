@@ -163,7 +163,7 @@ def test_a_command_at_its_delivery_limit_is_stuck_if_the_worker_recorded_rejects
 
     told = messages.CommandStuck(vm="vm-7", incarnation=2, vcpu=3, step="2.1")
     assert acts(effects) == [
-        Publish("replies", "manager.1.replies", told, mandatory=True),
+        Publish("replies", "manager.replies", told, mandatory=True),
         Ack(LETTERS, "delivery:1"),
     ]
     assert [(e["invariant"], e["why"]) for e in said(effects)] == [("stuck", "roots-pinned")]
@@ -207,7 +207,7 @@ def test_the_oldest_vm_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> No
     names = ["vm-1", "vm-2", "vm-1", "vm-3"]
 
     bench = MonitorBench(
-        *(record(Event.MESSAGE_SENT, "manager", vm=name, message_id=name) for name in names)
+        *(record(Event.MESSAGE_SENT, "manager.1", vm=name, message_id=name) for name in names)
     )
 
     assert sorted(bench.state.index.vms) == ["vm-2", "vm-3"]

@@ -42,7 +42,7 @@ def published(effects: tuple[Any, ...]) -> list[Publish]:
 
 
 def of_manager(event: Event, **fields: object) -> Record:
-    return record(event, "manager", **fields)
+    return record(event, "manager.1", **fields)
 
 
 ACKED = record(
@@ -63,7 +63,7 @@ UNSHOWN: dict[str, tuple[Message, str, tuple[Record, ...]]] = {
 
 
 @pytest.mark.parametrize("case", UNSHOWN.values(), ids=list(UNSHOWN))
-@pytest.mark.parametrize("sender", ["manager", "monitor"])
+@pytest.mark.parametrize("sender", ["manager.1", "monitor"])
 def test_a_death_that_the_history_does_not_show_is_told_and_acted_upon_by_nobody(
     case: tuple[Message, str, tuple[Record, ...]], sender: str
 ) -> None:
@@ -84,7 +84,7 @@ def test_what_is_sent_again_goes_where_the_history_says_and_not_where_the_letter
 
     effects = after(dead, shown)
 
-    again = Publish("commands", WORKER, COMMAND, mandatory=True, reply_to="manager.1.replies")
+    again = Publish("commands", WORKER, COMMAND, mandatory=True, reply_to="manager.replies")
     assert published(effects) == [again]
 
 

@@ -106,7 +106,7 @@ def test_a_command_at_its_delivery_limit_without_rejects_is_sent_once_more_and_o
     bench.step(letter(COMMAND, "delivery_limit", WORKER, "delivery:2", sender="monitor.other"))
     second = bench.step(JournalRead((arrival("delivery:2"),)))
 
-    again = Publish("commands", WORKER, COMMAND, mandatory=True, reply_to="manager.1.replies")
+    again = Publish("commands", WORKER, COMMAND, mandatory=True, reply_to="manager.replies")
     assert acts(first) == [CancelTimer("letter/delivery:1"), again, Ack(LETTERS, "delivery:1")]
     assert said(first) == [{"event": "dead_letter.republished", "vcpu": 3, "queue": WORKER}]
     told = messages.CommandStuck(
@@ -114,7 +114,7 @@ def test_a_command_at_its_delivery_limit_without_rejects_is_sent_once_more_and_o
     )
     assert acts(second) == [
         CancelTimer("letter/delivery:2"),
-        Publish("replies", "manager.1.replies", told, mandatory=True),
+        Publish("replies", "manager.replies", told, mandatory=True),
         Ack(LETTERS, "delivery:2"),
     ]
     assert [(e["invariant"], e["why"]) for e in said(second)] == [(None, "connections-lost")]
@@ -136,6 +136,6 @@ def test_a_command_that_dies_of_lost_connections_again_is_refused_to_its_sender(
     about = command.identity()
     assert acts(effects) == [
         CancelTimer("letter/delivery:2"),
-        Publish("replies", "manager.1.replies", refused, correlation_id=about),
+        Publish("replies", "manager.replies", refused, correlation_id=about),
         Ack(LETTERS, "delivery:2"),
     ]

@@ -20,7 +20,7 @@ from vm_protocol.observations import Event
 
 QUEUES = [
     "manager.commands",
-    "manager.1.replies",
+    "manager.replies",
     "worker.w.commands",
     "worker.w.replies",
     "vcpu.placement",
@@ -102,9 +102,9 @@ def test_a_message_becomes_the_input_that_its_envelope_says() -> None:
         message,
         message.identity(),
         1,
-        "manager.1.replies",
+        "manager.replies",
         True,
-        "manager",
+        "manager.1",
     )
 
 

@@ -37,7 +37,7 @@ SENT = {
 
 
 def record(event: Event, said: dict[str, Any], **fields: Any) -> Record:
-    known = {"seq": 0, "actor": "manager", "event": event, "lamport": 0, "at_ns": 0, "vm": "vm-7"}
+    known = {"seq": 0, "actor": "manager.1", "event": event, "lamport": 0, "at_ns": 0, "vm": "vm-7"}
     return Record.model_validate(known | {"details": said} | fields)
 
 

@@ -12,7 +12,14 @@ from vm_protocol.wire import Record
 
 
 def batch(event: Event, user: str = "manager") -> Delivery:
-    fields = {"seq": 0, "actor": "manager", "event": event, "lamport": 0, "at_ns": 0, "vm": "vm-7"}
+    fields = {
+        "seq": 0,
+        "actor": "manager.1",
+        "event": event,
+        "lamport": 0,
+        "at_ns": 0,
+        "vm": "vm-7",
+    }
     body = codec.encode_records((Record.model_validate(fields),))
     return Delivery("teardown.journal", Packet(body, {"user_id": user}, {}), False, 1)
 

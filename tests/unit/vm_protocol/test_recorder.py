@@ -28,7 +28,7 @@ def test_every_actor_numbers_its_records_without_a_gap(finished: Run) -> None:
     for actor in actors:
         numbers = [record.seq for record in finished.everything if record.actor == actor]
         assert numbers == list(range(len(numbers)))
-    assert {"manager", "monitor", "lab", "worker.worker-1"} <= actors
+    assert {"manager.1", "monitor", "lab", "worker.worker-1"} <= actors
 
 
 def test_lamport_time_never_goes_back_and_is_past_that_of_the_cause(finished: Run) -> None:
@@ -61,7 +61,7 @@ def test_different_messages_are_different_spans(finished: Run) -> None:
 
 
 def test_a_message_carries_its_sender_epoch_cause_and_the_cause_s_trace() -> None:
-    recorder = Recorder("manager", epoch=3)
+    recorder = Recorder("manager.3", epoch=3)
     trace = f"00-{'a' * 32}-{'b' * 16}-01"
     recorder.witness(41)
 
@@ -69,7 +69,7 @@ def test_a_message_carries_its_sender_epoch_cause_and_the_cause_s_trace() -> Non
 
     envelope = send.envelope
     assert send.publish == PUBLISH
-    assert (envelope.sender, envelope.epoch, envelope.lamport) == ("manager", 3, 43)
+    assert (envelope.sender, envelope.epoch, envelope.lamport) == ("manager.3", 3, 43)
     assert envelope.caused_by == record.caused_by == "vm-7.2/destroy-vm"
     assert envelope.traceparent == record.traceparent
     assert envelope.traceparent.split("-")[1] == "a" * 32

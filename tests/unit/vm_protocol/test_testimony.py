@@ -13,7 +13,7 @@ from vm_protocol.wire import Record
 RICH = Scenario(
     vcpus=3, async_pf=1, avic=True, nested=(1,), in_guest=(0,), previous_roots=1, ticker_ms=2
 )
-ACTORS = ("manager", "monitor", "monitor.b", "worker.w", "lab")
+ACTORS = ("manager.1", "monitor", "monitor.b", "worker.w", "lab")
 
 
 def record(event: Event, actor: str, **details: object) -> Record:
@@ -45,9 +45,9 @@ def test_whatever_a_run_says_is_said_by_who_may(name: str) -> None:
     [
         (Event.VCPU_FREED, "worker.w"),
         (Event.REQUEST_DELIVERED, "worker.w"),
-        (Event.VM_FREED, "manager"),
-        (Event.VM_REMOVED, "manager"),
-        (Event.ROOT_FREED, "manager"),
+        (Event.VM_FREED, "manager.1"),
+        (Event.VM_REMOVED, "manager.1"),
+        (Event.ROOT_FREED, "manager.1"),
         (Event.DEAD_LETTER_CLASSIFIED, "monitor"),
         (Event.RUN_STARTED, "lab"),
     ],
@@ -63,7 +63,7 @@ def test_an_event_is_said_by_its_witness_and_by_nobody_else(event: Event, actor:
 @pytest.mark.parametrize(
     ("kind", "actors"),
     [
-        ("TlbFlush", {"manager"}),
+        ("TlbFlush", {"manager.1"}),
         ("CreateVm", {"lab", "monitor", "monitor.b"}),
         ("RootsReleased", {"worker.w"}),
         ("no-such-type", set()),
@@ -79,8 +79,8 @@ def test_a_sending_is_said_by_who_may_send_it(kind: str, actors: set[str]) -> No
 @pytest.mark.parametrize(
     ("queue", "actors"),
     [
-        ("manager.commands", {"manager"}),
-        ("manager.1.replies", {"manager"}),
+        ("manager.commands", {"manager.1"}),
+        ("manager.replies", {"manager.1"}),
         ("worker.w.commands", {"worker.w"}),
         ("worker.other.commands", set()),
         ("vcpu.placement", {"worker.w"}),

@@ -11,7 +11,7 @@ from vm_protocol.topology import Mailbox, Queue, parse_mailbox
 
 QUEUES: list[Queue] = [
     *topology.SHARED_QUEUES,
-    topology.manager_replies(1),
+    topology.MANAGER_REPLIES_QUEUE,
     topology.worker_commands("worker-1"),
     topology.worker_replies("worker-1"),
     topology.client_replies("vm-1"),
@@ -42,7 +42,7 @@ def test_the_kinds_of_queues_are_those_of_the_design() -> None:
         "vcpu.placement": "quorum",
         "teardown.dead-letters": "quorum",
         "teardown.journal": "stream",
-        "manager.1.replies": "classic",
+        "manager.replies": "classic",
         "worker.worker-1.commands": "quorum",
         "worker.worker-1.replies": "classic",
         "client.vm-1.replies": "classic",

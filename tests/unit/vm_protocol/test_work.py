@@ -76,7 +76,7 @@ def test_a_run_never_delivers_more_requests_than_were_counted(
         record
         for record in finished.records
         if record.event == Event.MESSAGE_RECEIVED
-        and str(record.details["queue"]).startswith(("vcpu.vm", "worker.", "manager.1"))
+        and str(record.details["queue"]).startswith(("vcpu.vm", "worker.", "manager.replies"))
         and record.details["queue"] != topology.PLACEMENT_QUEUE.name
         and record.details["type"] not in ("VcpuPlaced", "PlacementAnswered")
     ]

@@ -96,6 +96,7 @@ MANAGER: Final = Role(
             topology.REQUESTS,
             topology.PLACEMENT,
             topology.RECORDS,
+            topology.PROGRESS,
             topology.DEAD_LETTERS,
         ),
     ),

@@ -17,6 +17,7 @@ from service_runtime.metrics import (
     CounterRow,
     label_names,
 )
+from service_runtime.office import OFFICE_COUNTERS, OFFICE_GAUGES
 from service_runtime.windows import WINDOW
 from vcpu_worker.gauges import WORKER_GAUGES
 from vm_manager.gauges import MANAGER_GAUGES, MONITOR_GAUGES
@@ -50,6 +51,9 @@ def page() -> str:
     lines += table([*COLUMNS, "Buckets"], _histograms())
     lines += ["## Gauges of a service's state", ""]
     lines += table(COLUMNS, _gauges())
+    lines += ["## Counters and gauges of the manager's office", ""]
+    lines += ["How a manager is elected and takes over: [recovery.md](recovery.md).", ""]
+    lines += table(COLUMNS, _office())
     lines += ["## Which instance this is", ""]
     name, text = INSTANCE_INFO
     lines += table(COLUMNS, [[f"`{name}`", "`service`, `name`", "both", text]])
@@ -86,6 +90,13 @@ def _gauges() -> Iterable[list[str]]:
     for service, rows in tables:
         for row in rows:
             yield [f"`{row.name}`", "", service, row.help]
+
+
+def _office() -> Iterable[list[str]]:
+    for row in OFFICE_COUNTERS:
+        yield [f"`{row.name}_total`", "", MANAGER, row.help]
+    for row in OFFICE_GAUGES:
+        yield [f"`{row.name}`", "", MANAGER, row.help]
 
 
 def _driver_metrics() -> Iterable[list[str]]:

@@ -36,6 +36,8 @@ HEADERS = {
     "sender": "name of the actor",
     "lamport": "the sender's Lamport time",
     "epoch": "the manager's epoch; 0 from anybody else",
+    "entry": "the entry of that epoch's [log](recovery.md) that the message comes from",
+    "ended": "last entries of earlier epochs: `epoch:entry`, separated by commas",
 }
 
 

@@ -27,7 +27,7 @@ from vm_protocol.codec import Packet
 from vm_protocol.effects import Input, Started, TookOver
 from vm_protocol.errors import RemoteProtocolError
 from vm_protocol.gauges import GaugeRow
-from vm_protocol.progress import Elected, Entry
+from vm_protocol.progress import Elected, LogEntry
 from vm_protocol.recovery import Recovery
 from vm_protocol.topology import COMMANDS, PROGRESS_QUEUE, Queue
 from vm_protocol.trust import Role
@@ -203,7 +203,7 @@ class Office:
                 if isinstance(message, Elected) and message.candidate == candidate:
                     return
 
-    def _read(self, packet: Packet) -> Elected | Entry | None:
+    def _read(self, packet: Packet) -> Elected | LogEntry | None:
         """Return what a message says; None: it is nobody's who may write there."""
         user = packet.properties.get("user_id")
         try:
@@ -223,7 +223,7 @@ class Office:
             except SessionLost:
                 continue  # this one reader's end, or the session's
             message = self._read(packet)
-            newest = message.epoch if isinstance(message, Entry) else progress.epoch_at(offset)
+            newest = message.epoch if isinstance(message, LogEntry) else progress.epoch_at(offset)
             if message is not None and newest > epoch:
                 session.abandon(f"a manager of epoch {newest} was elected")
 

@@ -18,7 +18,7 @@ from service_runtime.amqp.publishing import Publishing
 from vm_protocol import limits, progress
 from vm_protocol.actor import Actor
 from vm_protocol.codec import Packet
-from vm_protocol.progress import Arrival, Delivered, Entry, Position
+from vm_protocol.progress import Arrival, Delivered, LogEntry, Position
 from vm_protocol.topology import PROGRESS_QUEUE
 
 
@@ -137,7 +137,7 @@ class ProgressLog:
         self._number += 1
         self.on_entry()
         self._told = self.performances.upto
-        entry = Entry.model_construct(
+        entry = LogEntry.model_construct(
             epoch=self.epoch,
             number=self._number,
             seq=self._before[0],

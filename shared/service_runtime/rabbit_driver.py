@@ -11,7 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from time import time_ns
@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from service_runtime.amqp.confirms import Batch, Outgoing, journal_batches
+from service_runtime.amqp.confirms import Batch
 from service_runtime.amqp.endpoint import Endpoint
 from service_runtime.amqp.known_problems import known_problems
 from service_runtime.amqp.lost_session import Reconnecting, SessionLost, TopologyMissing
@@ -30,6 +30,7 @@ from service_runtime.amqp.settlements import HeldDeliveries, Settlements
 from service_runtime.connectivity import Connectivity
 from service_runtime.office import Office
 from service_runtime.passage import DIRECT, Handler, Passage
+from service_runtime.performer import Performer, Tools
 from service_runtime.stop_in_time import until_stopped
 from service_runtime.timers import Timers
 from vm_protocol import codec, effects, limits, progress
@@ -38,20 +39,11 @@ from vm_protocol.codec import Packet
 from vm_protocol.errors import RemoteProtocolError
 from vm_protocol.intake import Delivery
 from vm_protocol.progress import Arrival, Delivered, Happened
-from vm_protocol.recorder import NO_CAUSE, Cause, Send
+from vm_protocol.recorder import NO_CAUSE, Cause
 from vm_protocol.recovery import Pending
 from vm_protocol.topology import PROGRESS, RECORDS
 from vm_protocol.trust import without_epoch
 from vm_protocol.wire import Observe
-
-
-@dataclass(slots=True)
-class _Work:
-    """An action that is still to be performed, in its batch; a timer that it sets keeps `cause`."""
-
-    action: Send | effects.Deed
-    batch: Batch
-    cause: Cause
 
 
 class RabbitDriver:
@@ -73,16 +65,16 @@ class RabbitDriver:
         self._passage = passage
         self._is_done = is_done
         self._endpoint = endpoint
-        self._observe = observe
         self._log = structlog.get_logger(actor=name)
         self._inbox: deque[Handler] = deque()
-        self._work: deque[_Work] = deque()
         self._wake = asyncio.Event()
         self._session: AmqpSession | None = None
         self._publishers = Publishers(name)
         self._queues = Queues(self._log, endpoint.is_replicated, self._arrived)
         self._held = HeldDeliveries()
-        self._timers = Timers(self.fire, lambda: bool(self._inbox or self._work))
+        self._timers = Timers(self.fire, lambda: bool(self._inbox or self._performer.is_busy))
+        tools = Tools(passage, self._publishers, self._queues, self._timers)
+        self._performer = Performer(tools, observe, self.returned)
         self._numbers = count()
         self._stopping = asyncio.Event()
         self._ready = asyncio.Event()
@@ -172,7 +164,7 @@ class RabbitDriver:
         Whoever lost its connection has lost the office: nothing that it still held is performed.
         """
         self._inbox.clear()
-        self._work.clear()
+        self._performer.forget()
         self._timers.forget()
         self._queues.forget()
         self._publishers.forget()
@@ -200,7 +192,7 @@ class RabbitDriver:
         while not self._stopping.is_set():
             if session.lost.done():
                 raise SessionLost(str(session.lost.result()))
-            await self._perform_work(session)
+            await self._performer.perform(session)
             if not self._publishers.is_refused:
                 reconnecting.caught_up()
             if self._queues.consumed_count:
@@ -208,7 +200,6 @@ class RabbitDriver:
             if self._is_done():
                 self.stop()
                 break
-            # What waits for its entry's confirm is let out by that, which wakes this loop.
             if not self._inbox:
                 await self._wake.wait()
             self._wake.clear()
@@ -218,10 +209,10 @@ class RabbitDriver:
 
     async def _finish(self, session: AmqpSession) -> None:
         await self._queues.stop_consuming(session)
-        await self._perform_work(session)
+        await self._performer.perform(session)
         await self._publishers.all_confirmed()
-        while self._work:  # entries that were confirmed meanwhile have let out more
-            await self._perform_work(session)
+        while self._performer.is_busy:  # entries that were confirmed meanwhile have let out more
+            await self._performer.perform(session)
             await self._publishers.all_confirmed()
         await self._queues.deleted()
 
@@ -306,11 +297,15 @@ class RabbitDriver:
         log = self._office.log if self._office is not None else None
         while self._inbox:
             if log is None:
-                self._let_out(*self._step_batch(lambda: False))
+                self._performer.let_out(*self._step_batch(lambda: False))
                 continue
             log.open()
             batch, plans = self._step_batch(lambda: log.is_full)
-            log.close(batch, partial(self._let_out, batch, plans))
+            log.close(batch, partial(self._let_out_late, batch, plans))
+
+    def _let_out_late(self, batch: Batch, plans: Sequence[Plan]) -> None:
+        self._performer.let_out(batch, plans)
+        self._wake.set()
 
     def _step_batch(self, is_full: Callable[[], bool]) -> tuple[Batch, list[Plan]]:
         settlements = Settlements()
@@ -323,22 +318,6 @@ class RabbitDriver:
                 if isinstance(action, effects.Ack | effects.Reject):
                     settlements.settled += [(tag, action) for tag in self._held.release(action)]
         return batch, plans
-
-    def _let_out(self, batch: Batch, plans: Sequence[Plan]) -> None:
-        """Publish the records of a batch, and queue its actions."""
-        for plan in plans:
-            for action in plan.actions:
-                if not isinstance(action, effects.Ack | effects.Reject):
-                    self._work.append(_Work(action, batch, plan.cause))
-                    batch.open_count += 1
-        records = [record for plan in plans for record in plan.records]
-        for record in records:
-            self._observe(record)
-        for outgoing in journal_batches(records):
-            batch.open_count += 1
-            self._passage.leaving(outgoing, batch, self._publishers.journal.publish)
-        batch.seal()
-        self._wake.set()
 
     def _perform_again(self, pending: Pending) -> None:
         """Perform what was asked for in an entry that nobody has noted as performed.
@@ -354,46 +333,7 @@ class RabbitDriver:
             replace(plan, actions=tuple(a for a in plan.actions if not isinstance(a, actions)))
             for plan in pending.plans
         ]
-        self._let_out(batch, plans)
-
-    # --- performing ----------------------------------------------------------------------
-
-    async def _perform_work(self, session: AmqpSession) -> None:
-        """Perform actions in order; one that fails with the session is performed on the next."""
-        while self._work:
-            work = self._work[0]
-            if isinstance(work.action, Send):
-                self._work.popleft()
-                self._send(work.action, work.batch)
-                continue
-            await self._perform(session, work.action, work.cause)
-            self._work.popleft()
-            work.batch.confirmed()
-
-    def _send(self, send: Send, batch: Batch) -> None:
-        """Publish a message; one that cannot be published is returned at once.
-
-        Its exchange is not ours, or its key is too long, as a peer's `reply_to` may be. The broker
-        would close the channel over it, again and again.
-        """
-        outgoing = Outgoing.of(send)
-        if outgoing.is_possible:
-            self._passage.leaving(outgoing, batch, self._publishers.messages.publish)
-        else:
-            self.returned(outgoing.packet)
-            batch.confirmed()
-
-    async def _perform(self, session: AmqpSession, deed: effects.Deed, cause: Cause) -> None:
-        match deed:
-            case effects.SetTimer():
-                self._timers.set(deed, cause)
-            case effects.CancelTimer(name):
-                self._timers.cancel(name)
-            case effects.Bind(mailbox) | effects.Unbind(mailbox):
-                await self._publishers.messages.requests_confirmed(mailbox.vm)
-                await self._queues.perform(session, deed)
-            case _:
-                await self._queues.perform(session, deed)
+        self._performer.let_out(batch, plans)
 
     # --- what the broker says of our publishes -------------------------------------------
 

@@ -20,7 +20,7 @@ from service_runtime.gate import Gate
 from service_runtime.http_server import serve_http
 from service_runtime.metrics import Metrics, Shown, StateCollector, show_instance
 from service_runtime.office import Office
-from service_runtime.passage import DIRECT
+from service_runtime.passage import DIRECT, Passage
 from service_runtime.rabbit_driver import RabbitDriver
 from service_runtime.settings import Settings, SettingsError, read_settings
 from service_runtime.tracing.traced import traced
@@ -141,21 +141,7 @@ async def _serve(
         trace(record)
 
     gate = Gate(settings.teardown_gate) if settings.teardown_gate else None
-    offices = [Office(part.actor, *part.office) if part.office else None for part in parts]
-    drivers = [
-        RabbitDriver(
-            part.actor,
-            settings.endpoint(part.url),
-            observe,
-            passage=gate or DIRECT,
-            office=office,
-        )
-        for part, office in zip(parts, offices, strict=True)
-    ]
-    shown = [
-        Shown(part.actor, driver.connectivity, part.gauges, office.numbers if office else None)
-        for part, driver, office in zip(parts, drivers, offices, strict=True)
-    ]
+    drivers, shown = _drivers(settings, parts, observe, gate or DIRECT)
     registry.register(StateCollector(shown))
 
     def stop() -> None:
@@ -181,6 +167,22 @@ async def _serve(
     if failures:
         raise failures[0]
     log.info("service.stopped")
+
+
+def _drivers(
+    settings: Settings, parts: Sequence[ServicePart], observe: Observe, passage: Passage
+) -> tuple[list[RabbitDriver], list[Shown]]:
+    """Return a driver for each part, and what metrics show of both."""
+    drivers: list[RabbitDriver] = []
+    shown: list[Shown] = []
+    for part in parts:
+        office = Office(part.actor, *part.office) if part.office else None
+        endpoint = settings.endpoint(part.url)
+        driver = RabbitDriver(part.actor, endpoint, observe, passage=passage, office=office)
+        drivers.append(driver)
+        numbers = office.numbers if office else None
+        shown.append(Shown(part.actor, driver.connectivity, part.gauges, numbers))
+    return drivers, shown
 
 
 def _probes(drivers: Sequence[RabbitDriver]) -> dict[str, Callable[[], bool]]:

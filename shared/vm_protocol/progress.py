@@ -207,14 +207,14 @@ class Elected(_Line):
     alive_from: int = Field(ge=0)
 
 
-class Entry(_Line):
+class LogEntry(_Line):
     """Inputs that are handled together, written before anything that follows from them is let out.
 
     `seq` and `lamport` are where the epoch's recorder stood before them. All effects of the entries
     up to `performed` are confirmed. `alive_from` is as in Elected. Without inputs, it only says so.
     """
 
-    type: Literal["Entry"] = "Entry"
+    type: Literal["LogEntry"] = "LogEntry"
     epoch: int = Field(ge=1)
     number: int = Field(ge=1)
     seq: int = Field(ge=0)
@@ -229,12 +229,12 @@ class Entry(_Line):
         return self.epoch, self.number
 
 
-_LOG: Final[TypeAdapter[Elected | Entry]] = TypeAdapter(
-    Annotated[Elected | Entry, Field(discriminator="type")]
+_LOG: Final[TypeAdapter[Elected | LogEntry]] = TypeAdapter(
+    Annotated[Elected | LogEntry, Field(discriminator="type")]
 )
 
 
-def read_log_message(body: bytes) -> Elected | Entry:
+def read_log_message(body: bytes) -> Elected | LogEntry:
     """Return what a message of the log says.
 
     Raises:

@@ -23,7 +23,7 @@ from vm_protocol.effects import (
     Unbind,
 )
 from vm_protocol.errors import LocalProtocolError
-from vm_protocol.progress import NOWHERE, Arrival, Elected, Entry, Happened, Position
+from vm_protocol.progress import NOWHERE, Arrival, Elected, Happened, LogEntry, Position
 from vm_protocol.recorder import Cause, Recorder
 from vm_protocol.topology import Mailbox
 from vm_protocol.trust import manager_actor
@@ -69,7 +69,7 @@ class Recovery:
     bindings: dict[Mailbox, Binding] = field(default_factory=dict)
     consumed: dict[str, Consume] = field(default_factory=dict)
     timers: dict[str, tuple[SetTimer, Cause]] = field(default_factory=dict)
-    _early: dict[int, Entry] = field(default_factory=dict)
+    _early: dict[int, LogEntry] = field(default_factory=dict)
     _has_begun: bool = False
     _is_in_epoch: bool = False
 
@@ -91,7 +91,7 @@ class Recovery:
             )
         self._has_begun = True
 
-    def read(self, offset: int, message: Elected | Entry) -> None:
+    def read(self, offset: int, message: Elected | LogEntry) -> None:
         """Take the next message."""
         if isinstance(message, Elected):
             self._elect(progress.epoch_at(offset), message)
@@ -113,7 +113,7 @@ class Recovery:
         recorder.ended = ",".join(f"{epoch}:{entry}" for epoch, entry, _ in known) or None
         self.actor.recorder = recorder
 
-    def _take(self, entry: Entry) -> None:
+    def _take(self, entry: LogEntry) -> None:
         if not self._is_in_epoch:  # in the middle of an epoch, at a moment when no VM lived
             self.epoch, self.last = entry.epoch, entry.number - 1
             self._hold_office((entry.seq, entry.lamport))
@@ -121,7 +121,7 @@ class Recovery:
         while (following := self._early.pop(self.last + 1, None)) is not None:
             self._fold(following)
 
-    def _fold(self, entry: Entry) -> None:
+    def _fold(self, entry: LogEntry) -> None:
         self.last, self.alive_from = entry.number, entry.alive_from
         self.entry_count += 1
         recorder = self.actor.recorder

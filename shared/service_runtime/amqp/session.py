@@ -51,11 +51,6 @@ def translated(is_lost: Callable[[], bool] = lambda: True) -> Iterator[None]:
         raise SessionLost(f"{type(error).__name__}: {error}") from error
 
 
-def _resolve(future: asyncio.Future[Any], value: Any) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
 class AmqpSession:
     """A connection: a channel for all work, one for each stream, short ones for what may fail.
 
@@ -337,17 +332,14 @@ class AmqpSession:
         def on_message(
             _channel: Channel, method: Any, properties: pika.BasicProperties, body: bytes
         ) -> None:
-            packet = packet_of(properties, body)
-            tag, redelivered = method.delivery_tag, method.redelivered
-            self._tell(self._events.delivered, queue, tag, packet, redelivered)
+            told = method.delivery_tag, packet_of(properties, body), method.redelivered
+            self._tell(self._events.delivered, queue, *told)
 
         return on_message
 
     def _on_confirm(self, stream: str, frame: Any) -> None:
-        method = frame.method
-        ok = method.NAME == "Basic.Ack"
-        confirmed = partial(self._events.confirmed, stream=stream)
-        self._tell(confirmed, method.delivery_tag, method.multiple, ok)
+        method, confirmed = frame.method, partial(self._events.confirmed, stream=stream)
+        self._tell(confirmed, method.delivery_tag, method.multiple, method.NAME == "Basic.Ack")
 
     def _on_cancel(self, frame: Any) -> None:
         tag = frame.method.consumer_tag
@@ -378,9 +370,14 @@ class AmqpSession:
             raise SessionLost(str(self.lost.result()))
         answered: asyncio.Future[Any] = self._loop.create_future()
         self._pending.add(answered)
+
+        def take(answer: Any) -> None:
+            if not answered.done():
+                answered.set_result(answer)
+
         try:
             with translated():
-                ask(lambda answer: _resolve(answered, answer))
+                ask(take)
             return await answered
         finally:
             self._pending.discard(answered)

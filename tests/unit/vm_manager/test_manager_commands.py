@@ -21,6 +21,7 @@ from support.manager_bench import (
     to_client,
 )
 
+from vm_manager.state import ManagerState
 from vm_protocol import limits, messages, topology
 from vm_protocol.effects import (
     Ack,
@@ -33,6 +34,8 @@ from vm_protocol.effects import (
     Reject,
     SetTimer,
     Started,
+    TookOver,
+    observed,
 )
 from vm_protocol.errors import RejectReason
 from vm_protocol.messages import Message
@@ -55,20 +58,30 @@ def destroyed(outcome: str = "freed") -> Message:
 # --- the election ----------------------------------------------------------------------------
 
 
-def test_a_manager_that_starts_takes_commands_only() -> None:
+def test_a_manager_that_starts_takes_commands_and_replies() -> None:
+    """It starts when it is elected: one that stands by would take another's replies."""
     assert ManagerBench().step(Started()) == (
         Consume(topology.MANAGER_COMMANDS_QUEUE, limits.MANAGER_PREFETCH),
+        CONSUME_REPLIES,
     )
 
 
-def test_only_a_manager_that_gets_a_command_takes_replies_and_it_begins_once() -> None:
-    bench = ManagerBench()
+def test_a_manager_without_vms_is_as_at_the_beginning() -> None:
+    """So whoever takes over need not know what was before."""
+    bench = ManagerBench.running()
+    bench.command(messages.RemoveVm(vm="vm-0"))
 
-    first = bench.command(REMOVE)
-    second = bench.command(REMOVE)
+    assert bench.state == ManagerState()
 
-    assert first[0] == CONSUME_REPLIES
-    assert CONSUME_REPLIES not in second
+
+def test_a_manager_that_takes_over_says_so_of_each_vm_that_lives() -> None:
+    bench = ManagerBench.running()
+    took_over = {"predecessor": 3, "entry": 7, "seq": 40, "repeated": 2}
+
+    effects = bench.step(TookOver(**took_over))
+
+    assert effects == (observed(Event.MANAGER_TOOK_OVER, "vm-0", **took_over),)
+    assert ManagerBench().step(TookOver(**took_over)) == ()
 
 
 # --- CreateVm --------------------------------------------------------------------------------
@@ -78,7 +91,7 @@ def test_a_vm_begins_with_mailboxes_that_are_declared_bound_and_then_placed() ->
     effects = ManagerBench().command(create())
 
     kinds = [type(effect).__name__ for effect in acts(effects)]
-    assert kinds == ["Consume", *TURN] + ["DeclareMailbox", "Bind"] * 2 + ["Publish"] * 2
+    assert kinds == [*TURN] + ["DeclareMailbox", "Bind"] * 2 + ["Publish"] * 2
     assert [e for e in effects if isinstance(e, DeclareMailbox | Bind)] == [
         step(Mailbox("vm-0", vcpu)) for vcpu in (0, 1) for step in (DeclareMailbox, Bind)
     ]
@@ -178,7 +191,7 @@ def test_one_vm_more_than_the_limit_is_refused() -> None:
     bench = ManagerBench.running()
     vm = bench.vm
     vms = {f"vm-{n}": vm for n in range(limits.VMS_MAX)}
-    bench.state = type(bench.state)(bench.state.vms.update(vms), elected=True)
+    bench.state = type(bench.state)(bench.state.vms.update(vms))
     one_more = messages.CreateVm(vm="one-more", scenario=QUIET)
 
     effects = bench.command(one_more)

@@ -42,6 +42,7 @@ def test_the_kinds_of_queues_are_those_of_the_design() -> None:
         "vcpu.placement": "quorum",
         "teardown.dead-letters": "quorum",
         "teardown.journal": "stream",
+        "teardown.progress": "stream",
         "manager.replies": "classic",
         "worker.worker-1.commands": "quorum",
         "worker.worker-1.replies": "classic",

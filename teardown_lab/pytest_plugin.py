@@ -32,6 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     values = "auto, private, container, simulated, or an amqp:// URL"
     parser.addini("teardown_broker", f"broker of the fixtures: {values}", default="auto")
     parser.addini("teardown_workers", "vcpu-worker processes of teardown_stack", default="2")
+    parser.addini("teardown_managers", "vm-manager processes of teardown_stack", default="1")
     parser.addini("teardown_vcpus", "vCPUs of the largest VM on teardown_stack", default="16")
     group = parser.getgroup("teardown", "teardown-lab")
     group.addoption("--teardown-broker", metavar="BROKER", help=f"{values} (the ini file's if not)")
@@ -77,6 +78,7 @@ def teardown_stack(request: pytest.FixtureRequest) -> Iterator[Lab]:
         broker=_SIMULATED if simulated else request.getfixturevalue("teardown_broker"),
         workers=_number(config, "teardown_workers"),
         vcpus=_number(config, "teardown_vcpus"),
+        managers=_number(config, "teardown_managers"),
     )
     with open_lab(options, lambda _: None) as lab:
         if lab.neighbours:

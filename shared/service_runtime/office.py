@@ -28,7 +28,7 @@ from vm_protocol.effects import Input, Started, TookOver
 from vm_protocol.errors import RemoteProtocolError
 from vm_protocol.gauges import GaugeRow
 from vm_protocol.progress import Elected, LogEntry
-from vm_protocol.recovery import Recovery
+from vm_protocol.recovery import LogBroken, Recovery
 from vm_protocol.topology import COMMANDS, PROGRESS_QUEUE, Queue
 from vm_protocol.trust import Role
 
@@ -198,21 +198,33 @@ class Office:
             async for offset, packet in log:
                 recovery.begins(offset)
                 message = self._read(packet)
-                if message is not None:
-                    recovery.read(offset, message)
+                if message is None:
+                    continue
+                recovery.read(offset, message)
                 if isinstance(message, Elected) and message.candidate == candidate:
                     return
 
     def _read(self, packet: Packet) -> Elected | LogEntry | None:
-        """Return what a message says; None: it is nobody's who may write there."""
+        """Return what a message says; None: its user may not write there.
+
+        Raises:
+            LogBroken: A manager has written it, and it cannot be read.
+        """
         user = packet.properties.get("user_id")
         try:
-            packet.check_readable()
             self._actor.trust.check_role(Role.MANAGER, user)
-            return progress.read_log_message(packet.body)
         except RemoteProtocolError as error:
             self._logger.warning("manager.log_skipped", user=user, why=str(error))
             return None
+        try:
+            packet.check_readable()
+            return progress.read_log_message(packet.body)
+        except RemoteProtocolError as error:
+            raise LogBroken(
+                f"a message of {PROGRESS_QUEUE.name} cannot be read ({error}): was it written by "
+                "another version? Let that one end the VMs that live, or remove their queues "
+                f"(`teardown cleanup`), delete the queue {PROGRESS_QUEUE.name}, and start again"
+            ) from None
 
     async def _watch(self, session: AmqpSession, epoch: int) -> None:
         """Give the session up when the log says that somebody else was elected meanwhile."""

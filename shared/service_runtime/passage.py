@@ -48,6 +48,9 @@ class Passage:
         """
         forward(outgoing, batch)
 
+    def reached(self, _boundary: str) -> None:
+        """Stand before or after an entry of the log, some records, or an effect."""
+
     def settling(self, settlements: Settlements) -> Callable[[], None]:
         """Return what settles a batch once it is confirmed; asked for before its handlers run."""
         return settlements.perform

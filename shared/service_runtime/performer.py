@@ -69,20 +69,24 @@ class Performer:
             self._observe(record)
         for outgoing in journal_batches(records):
             batch.open_count += 1
+            self._tools.passage.reached("before records")
             self._tools.passage.leaving(outgoing, batch, self._tools.publishers.journal.publish)
+            self._tools.passage.reached("after records")
         batch.seal()
 
     async def perform(self, session: AmqpSession) -> None:
         """Perform actions in order; one that fails with the session is performed on the next."""
         while self._work:
-            work = self._work[0]
+            work, reached = self._work[0], self._tools.passage.reached
+            reached("before an effect")
             if isinstance(work.action, Send):
                 self._work.popleft()
                 self._send(work.action, work.batch)
-                continue
-            await self._perform(session, work.action, work.cause)
-            self._work.popleft()
-            work.batch.confirmed()
+            else:
+                await self._perform(session, work.action, work.cause)
+                self._work.popleft()
+                work.batch.confirmed()
+            reached("after an effect")
 
     def _send(self, send: Send, batch: Batch) -> None:
         """Publish a message; one that cannot be published is returned at once.

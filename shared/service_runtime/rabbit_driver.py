@@ -301,9 +301,11 @@ class RabbitDriver:
                 continue
             log.open()
             batch, plans = self._step_batch(lambda: log.is_full)
+            self._passage.reached("before an entry")
             log.close(batch, partial(self._let_out_late, batch, plans))
 
     def _let_out_late(self, batch: Batch, plans: Sequence[Plan]) -> None:
+        self._passage.reached("after an entry")
         self._performer.let_out(batch, plans)
         self._wake.set()
 

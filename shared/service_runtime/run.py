@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from service_runtime import logs
 from service_runtime.amqp.endpoint import EndpointError
 from service_runtime.amqp.lost_session import TopologyMismatch, TopologyMissing
+from service_runtime.crash import CrashAt
 from service_runtime.gate import Gate
 from service_runtime.http_server import serve_http
 from service_runtime.metrics import Metrics, Shown, StateCollector, show_instance
@@ -26,6 +27,7 @@ from service_runtime.settings import Settings, SettingsError, read_settings
 from service_runtime.tracing.traced import traced
 from vm_protocol.actor import Actor
 from vm_protocol.gauges import GaugeRow
+from vm_protocol.recovery import LogBroken
 from vm_protocol.topology import Queue
 from vm_protocol.wire import Observe, Record
 
@@ -99,6 +101,9 @@ def _failed(error: BaseException) -> int:
                 way_out="import the deployment's definitions, or set AMQP_TOPOLOGY=declare",
             )
             return EXIT_INFRASTRUCTURE
+        case LogBroken():
+            log.error("manager.log_broken", why=str(error))
+            return EXIT_INFRASTRUCTURE
         case OSError() | EndpointError():
             log.error("service.failed", why=str(error))
             return EXIT_INFRASTRUCTURE
@@ -141,7 +146,8 @@ async def _serve(
         trace(record)
 
     gate = Gate(settings.teardown_gate) if settings.teardown_gate else None
-    drivers, shown = _drivers(settings, parts, observe, gate or DIRECT)
+    crash = CrashAt(settings.teardown_crash_file) if settings.teardown_crash_file else None
+    drivers, shown = _drivers(settings, parts, observe, gate or crash or DIRECT)
     registry.register(StateCollector(shown))
 
     def stop() -> None:

@@ -52,7 +52,8 @@ class Settings(BaseModel):
     WORKER_USERS and CLIENT_USERS name the broker's users that play each role, separated by commas;
     empty: anybody may. In WORKER_USERS, `user=ID` is the user of one worker and of no other.
     REPLICA tells a manager from others beside it.
-    TEARDOWN_GATE is a replay's conductor, on this host.
+    TEARDOWN_GATE is a replay's conductor, on this host. TEARDOWN_CRASH_FILE is for recovery's tests
+    (`crash.py`).
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -69,6 +70,7 @@ class Settings(BaseModel):
     log_level: str = "info"
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    teardown_crash_file: str = ""
     teardown_gate: Annotated[str, Field(pattern=r"^(127\.0\.0\.1:\d+)?$")] = ""
     replica: Annotated[str, Field(pattern=_NAME_OR_NONE, max_length=limits.NAME_CHARACTERS_MAX)] = (
         ""

@@ -66,7 +66,7 @@ class _Line(BaseModel):
 class LoggedDelivery(_Line):
     """A delivery; its body is text, or base64, or too long for any message and only counted."""
 
-    input: Literal["delivery"] = "delivery"
+    input: Literal["delivery"]
     at_ns: int
     queue: str
     number: int
@@ -132,6 +132,7 @@ def _logged_delivery(delivery: Delivery, at_ns: int) -> LoggedDelivery:
         except UnicodeDecodeError:
             base64 = b64encode(packet.body).decode()
     return LoggedDelivery.model_construct(
+        input="delivery",
         at_ns=at_ns,
         queue=delivery.queue,
         number=delivery.number,

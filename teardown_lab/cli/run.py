@@ -27,6 +27,7 @@ class RunFlags:
     roots: str | None
     scenario: str | None
     workers: int
+    managers: int
     broker: str
     attach: bool
     seed: int | None
@@ -46,6 +47,13 @@ class RunFlags:
 @click.option("--roots", type=click.Choice(["distinct", "shared", "mixed"]), help="who shares")
 @click.option("--scenario", type=click.Path(exists=True, dir_okay=False), help="a YAML file")
 @click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True)
+@click.option(
+    "--managers",
+    type=click.IntRange(1, 8),
+    default=1,
+    show_default=True,
+    help="one is active, the others stand by",
+)
 @broker_option
 @click.option("--attach", is_flag=True, help="use running services: `docker compose up`")
 @click.option("--seed", type=click.IntRange(0), help="the scenario's seed")
@@ -83,6 +91,7 @@ def _run(ordering: str, flags: RunFlags) -> Finished:
         vcpus=scenario.vcpus,
         attach=flags.attach,
         log_level="info" if flags.verbose else "warning",
+        managers=flags.managers,
     )
     history = Path(flags.history) if flags.history else None
     once = RunOptions(flags.timeout, history, flags.keep)

@@ -49,7 +49,7 @@ class LabOptions:
 
     `broker` is "auto", "simulated" or a URL; `attach` uses services that run already; `vcpus` is
     the largest VM that the workers together must hold; `gate` is the address of a replay's
-    conductor.
+    conductor. Of several `managers` one is active and the others stand by.
     """
 
     broker: str = "auto"
@@ -58,6 +58,7 @@ class LabOptions:
     attach: bool = False
     log_level: str = "warning"
     gate: str = ""
+    managers: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +213,7 @@ def open_lab(options: LabOptions, say: Say, forward: Say = lambda _: None) -> It
                 options.log_level,
                 provided.kind == "url",
                 options.gate,
+                options.managers,
             )
             services = stack.enter_context(started(wanted, run, forward))
         lab = Lab(provided, services, run, say)

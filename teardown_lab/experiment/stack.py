@@ -68,11 +68,17 @@ class Service:
 
 
 class Stack:
-    """A manager and its workers, connected and consuming."""
+    """Managers and their workers, connected and consuming; `services` has the managers first.
 
-    def __init__(self, services: list[Service], worker_ids: tuple[str, ...] = ()) -> None:
+    A manager that ends is no failure as long as another one stands by: that one takes over.
+    """
+
+    def __init__(
+        self, services: list[Service], worker_ids: tuple[str, ...] = (), manager_count: int = 1
+    ) -> None:
         self.services = services
         self.worker_ids = worker_ids
+        self.manager_count = manager_count
         self._on_failure: Callable[[str], None] | None = None
         self._stopping = False
         self._guard = threading.Lock()
@@ -87,9 +93,20 @@ class Stack:
         """Return where each service serves its metrics, by its name."""
         return {service.name: service.metrics_url for service in self.services}
 
+    @property
+    def managers(self) -> list[Service]:
+        """Return the managers, those included that have ended."""
+        return self.services[: self.manager_count]
+
     def answers(self) -> bool:
-        """Tell whether every service answers."""
-        return all(service.answers() for service in self.services)
+        """Tell whether every service answers that is not replaced by another one."""
+        return all(service.answers() for service in self.services if not self._is_replaced(service))
+
+    def _is_replaced(self, service: Service) -> bool:
+        """Tell whether a service has ended and another one does its work."""
+        if service not in self.managers or service.process.poll() is None:
+            return False
+        return any(each.process.poll() is None for each in self.managers)
 
     def require_connected(self) -> None:
         """Make sure that the run did not wait in vain because a service cannot reach the broker.
@@ -118,7 +135,8 @@ class Stack:
         """Take note that a service's log has ended, and with it the service."""
         service.process.wait()
         with self._guard:
-            if not self._stopping and self._on_failure is not None:
+            is_failure = not self._stopping and not self._is_replaced(service)
+            if is_failure and self._on_failure is not None:
                 self._on_failure(_failure(service))
 
     def stop(self) -> None:
@@ -150,6 +168,12 @@ class StackOptions:
     log_level: str = "warning"
     broker_outlives_run: bool = False
     gate: str = ""
+    managers: int = 1
+
+    def manager_names(self) -> tuple[str, ...]:
+        """Return the managers' names."""
+        others = (f"vm-manager-{number}" for number in range(2, self.managers + 1))
+        return ("vm-manager", *others)
 
     def worker_ids(self) -> tuple[str, ...]:
         """Return the workers' ids."""
@@ -177,9 +201,11 @@ def started(options: StackOptions, run: RunFolder, forward: Forward) -> Iterator
     """
     if options.broker_outlives_run:
         run.add_queues(options.url, options.own_queues())
-    stack = Stack([], options.worker_ids())
+    stack = Stack([], options.worker_ids(), options.managers)
     try:
-        stack.services.append(_spawn("vm-manager", "vm_manager", {}, options, run))
+        for manager in options.manager_names():
+            own = {"REPLICA": manager} if options.managers > 1 else {}
+            stack.services.append(_spawn(manager, "vm_manager", own, options, run))
         capacity = str(ceil(options.vcpus / options.workers))
         for worker in options.worker_ids():
             settings = {"WORKER_ID": worker, "WORKER_CAPACITY": capacity}

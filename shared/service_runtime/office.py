@@ -242,7 +242,9 @@ class Office:
     def first_inputs(self, recovery: Recovery) -> tuple[Input, ...]:
         """Return what a tenure begins with: whom it follows, and that it starts."""
         started = Started(time.time_ns())
-        if not recovery.ended:
+        # One that was elected and wrote nothing has done nothing either.
+        before = [each for each in recovery.ended if each[1]]
+        if not before:
             return (started,)
-        epoch, entry, seq = recovery.ended[-1]
+        epoch, entry, seq = before[-1]
         return TookOver(epoch, entry, seq, len(recovery.pending)), started

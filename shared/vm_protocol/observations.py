@@ -22,10 +22,10 @@ class Event(StrEnum):
     MESSAGE_RETURNED = "message.returned"
     MESSAGE_SKIPPED = "message.skipped"
     # the VM (manager)
+    MANAGER_TOOK_OVER = "manager.took-over"
     VM_CREATED = "vm.created"
     VM_FREED = "vm.freed"
     VM_REMOVED = "vm.removed"
-    MANAGER_TOOK_OVER = "manager.took-over"
     TEARDOWN_STARTED = "teardown.started"
     TEARDOWN_STUCK = "teardown.stuck"
     STEP_STARTED = "step.started"
@@ -95,12 +95,15 @@ EVENTS: Final[dict[Event, Meaning]] = {
     Event.MESSAGE_SKIPPED: Meaning(
         "a delivery that cannot be dead-lettered is no message of ours", ("queue", "place")
     ),
+    Event.MANAGER_TOOK_OVER: Meaning(
+        "a manager goes on with a living VM of its predecessor's: the epoch before, the last entry "
+        "of its log that counts, how many records it had made by then, and how many entries were "
+        "performed again",
+        ("predecessor", "entry", "seq", "repeated"),
+    ),
     Event.VM_CREATED: Meaning("every vCPU is placed", ("scenario", "workers")),
     Event.VM_FREED: Meaning("the last step ended: the VM's memory is gone"),
     Event.VM_REMOVED: Meaning("its mailboxes are being deleted, tombstones end with them"),
-    Event.MANAGER_TOOK_OVER: Meaning(
-        "another manager goes on with the VM", ("predecessor", "entry", "seq", "repeated")
-    ),
     Event.TEARDOWN_STARTED: Meaning("DestroyVm is taken up", ("ordering",)),
     Event.TEARDOWN_STUCK: Meaning("a step cannot end; later steps do not run", ("why",)),
     Event.STEP_STARTED: Meaning("a step of the ordering begins", ("name",)),

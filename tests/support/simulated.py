@@ -109,12 +109,18 @@ def run(
     workers: int = 1,
     broker: SimulatedBroker | None = None,
     wrap: Callable[[Core[Any]], Core[Any]] | None = None,
+    manager: Callable[[Actor[Any]], Any] | None = None,
 ) -> Run:
-    """Run an ordering until the client is done, nothing happens any more, or STEPS_MAX."""
+    """Run an ordering until the client is done, nothing happens any more, or STEPS_MAX.
+
+    `wrap` replaces cores, `manager` the manager's actor.
+    """
     everything: list[Record] = []
     records: list[Record] = []
     world = World(everything.append)
     actors = services(min(workers, scenario.vcpus), scenario.vcpus)
+    if manager is not None:
+        actors[0] = manager(actors[0])
     if broker is not None:
         world.broker = broker
     for service in actors:

@@ -82,7 +82,8 @@ OFFICE_GAUGES: Final = (
 class Office:
     """Asks for the office of `queue`'s single active consumer, and takes it over.
 
-    `log` is that of the present tenure, None while standing by.
+    `log` is that of the present tenure, None while standing by. Without `writes_ahead` the log gets
+    no entries: only a benchmark asks for that.
     """
 
     def __init__(self, actor: Actor[Any], queue: Queue, prefetch: int) -> None:
@@ -94,6 +95,7 @@ class Office:
         self._watching: asyncio.Task[None] | None = None
         self._logger = structlog.get_logger(actor=actor.core.actor)
         self.log: ProgressLog | None = None
+        self.writes_ahead = True
         self.numbers = OfficeNumbers()
 
     # --- standing by -------------------------------------------------------------------------
@@ -166,6 +168,7 @@ class Office:
             self._actor, publishers.progress, at, recovery.alive_from, recovery.performed
         )
         self.log.on_entry = self._count
+        self.log.writes_ahead = self.writes_ahead
         for pending in recovery.pending:
             self.log.performances.begin(pending.position)
         self._watching = asyncio.create_task(self._watch(session, recovery.epoch))

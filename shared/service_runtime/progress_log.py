@@ -91,6 +91,7 @@ class ProgressLog:
         self._told = performed
         self.epoch = progress.epoch_at(elected_at)
         self.on_entry: Callable[[], None] = lambda: None
+        self.writes_ahead = True
         self.performances = Performances(performed)
 
     def open(self) -> None:
@@ -125,7 +126,7 @@ class ProgressLog:
 
         Without inputs, nothing has happened and nothing is written.
         """
-        if not self._inputs:
+        if not (self._inputs and self.writes_ahead):
             let_out()
             return
         position = (self.epoch, self._number + 1)

@@ -183,6 +183,8 @@ def _drivers(
     shown: list[Shown] = []
     for part in parts:
         office = Office(part.actor, *part.office) if part.office else None
+        if office is not None:
+            office.writes_ahead = settings.teardown_write_ahead == "on"
         endpoint = settings.endpoint(part.url)
         driver = RabbitDriver(part.actor, endpoint, observe, passage=passage, office=office)
         drivers.append(driver)

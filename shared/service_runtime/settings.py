@@ -53,7 +53,7 @@ class Settings(BaseModel):
     empty: anybody may. In WORKER_USERS, `user=ID` is the user of one worker and of no other.
     REPLICA tells a manager from others beside it.
     TEARDOWN_GATE is a replay's conductor, on this host. TEARDOWN_CRASH_FILE is for recovery's tests
-    (`crash.py`).
+    (`crash.py`), and TEARDOWN_WRITE_AHEAD=off for their benchmark: nothing is remembered then.
     """
 
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
@@ -71,6 +71,7 @@ class Settings(BaseModel):
     metrics_host: str = "127.0.0.1"
     metrics_port: Annotated[int, Field(ge=0, le=65535)] = 0
     teardown_crash_file: str = ""
+    teardown_write_ahead: Literal["on", "off"] = "on"
     teardown_gate: Annotated[str, Field(pattern=r"^(127\.0\.0\.1:\d+)?$")] = ""
     replica: Annotated[str, Field(pattern=_NAME_OR_NONE, max_length=limits.NAME_CHARACTERS_MAX)] = (
         ""

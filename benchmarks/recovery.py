@@ -31,9 +31,10 @@ def lab(vcpus: int, write_ahead: str, managers: int = 1) -> Iterator[Lab]:
     before = dict(os.environ)
     os.environ["TEARDOWN_WRITE_AHEAD"] = write_ahead
     try:
-        with PrivateNode() as node, open_lab(
-            LabOptions(node.url, vcpus=vcpus, managers=managers), lambda _: None
-        ) as made:
+        with (
+            PrivateNode() as node,
+            open_lab(LabOptions(node.url, vcpus=vcpus, managers=managers), lambda _: None) as made,
+        ):
             yield made
     finally:
         os.environ.clear()

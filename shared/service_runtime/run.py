@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -183,9 +183,10 @@ def _drivers(
     shown: list[Shown] = []
     for part in parts:
         office = Office(part.actor, *part.office) if part.office else None
+        endpoint = settings.endpoint(part.url)
         if office is not None:
             office.writes_ahead = settings.teardown_write_ahead == "on"
-        endpoint = settings.endpoint(part.url)
+            endpoint = replace(endpoint, heartbeat_s=settings.manager_heartbeat_s)
         driver = RabbitDriver(part.actor, endpoint, observe, passage=passage, office=office)
         drivers.append(driver)
         numbers = office.numbers if office else None

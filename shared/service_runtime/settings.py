@@ -51,7 +51,7 @@ class Settings(BaseModel):
     mailboxes and reply queues are: classic, quorum, or auto. MANAGER_USERS, MONITOR_USERS,
     WORKER_USERS and CLIENT_USERS name the broker's users that play each role, separated by commas;
     empty: anybody may. In WORKER_USERS, `user=ID` is the user of one worker and of no other.
-    REPLICA tells a manager from others beside it.
+    REPLICA tells a manager from others beside it; MANAGER_HEARTBEAT_S is its connection's heartbeat.
     TEARDOWN_GATE is a replay's conductor, on this host. TEARDOWN_CRASH_FILE is for recovery's tests
     (`crash.py`), and TEARDOWN_WRITE_AHEAD=off for their benchmark: nothing is remembered then.
     """
@@ -73,6 +73,7 @@ class Settings(BaseModel):
     teardown_crash_file: str = ""
     teardown_write_ahead: Literal["on", "off"] = "on"
     teardown_gate: Annotated[str, Field(pattern=r"^(127\.0\.0\.1:\d+)?$")] = ""
+    manager_heartbeat_s: Annotated[int, Field(ge=1, le=600)] = limits.MANAGER_HEARTBEAT_S
     replica: Annotated[str, Field(pattern=_NAME_OR_NONE, max_length=limits.NAME_CHARACTERS_MAX)] = (
         ""
     )

@@ -12,6 +12,8 @@ from urllib.parse import quote, unquote, urlsplit
 
 import pika
 
+from vm_protocol import limits
+
 SCHEMES: Final = ("amqp://", "amqps://")
 _GUEST: Final = "guest"
 """Who connects when a URL names nobody, and that user's password (AMQP URI specification)."""
@@ -33,13 +35,14 @@ class Endpoint:
     `ca_file` holds the certificates that an `amqps://` broker's must be signed by; empty: the
     system's. `topology_given` says that exchanges and shared queues are the deployment's: then
     they are looked up, and never declared. `queues` says what a vCPU's mailbox and a reply queue
-    are (docs/decisions/0016-queues-of-a-cluster.md).
+    are (docs/decisions/0016-queues-of-a-cluster.md). `heartbeat_s` is the client's: in pika it wins.
     """
 
     url: str = field(repr=False)
     ca_file: str = ""
     topology_given: bool = False
     queues: QueueKind = "auto"
+    heartbeat_s: int = limits.HEARTBEAT_S
 
     @property
     def user(self) -> str:

@@ -92,7 +92,7 @@ class AmqpSession:
             EndpointError: No connection can be made with the URL.
         """
         parameters = self._endpoint.parameters()
-        parameters.heartbeat = limits.HEARTBEAT_S
+        parameters.heartbeat = self._endpoint.heartbeat_s
         parameters.blocked_connection_timeout = limits.BLOCKED_TIMEOUT_S
         parameters.client_properties = {"connection_name": self._name}
 

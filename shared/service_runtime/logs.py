@@ -16,6 +16,7 @@ _WARNINGS: Final = frozenset(
     {
         Event.MESSAGE_RETURNED,
         Event.MESSAGE_SKIPPED,
+        Event.MANAGER_TOOK_OVER,
         Event.TEARDOWN_STUCK,
         Event.DEAD_LETTER_CLASSIFIED,
         Event.DEAD_LETTER_REPUBLISHED,

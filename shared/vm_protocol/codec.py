@@ -127,7 +127,8 @@ def encode_records(records: tuple[Record, ...]) -> bytes:
 
 
 _LINE: Final = re.compile(
-    rb'\{"schema":%d,"seq":[0-9]+,"actor":"[^"]*","event":"([a-z_.]+)",.*\}' % limits.SCHEMA_VERSION
+    rb'\{"schema":%d,"seq":[0-9]+,"actor":"[^"]*","event":"([a-z_.-]+)",.*\}'
+    % limits.SCHEMA_VERSION
 )
 """A line as `encode_records` writes it: whatever looks otherwise is decoded, and judged."""
 

@@ -28,6 +28,7 @@ _Chain = Annotated[tuple[_Text, ...], Field(max_length=limits.CHAIN_LINKS_MAX)]
 _Line = Annotated[int, Field(ge=1, le=limits.ORDERING_FILE_CHARACTERS_MAX)]
 _Lines = Annotated[tuple[_Line, ...], Field(max_length=limits.STEPS_MAX)]
 _Nanoseconds = Annotated[int, Field(ge=0, le=limits.NANOSECONDS_MAX)]
+_Count = Annotated[int, Field(ge=0, le=limits.COUNTER_MAX)]
 _Small = Annotated[int, Field(ge=0, le=limits.ROOTS_OF_CONTEXT_MAX)]
 _Kind: Any = Literal[tuple(REQUEST_KINDS.values())]
 _Reason: Any = Literal[tuple(str(reason) for reason in RejectReason)]
@@ -73,6 +74,12 @@ _FIELDS: Final[Mapping[Event, Mapping[str, Any]]] = {
         "routing_key": _Optional(_Text),
     },
     Event.MESSAGE_SKIPPED: {"queue": _Text, "place": _Text},
+    Event.MANAGER_TOOK_OVER: {
+        "predecessor": Annotated[int, Field(ge=1, le=limits.COUNTER_MAX)],
+        "entry": _Count,
+        "seq": _Count,
+        "repeated": _Count,
+    },
     Event.VM_CREATED: {"scenario": Scenario, "workers": _Names},
     Event.TEARDOWN_STARTED: {"ordering": Ordering},
     Event.TEARDOWN_STUCK: {"why": _Text},

@@ -22,6 +22,7 @@ class Event(StrEnum):
     MESSAGE_RETURNED = "message.returned"
     MESSAGE_SKIPPED = "message.skipped"
     # the VM (manager)
+    MANAGER_TOOK_OVER = "manager.took-over"
     VM_CREATED = "vm.created"
     VM_FREED = "vm.freed"
     VM_REMOVED = "vm.removed"
@@ -93,6 +94,12 @@ EVENTS: Final[dict[Event, Meaning]] = {
     ),
     Event.MESSAGE_SKIPPED: Meaning(
         "a delivery that cannot be dead-lettered is no message of ours", ("queue", "place")
+    ),
+    Event.MANAGER_TOOK_OVER: Meaning(
+        "a manager goes on with a living VM of its predecessor's: the epoch before, the last entry "
+        "of its log that counts, how many records it had made by then, and how many entries were "
+        "performed again",
+        ("predecessor", "entry", "seq", "repeated"),
     ),
     Event.VM_CREATED: Meaning("every vCPU is placed", ("scenario", "workers")),
     Event.VM_FREED: Meaning("the last step ended: the VM's memory is gone"),

@@ -36,6 +36,7 @@ WITNESSES: Final[Mapping[Event, frozenset[Role]]] = {
     **dict.fromkeys((Event.STEP_STARTED, Event.STEP_FINISHED), _MANAGER | _WORKER),
     **dict.fromkeys(
         (
+            Event.MANAGER_TOOK_OVER,
             Event.VM_CREATED,
             Event.VM_FREED,
             Event.VM_REMOVED,

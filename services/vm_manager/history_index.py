@@ -10,6 +10,7 @@ from immutables import Map
 from pydantic_core import to_json
 
 from vm_protocol import limits
+from vm_protocol.errors import RejectReason
 from vm_protocol.observations import Event
 from vm_protocol.topology import parse_mailbox
 from vm_protocol.trust import Role, role_of, worker_actor
@@ -19,7 +20,7 @@ MessageAtQueue = tuple[str, str]
 """(message id, queue)."""
 
 DeathKey = tuple[str, str, str]
-"""(message id, queue, the broker's reason)."""
+"""(message id, queue, the broker's reason, or that a manager out of office had sent it)."""
 
 SENT_AGAIN = frozenset(
     {"CreateVm", "DestroyVm", "RemoveVm", "PlaceVcpu", "DestroyVcpu", "AsyncPfCompleted"}
@@ -201,8 +202,11 @@ def _rejected(index: VmIndex, record: Record) -> VmIndex:
     if record.details.get("requeue"):
         count = index.requeues.get(message_id, 0) + 1
         return replace(index, requeues=index.requeues.set(message_id, count))
-    rejects = index.rejects.set((message_id, queue), str(record.details.get("reason")))
-    return replace(index, rejects=rejects)
+    delivery, reason = (message_id, queue), str(record.details.get("reason"))
+    # Of two messages of one id, the one that a manager in office sent is told: it may be a finding.
+    if reason == RejectReason.STALE_EPOCH and delivery in index.rejects:
+        return index
+    return replace(index, rejects=index.rejects.set(delivery, reason))
 
 
 def _acked(index: VmIndex, record: Record) -> VmIndex:
@@ -212,9 +216,15 @@ def _acked(index: VmIndex, record: Record) -> VmIndex:
     return replace(index, acked=index.acked.set(delivery, None))
 
 
+def death_key(message_id: str, queue: str, reason: str, why: str) -> DeathKey:
+    """Return what tells a death from others."""
+    return message_id, queue, why if why == RejectReason.STALE_EPOCH else reason
+
+
 def _classified(index: VmIndex, record: Record) -> VmIndex:
     queue, reason = str(record.details.get("queue")), str(record.details.get("reason"))
-    death = (record.message_id or "", queue, reason)
+    why = str(record.details.get("why"))
+    death = death_key(record.message_id or "", queue, reason, why)
     return replace(index, classified=index.classified.set(death, None))
 
 

@@ -7,7 +7,7 @@ it was sent and has died.
 
 from pydantic import ValidationError
 
-from vm_manager.history_index import DeathKey, HistoryIndex, Sending, VmIndex
+from vm_manager.history_index import DeathKey, HistoryIndex, Sending, VmIndex, death_key
 from vm_protocol import messages, topology
 from vm_protocol.effects import DeadLettered, Effect, Observed, Publish
 from vm_protocol.errors import RejectReason
@@ -41,19 +41,19 @@ def vcpu_of(letter: DeadLettered) -> int | None:
     return mailbox.vcpu if mailbox else getattr(letter.message, "vcpu", None)
 
 
-def death_of(letter: DeadLettered) -> DeathKey:
+def death_of(letter: DeadLettered, why: str) -> DeathKey:
     """Return what tells a death from others."""
-    return letter.message_id, letter.queue, letter.reason
+    return death_key(letter.message_id, letter.queue, letter.reason, why)
 
 
-def is_counted(index: VmIndex, letter: DeadLettered) -> bool:
+def is_counted(index: VmIndex, letter: DeadLettered, why: str) -> bool:
     """Tell whether this death was counted before: then the letter's Ack, or a confirm, was lost.
 
     A request lies in a mailbox only once. Of other messages, two letters with one id are two
     deaths.
     """
     is_one = letter.redelivered or isinstance(letter.message, messages.REQUEST_TYPES)
-    return letter.message is not None and is_one and death_of(letter) in index.classified
+    return letter.message is not None and is_one and death_of(letter, why) in index.classified
 
 
 def is_told(index: HistoryIndex, letter: DeadLettered) -> bool:

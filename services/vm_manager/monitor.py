@@ -8,10 +8,10 @@ one.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Literal, assert_never
+from typing import assert_never
 
 from vm_manager import letters
-from vm_manager.history_index import READ_BY_INDEX, HistoryIndex
+from vm_manager.history_index import READ_BY_INDEX, DeathKey, HistoryIndex
 from vm_manager.open_requests import READ_BY_OPEN_REQUESTS, OpenRequests
 from vm_manager.repeats import Repeats
 from vm_protocol import limits, topology
@@ -166,27 +166,29 @@ class DeadLetterMonitor:
             # Lost connections are nobody's fault, so the command gets one more chance.
             elif not letters.is_republished(index, letter):
                 said = letters.republish(letter, sending)
-                return self._noted(state, letter, "republished"), (*effects, *said, ack)
+                return self._noted(state, letter, None), (*effects, *said, ack)
             elif role_of(letter.sender) is not Role.MONITOR:
                 # Sent again already; that copy has a letter of its own if it dies.
                 return state, (*effects, ack)
             else:
                 effects += letters.tell(letter, sending, why)
-        if letters.is_counted(index, letter):
+        if letters.is_counted(index, letter, why):
             return state, (*effects, ack)
         told = letters.classified(index, letter, invariant, why)
-        return self._noted(state, letter, "classified"), (*effects, told, ack)
+        return self._noted(state, letter, letters.death_of(letter, why)), (*effects, told, ack)
 
     def _noted(
-        self, state: MonitorState, letter: DeadLettered, what: Literal["republished", "classified"]
+        self, state: MonitorState, letter: DeadLettered, death: DeathKey | None
     ) -> MonitorState:
-        """Return the state with a letter noted as handled, ahead of reading that in the journal."""
+        """Return the state with a letter noted as handled, ahead of reading that in the journal.
+
+        It was republished, or else classified as this death.
+        """
         vm = letters.vm_of(letter)
         index = state.index.of(vm)
-        if what == "republished":
+        if death is None:
             delivery = (letter.message_id, letter.queue)
             index = replace(index, republished=index.republished.set(delivery, None))
         else:
-            death = letters.death_of(letter)
             index = replace(index, classified=index.classified.set(death, None))
         return replace(state, index=state.index.tell(vm, index))

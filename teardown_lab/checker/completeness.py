@@ -63,12 +63,15 @@ def _gaps(facts: Facts) -> Iterator[str]:
     # Only a file with whole actors can have gaps; others leave out what is not about their VM.
     if facts.run.started is None or facts.run.started.details.get("whole") is not True:
         return
-    numbers: dict[str, set[int]] = {}
+    office = facts.timeline.successions
+    # A successor says how many records its predecessor has made; others tell it by their last.
+    numbers: dict[str, set[int]] = {actor: set() for actor in office.ends}
     unusable = (each.record for each in facts.history.unusable)
     for record in (*facts.history.records, *unusable):
-        numbers.setdefault(record.actor, set()).add(record.seq)
+        if office.counts(record):
+            numbers.setdefault(record.actor, set()).add(record.seq)
     for actor, found in sorted(numbers.items()):
-        missing = max(found) + 1 - len(found)
+        missing = office.ends.get(actor, max(found, default=-1) + 1) - len(found)
         if missing:
             records = f"{missing} record{'s' * (missing > 1)}"
             yield f"{records} of {facts.name_of(actor)} missing from the history"

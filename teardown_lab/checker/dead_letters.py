@@ -25,11 +25,14 @@ def distinct_letters(facts: Facts) -> list[Moment]:
     """Return the dead letters; one that the monitor saw twice counts once."""
     seen: set[tuple[str, str, str]] = set()
     letters = []
-    for letter in facts.deliveries.letters:
+    stale = set(facts.deliveries.stale_letters)
+    for letter in sorted((*facts.deliveries.letters, *stale), key=lambda each: each.position):
         record = letter.record
         message_id = record.message_id or ""
-        key = (message_id, shapes.text(record, "queue"), shapes.text(record, "reason"))
-        if message_id in facts.messages.types and key in seen:
+        # A message of a manager out of office, and its successor's of the same id, may both die.
+        reason = shapes.text(record, "why" if letter in stale else "reason")
+        key = (message_id, shapes.text(record, "queue"), reason)
+        if (letter in stale or message_id in facts.messages.types) and key in seen:
             continue
         seen.add(key)
         letters.append(letter)
@@ -47,7 +50,8 @@ def classify(
     letters: list[DeadLetter] = []
     notes: list[str] = []
     for moment in distinct_letters(facts):
-        letter = _letter(facts.messages, moment, by_delivery)
+        is_stale = moment in facts.deliveries.stale_letters
+        letter = _letter(facts.messages, moment, {} if is_stale else by_delivery)
         letters.append(letter)
         notes.extend(_disagreement(moment, letter))
     return tuple(letters), tuple(notes)

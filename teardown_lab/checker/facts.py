@@ -114,6 +114,7 @@ class DeliveryFacts:
     `in_mailboxes` arrived at a vCPU's mailbox, `arrivals` elsewhere. `taken` counts how often the
     broker brought a delivery to a mailbox; `outcomes` are what the worker made of each.
     `duplicated` were known to their worker. `unknown_settles` settle what never arrived.
+    `stale_letters` are of what a manager out of office had sent; nothing else here knows of those.
     """
 
     arrivals: dict[DeliveryId, Moment] = field(default_factory=dict)
@@ -126,6 +127,7 @@ class DeliveryFacts:
     requeued: dict[DeliveryId, Moment] = field(default_factory=dict)
     unknown_settles: list[Moment] = field(default_factory=list)
     letters: list[Moment] = field(default_factory=list)
+    stale_letters: list[Moment] = field(default_factory=list)
 
     def is_seen_again(self, delivery: DeliveryId, arrival: Moment) -> bool:
         """Return whether a delivery's first recorded arrival was not its first.
@@ -239,13 +241,17 @@ class MmuFacts:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """The VM's life as the manager tells it: creations, teardowns begun and stuck, its end."""
+    """The VM's life as managers tell it: creations, teardowns begun and stuck, its end.
+
+    `takeovers` are those that the VM lived through.
+    """
 
     created: list[Moment] = field(default_factory=list)
     teardowns: list[Moment] = field(default_factory=list)
     stuck: list[Moment] = field(default_factory=list)
     frees: list[Moment] = field(default_factory=list)
     removals: list[Moment] = field(default_factory=list)
+    takeovers: list[Moment] = field(default_factory=list)
 
     @property
     def teardown_started(self) -> Moment | None:

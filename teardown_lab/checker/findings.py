@@ -98,6 +98,19 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
+class Takeover:
+    """One manager that went on with the VM of another: `entry` is the last that counts of its log.
+
+    `repeated` entries were performed again, as nobody knew whether that had been done.
+    """
+
+    by: str
+    predecessor: str
+    entry: int
+    repeated: int
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """The counts of the contract; `flush_*` are TLB flushes only, per distinct (message, vCPU)."""
 

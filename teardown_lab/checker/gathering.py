@@ -18,6 +18,7 @@ from teardown_lab.checker.facts import (
 )
 from teardown_lab.checker.happens_before import Moment, order
 from teardown_lab.checker.history import History
+from vm_protocol.errors import RejectReason
 from vm_protocol.observations import Event
 from vm_protocol.ordering import WORKER_STEPS
 from vm_protocol.topology import parse_mailbox
@@ -165,6 +166,16 @@ def _state_freed(facts: Facts, moment: Moment) -> None:
         facts.vm_state.freed_again.append(moment)
 
 
+def _lettered(facts: Facts, moment: Moment) -> None:
+    record = moment.record
+    delivery = (record.message_id or "", shapes.text(record, "queue"))
+    says_stale = shapes.text(record, "why") == RejectReason.STALE_EPOCH
+    if says_stale and delivery in facts.timeline.stale_rejects:
+        facts.deliveries.stale_letters.append(moment)
+    else:
+        facts.deliveries.letters.append(moment)
+
+
 _HANDLERS: Final[dict[Event, Callable[[Facts, Moment], None]]] = {
     Event.MESSAGE_SENT: _sent,
     Event.MESSAGE_RECEIVED: _received,
@@ -178,6 +189,7 @@ _HANDLERS: Final[dict[Event, Callable[[Facts, Moment], None]]] = {
     Event.STEP_STARTED: _step_started,
     Event.ASYNC_PF_COMPLETED: _fault_done,
     Event.VM_STATE_FREED: _state_freed,
+    Event.DEAD_LETTER_CLASSIFIED: _lettered,
 }
 """Events that say more than that something happened, or need others to be understood."""
 
@@ -186,7 +198,6 @@ def _kept(facts: Facts) -> dict[Event, list[Moment]]:
     """Return where every moment of an event is kept."""
     roots = facts.mmu.roots
     return {
-        Event.DEAD_LETTER_CLASSIFIED: facts.deliveries.letters,
         Event.BACKGROUND_STOPPED: facts.vm_state.background_stops,
         Event.VM_STATE_READ: facts.vm_state.reads,
         Event.ROOT_ALLOCATED: roots,
@@ -201,6 +212,7 @@ def _kept(facts: Facts) -> dict[Event, list[Moment]]:
         Event.FLUSH_WAITED: facts.requests.flush_waits,
         Event.VM_FREED: facts.life.frees,
         Event.VM_REMOVED: facts.life.removals,
+        Event.MANAGER_TOOK_OVER: facts.life.takeovers,
         Event.RUN_STARTED: facts.run.starts,
         Event.RUN_FINISHED: facts.run.ends,
     }

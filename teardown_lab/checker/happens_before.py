@@ -1,5 +1,8 @@
 """Causal order: program order of each actor, plus sent -> received, as vector clocks.
 
+Managers that took over from each other are one actor here: what the last one does comes after all
+that counts of the ones before (takeovers.py).
+
 A clock is kept as what an actor has seen of the others; it changes at receives only, so records
 between two of them share one tuple. Nothing here compares pairs of records.
 """
@@ -8,7 +11,14 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from teardown_lab.checker.takeovers import (
+    StaleReject,
+    Successions,
+    successions,
+    without_stale_deliveries,
+)
 from vm_protocol.observations import Event
+from vm_protocol.trust import epoch_of
 from vm_protocol.wire import Record
 
 
@@ -31,14 +41,19 @@ class Moment:
 class Timeline:
     """All moments, sorted; who wrote them; and what does not fit.
 
-    `restarted` are actors whose numbers repeat with other content, `contradictions` the messages
-    that were received before they can have been sent.
+    `stale` are records of managers out of office, each once, and `stale_rejects` the deliveries
+    that were rejected as theirs: they are no moments. `restarted` are actors whose numbers repeat
+    with other content, `contradictions` the messages that were received before they can have been
+    sent.
     """
 
     moments: tuple[Moment, ...]
     actors: tuple[str, ...]
     restarted: tuple[str, ...]
     contradictions: tuple[str, ...]
+    successions: Successions
+    stale: tuple[Record, ...]
+    stale_rejects: frozenset[StaleReject]
 
 
 def before(first: Moment, second: Moment) -> bool:
@@ -51,30 +66,57 @@ def before(first: Moment, second: Moment) -> bool:
 
 def order(records: Sequence[Record]) -> Timeline:
     """Return the records in causal order, ties by Lamport time, actor and number."""
-    queues, restarted = _queues(records)
-    return _Sorter(queues).run(restarted)
+    known = successions(records)
+    queues, stale, restarted = _queues(records, known)
+    rejects: set[StaleReject] = set()
+    if known.ends:
+        for office, queue in queues.items():
+            queues[office], found = without_stale_deliveries(queue)
+            rejects |= found
+    moments, contradictions = _Sorter(queues).run()
+    return Timeline(
+        moments,
+        tuple(sorted({record.actor for queue in queues.values() for record in queue})),
+        restarted,
+        contradictions,
+        known,
+        stale,
+        frozenset(rejects),
+    )
 
 
-def _queues(records: Sequence[Record]) -> tuple[dict[str, list[Record]], tuple[str, ...]]:
-    """Return each actor's records by number; repeated ones once."""
+def _queues(
+    records: Sequence[Record], known: Successions
+) -> tuple[dict[str, list[Record]], tuple[Record, ...], tuple[str, ...]]:
+    """Return each actor's records by number, those out of office, and the actors that restarted.
+
+    Repeated records stand there once.
+    """
     found: dict[tuple[str, int], Record] = {}
     queues: dict[str, list[Record]] = {}
+    stale: list[Record] = []
     restarted: set[str] = set()
     for record in records:
         earlier = found.get((record.actor, record.seq))
-        # After a lost connection a service writes records again that had arrived.
+        # A service writes records again that had arrived: after a lost connection its own, and
+        # after a take-over its predecessor's.
         if earlier == record:
             continue
-        if earlier is not None:
+        if earlier is not None and known.counts(record):
             # One number, two contents: the actor had two lives, whose records nobody can order.
             restarted.add(record.actor)
         found[record.actor, record.seq] = record
-        queues.setdefault(record.actor, []).append(record)
-    for actor, queue in queues.items():
-        if actor not in restarted:
+        if known.counts(record):
+            queues.setdefault(known.office(record.actor), []).append(record)
+        else:
+            stale.append(record)
+    lives = {known.office(actor) for actor in restarted}
+    epochs = {actor: epoch_of(actor) or 0 for actor, _ in found}
+    for office, queue in queues.items():
+        if office not in lives:
             # Records written again stand late in the file; `seq` keeps the actor's own order.
-            queue.sort(key=lambda record: record.seq)
-    return queues, tuple(sorted(restarted))
+            queue.sort(key=lambda record: (epochs[record.actor], record.seq))
+    return queues, tuple(stale), tuple(sorted(restarted))
 
 
 class _Sorter:
@@ -96,7 +138,8 @@ class _Sorter:
         self._ready: list[tuple[int, int, int]] = []
         self._moments: list[Moment] = []
 
-    def run(self, restarted: tuple[str, ...]) -> Timeline:
+    def run(self) -> tuple[tuple[Moment, ...], tuple[str, ...]]:
+        """Return the moments in order, and what was received before it can have been sent."""
         contradictions: list[str] = []
         for actor in range(len(self._names)):
             self._offer(actor)
@@ -107,7 +150,7 @@ class _Sorter:
             _, actor, _ = heapq.heappop(self._ready)
             self._emit(actor)
             self._offer(actor)
-        return Timeline(tuple(self._moments), tuple(self._names), restarted, tuple(contradictions))
+        return tuple(self._moments), tuple(contradictions)
 
     def _offer(self, actor: int) -> None:
         """Make an actor's next record ready, or let it wait for its message."""

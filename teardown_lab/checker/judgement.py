@@ -13,6 +13,7 @@ from teardown_lab.checker.findings import (
     Hazard,
     Link,
     Seconds,
+    Takeover,
     Vacuity,
     Verdict,
     Violation,
@@ -99,6 +100,7 @@ class ResultObject(TypedDict):
     dead_letters: list[DeadLetterObject]
     counts: CountsObject
     vacuity: VacuityObject | None
+    takeovers: int
     notes: list[str]
     source: str
     seconds: SecondsObject
@@ -112,7 +114,8 @@ class Judgement:
 
     `notes` are the reasons why the history cannot prove safety; with any of them the verdict is
     `inconclusive`, unless a violation was found. `scenario` is what the run said of itself.
-    `messages` are those of all chains of the violations, by their ids.
+    `messages` are those of all chains of the violations, by their ids. `stale_records` were written
+    by managers that had lost their office, and are no evidence.
     """
 
     vm: str
@@ -129,6 +132,8 @@ class Judgement:
     source: str
     seconds: Seconds
     messages: Mapping[str, Link] = field(default_factory=dict)
+    takeovers: tuple[Takeover, ...] = ()
+    stale_records: int = 0
 
     def to_json(self, history: str, source: str | None = None) -> ResultObject:
         """Return the JSON object of this judgement.
@@ -167,6 +172,7 @@ class Judgement:
             ],
             "counts": _counts(self.counts),
             "vacuity": _vacuity(self.vacuity),
+            "takeovers": len(self.takeovers),
             "notes": list(self.notes),
             "source": source or self.source or FROM_A_FILE,
             "seconds": {

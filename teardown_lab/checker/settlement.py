@@ -4,8 +4,12 @@ Fed from the journal's stream while the run goes on. What one service says may a
 caused it at another, so every pair is matched in either order.
 """
 
+from collections.abc import Callable
+
 from teardown_lab.checker import shapes
 from teardown_lab.checker.facts import FROM_CLIENTS, SERVED_ONCE
+from teardown_lab.checker.takeovers import NO_SUCCESSIONS, is_stale_reject, successions
+from vm_protocol.errors import RejectReason
 from vm_protocol.messages import REQUEST_TYPE_NAMES
 from vm_protocol.observations import Event
 from vm_protocol.topology import parse_mailbox
@@ -13,23 +17,30 @@ from vm_protocol.wire import Record
 
 
 class _Pairs:
-    """Things owed and things done, matched in either order; `open` counts what is still owed."""
+    """Things owed and things done, matched in either order; `open` counts what is still owed.
+
+    Each is owed by the record that says so.
+    """
 
     def __init__(self) -> None:
-        self._owed: set[tuple[str, object]] = set()
+        self._owed: dict[tuple[str, object], Record] = {}
         self._done: set[tuple[str, object]] = set()
 
     @property
     def open(self) -> int:
         return len(self._owed)
 
-    def owe(self, key: tuple[str, object]) -> None:
+    def owe(self, key: tuple[str, object], by: Record) -> None:
         if key not in self._done:
-            self._owed.add(key)
+            self._owed[key] = by
 
     def do(self, key: tuple[str, object]) -> None:
         self._done.add(key)
-        self._owed.discard(key)
+        self._owed.pop(key, None)
+
+    def keep(self, counts: Callable[[Record], bool]) -> None:
+        """Forget what is owed by records that do not count any more."""
+        self._owed = {key: by for key, by in self._owed.items() if counts(by)}
 
 
 class Settlement:
@@ -44,6 +55,8 @@ class Settlement:
         self._commands = _Pairs()
         self._sendings = _Pairs()
         self._arrivals = _Pairs()
+        self._takeovers: list[Record] = []
+        self._successions = NO_SUCCESSIONS
 
     @property
     def settled(self) -> bool:
@@ -79,9 +92,14 @@ class Settlement:
 
     def feed(self, record: Record) -> None:
         """Take the next record of the journal; those of other VMs are ignored."""
-        if record.vm != self._vm:
+        if record.vm != self._vm or not self._successions.counts(record):
+            return
+        if self._successions.ends and _is_stale(record):
+            self._stale(record)
             return
         match record.event:
+            case Event.MANAGER_TOOK_OVER:
+                self._took_over(record)
             case Event.VM_FREED | Event.TEARDOWN_STUCK:
                 self._ended = True
             case Event.MESSAGE_SENT:
@@ -89,15 +107,15 @@ class Settlement:
             case Event.MESSAGE_RECEIVED:
                 self._received(record)
             case Event.MESSAGE_ACKED if record.message_id:
-                self._arrivals.owe(_key(record))
+                self._arrivals.owe(_key(record), record)
                 self._deliveries.do(_key(record))
                 self._commands.do(_message(record))
             case Event.MESSAGE_REJECTED if _is_final(record):
-                self._arrivals.owe(_key(record))
+                self._arrivals.owe(_key(record), record)
                 self._deliveries.do(_key(record))
                 self._commands.do(_message(record))
                 # A final reject becomes a dead letter, which the monitor has still to classify.
-                self._letters.owe(_letter(record))
+                self._letters.owe(_letter(record), record)
             case Event.DEAD_LETTER_CLASSIFIED:
                 self._deliveries.do(_key(record))
                 self._commands.do(_message(record))
@@ -107,10 +125,25 @@ class Settlement:
             case _:
                 pass
 
+    def _took_over(self, record: Record) -> None:
+        """Forget what the predecessor has sent after it had lost its office."""
+        self._takeovers.append(record)
+        self._successions = successions(self._takeovers)
+        for each in (self._deliveries, self._commands):
+            each.keep(self._successions.counts)
+
+    def _stale(self, record: Record) -> None:
+        """Take the end of what a manager out of office sent: another of its id may be under way."""
+        if record.event is Event.MESSAGE_REJECTED:
+            self._sendings.do(_message(record))
+            self._letters.owe(_letter(record), record)
+        else:
+            self._letters.do(_letter(record))
+
     def _received(self, record: Record) -> None:
         self._arrivals.do(_key(record))
         if record.message_id and shapes.text(record, "type") not in FROM_CLIENTS:
-            self._sendings.owe(_message(record))
+            self._sendings.owe(_message(record), record)
 
     def _sent(self, record: Record) -> None:
         name = shapes.text(record, "type")
@@ -119,18 +152,24 @@ class Settlement:
         if name == "VmDestroyed":
             self._answered = True
         elif name == "DestroyVcpu":
-            self._commands.owe(_message(record))
+            self._commands.owe(_message(record), record)
         elif name in SERVED_ONCE:
-            self._deliveries.owe((message_id, None))
+            self._deliveries.owe((message_id, None), record)
         elif name in REQUEST_TYPE_NAMES:
             # One publish, and one delivery for each recipient.
             for vcpu in shapes.body(record).numbers("recipients"):
-                self._deliveries.owe((message_id, vcpu))
+                self._deliveries.owe((message_id, vcpu), record)
 
 
 def _is_final(record: Record) -> bool:
     """Return whether a reject ends a delivery of ours; what is no message has no id."""
     return record.message_id is not None and not record.details.get("requeue", False)
+
+
+def _is_stale(record: Record) -> bool:
+    """Return whether a reject, or its dead letter, is of what a manager out of office sent."""
+    says_stale = shapes.text(record, "why") == RejectReason.STALE_EPOCH
+    return is_stale_reject(record) or (record.event is Event.DEAD_LETTER_CLASSIFIED and says_stale)
 
 
 def _key(record: Record) -> tuple[str, object]:

@@ -27,6 +27,7 @@ DETAILS: Final[dict[Event, dict[str, str]]] = {
     Event.MESSAGE_REJECTED: {"queue": _TEXT, "reason": _TEXT, "requeue": _TRUTH},
     Event.STEP_STARTED: {"name": _TEXT},
     Event.STEP_FINISHED: {"name": _TEXT},
+    Event.MANAGER_TOOK_OVER: dict.fromkeys(("predecessor", "entry", "seq", "repeated"), _NUMBER),
     Event.VM_CREATED: {"scenario": _OBJECT},
     Event.TEARDOWN_STARTED: {"ordering": _OBJECT},
     Event.VM_STATE_FREED: {"state": _TEXT},

@@ -12,7 +12,7 @@ from teardown_lab.checker.culprits import Culprits
 from teardown_lab.checker.dead_letters import classify
 from teardown_lab.checker.evidence import examine
 from teardown_lab.checker.facts import Facts
-from teardown_lab.checker.findings import Found, Seconds, Verdict, Violation
+from teardown_lab.checker.findings import Found, Seconds, Takeover, Verdict, Violation
 from teardown_lab.checker.gathering import gather
 from teardown_lab.checker.hazards import flushes_to_nobody, visible_while_freed
 from teardown_lab.checker.history import History
@@ -31,6 +31,8 @@ from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.vacuity import vacuity
 from teardown_lab.exit_codes import ExitCode
 from vm_protocol.invariants import Invariant
+from vm_protocol.trust import manager_actor
+from vm_protocol.wire import Record
 
 _USES: Final = (Invariant.USE_AFTER_FREE, Invariant.DOUBLE_FREE)
 
@@ -87,6 +89,8 @@ def judge_facts(facts: Facts) -> Judgement:
         source=shapes.text(facts.run.started, "source") if facts.run.started else "",
         seconds=_seconds(facts),
         messages=links(facts, violations),
+        takeovers=tuple(_takeover(each.record) for each in facts.life.takeovers),
+        stale_records=sum(each.vm == facts.vm for each in facts.timeline.stale),
     )
 
 
@@ -154,6 +158,13 @@ def _ordering(facts: Facts) -> str:
         return ""
     name = shapes.mapping(facts.life.teardown_started.record, "ordering").get("name", "")
     return str(name)
+
+
+def _takeover(record: Record) -> Takeover:
+    predecessor, entry, repeated = (
+        shapes.number(record, name) or 0 for name in ("predecessor", "entry", "repeated")
+    )
+    return Takeover(record.actor, manager_actor(predecessor), entry, repeated)
 
 
 def _seconds(facts: Facts) -> Seconds:

@@ -1,7 +1,7 @@
 """A judgement as text for people: the verdict, what broke, the evidence, the way on."""
 
 from teardown_lab.checker.facts import Facts
-from teardown_lab.checker.findings import Violation
+from teardown_lab.checker.findings import Takeover, Violation
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.report.kasan import kasan_report
 
@@ -53,10 +53,23 @@ def _facts(judgement: Judgement) -> list[str]:
     ]
     if judgement.vacuity is not None:
         facts.append(f"{judgement.vacuity.text} ({judgement.vacuity.why})")
+    facts += [_takeover(each) for each in judgement.takeovers]
+    if judgement.stale_records:
+        count = _counted(judgement.stale_records, "record")
+        facts.append(f"{count} of managers that had lost their office: no evidence")
     seconds = judgement.seconds
     if seconds.create is not None and seconds.teardown is not None:
         facts.append(f"created in {seconds.create:.3f} s, torn down in {seconds.teardown:.3f} s")
     return facts
+
+
+def _takeover(takeover: Takeover) -> str:
+    again = takeover.repeated
+    done = f"{again} {'entry' if again == 1 else 'entries'}" if again else "nothing"
+    return (
+        f"{takeover.by} took over from {takeover.predecessor} after entry {takeover.entry} of its "
+        f"log; performed again: {done}"
+    )
 
 
 def _violations(violations: tuple[Violation, ...], shown_max: int | None) -> list[str]:

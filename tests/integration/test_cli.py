@@ -26,6 +26,7 @@ KEYS = {
     "dead_letters",
     "counts",
     "vacuity",
+    "takeovers",
     "notes",
     "messages",
     "source",

@@ -20,6 +20,8 @@ def notes(facts: Facts) -> Iterator[str]:
     for actor in facts.timeline.restarted:
         name = facts.name_of(actor)
         yield f"two records of {name} carry one number: it was restarted, or the file is mixed"
+    yield from facts.timeline.successions.contradictions
+    yield from _late_takeovers(facts)
     for message_id in dict.fromkeys(facts.requests.ambiguous):
         yield f"different requests carry one id, {message_id}: whose deliveries is not to be told"
     if facts.timeline.contradictions:
@@ -28,6 +30,14 @@ def notes(facts: Facts) -> Iterator[str]:
         yield "the VM was created more than once; its lives are judged as one"
     yield from _clocks(facts)
     yield from _once(facts)
+
+
+def _late_takeovers(facts: Facts) -> Iterator[str]:
+    """Yield managers that did something with the VM before they say that they took over."""
+    for takeover in facts.life.takeovers:
+        own = (each for each in facts.moments if each.record.actor == takeover.record.actor)
+        if (earliest := next(own)) is not takeover:
+            yield f"{facts.told(earliest.record)} stands before the one of its take-over"
 
 
 def _clocks(facts: Facts) -> Iterator[str]:

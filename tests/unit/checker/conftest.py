@@ -27,6 +27,7 @@ class Story:
 
     def __init__(self, vcpus: int = 2, vm: str = "vm-a", **scenario: Any) -> None:
         self.vm = vm
+        self.manager = "manager.1"
         self.scenario = {"vcpus": vcpus, "mmu": "shadow", "roots": "distinct", **scenario}
         self.records: list[Record] = []
         self._seq: dict[str, int] = {}
@@ -86,6 +87,15 @@ class Story:
             message_id=message_id, type=kind, queue=queue, **{"redelivered": False, **details},
         )  # fmt: skip
 
+    def take_over(self, entry: int = 7, repeated: int = 0, seq: int | None = None) -> None:
+        """Let the next manager go on where this one has stopped: what it has said counts."""
+        before, epoch = self.manager, int(self.manager.partition(".")[2])
+        self.manager = f"manager.{epoch + 1}"
+        self._lamport[self.manager] = self._lamport[before]
+        end = self._seq[before] if seq is None else seq
+        self.say(self.manager, "manager.took-over",
+                 predecessor=epoch, entry=entry, seq=end, repeated=repeated)  # fmt: skip
+
     # --- the run and the VM -------------------------------------------------------------
 
     def begin(self, ordering: str = "some-ordering", **details: Any) -> "Story":
@@ -96,15 +106,15 @@ class Story:
             **details,
         )  # fmt: skip
         create = self.send("lab", "CreateVm", "create-vm")
-        self.receive("manager.1", create, "manager.commands")
+        self.receive(self.manager, create, "manager.commands")
         count = self.scenario["vcpus"]
         for vcpu in range(count):
             self.allocate(f"root-{vcpu}", vcpu)
         for vcpu in range(count):
-            self.say("manager.1", "vcpu.visible", vcpu, mailbox=self.mailbox(vcpu))
+            self.say(self.manager, "vcpu.visible", vcpu, mailbox=self.mailbox(vcpu))
             faults = self.scenario.get("async_pf", 0)
             place = self.send(
-                "manager.1", "PlaceVcpu", f"place-vcpu/{vcpu}",
+                self.manager, "PlaceVcpu", f"place-vcpu/{vcpu}",
                 vcpu=vcpu, async_pf=faults, caused_by=create,
             )  # fmt: skip
             self.receive(WORKER, place, "vcpu.placement", vcpu)
@@ -112,25 +122,25 @@ class Story:
             if vcpu in self.scenario.get("in_guest", ()):
                 self.say(WORKER, "guest.entered", vcpu, pages=[f"root-{vcpu}"], caused_by=place)
             self.reply(f"vcpu-placed/{vcpu}", "VcpuPlaced", vcpu)
-        self.say("manager.1", "vm.created", scenario=self.scenario, workers=["w0"])
-        created = self.send("manager.1", "VmCreated", "vm-created")
+        self.say(self.manager, "vm.created", scenario=self.scenario, workers=["w0"])
+        created = self.send(self.manager, "VmCreated", "vm-created")
         self._now_ns += 1_500_000_000
         self.receive("lab", created, "client.x.replies")
         destroy = self.send("lab", "DestroyVm", "destroy-vm")
-        self.receive("manager.1", destroy, "manager.commands")
-        self.say("manager.1", "teardown.started", ordering={"name": ordering})
+        self.receive(self.manager, destroy, "manager.commands")
+        self.say(self.manager, "teardown.started", ordering={"name": ordering})
         return self
 
     def clean(self) -> "Story":
         """Do what no teardown may leave out, where the story has not told it yet."""
         told = {(each.event, each.details.get("root")) for each in self.records}
         if (Event.BACKGROUND_STOPPED, None) not in told:
-            self.say("manager.1", "background.stopped")
+            self.say(self.manager, "background.stopped")
         roots = [each.details["root"] for each in self.records
                  if each.event == Event.ROOT_ALLOCATED]  # fmt: skip
         for root in roots:
             if (Event.PAGE_FREED, root) not in told:
-                self.say("manager.1", "page.freed", root=root)
+                self.say(self.manager, "page.freed", root=root)
         self.free_state()
         return self
 
@@ -140,7 +150,7 @@ class Story:
                 if each.event == Event.VM_STATE_FREED}  # fmt: skip
         for state in ("irqchip", "vendor"):
             if state not in told:
-                self.say("manager.1", "vm_state.freed", state=state)
+                self.say(self.manager, "vm_state.freed", state=state)
 
     def end(self, outcome: str = "settled", free_roots: bool = True, clean: bool = True) -> "Story":
         """Free the VM, by default with its roots and all else, and end the run."""
@@ -150,8 +160,8 @@ class Story:
             for vcpu in range(self.scenario["vcpus"]):
                 self.unpin(f"root-{vcpu}", vcpu)
                 self.free_root(f"root-{vcpu}")
-        self.say("manager.1", "vm.freed", caused_by=f"{self.vm}.1/destroy-vm")
-        destroyed = self.send("manager.1", "VmDestroyed", "vm-destroyed")
+        self.say(self.manager, "vm.freed", caused_by=f"{self.vm}.1/destroy-vm")
+        destroyed = self.send(self.manager, "VmDestroyed", "vm-destroyed")
         self._now_ns += 250_000_000
         self.receive("lab", destroyed, "client.x.replies")
         return self.finish(outcome)
@@ -167,14 +177,14 @@ class Story:
 
     def reply(self, place: str, kind: str, vcpu: int, **body: Any) -> str:
         message_id = self.send(WORKER, kind, place, vcpu=vcpu, **body)
-        self.receive("manager.1", message_id, REPLIES, vcpu)
+        self.receive(self.manager, message_id, REPLIES, vcpu)
         return message_id
 
     def command(self, vcpu: int, *steps: str, caused_by: str | None = None) -> str:
         """Send a DestroyVcpu and let the worker receive it."""
         self._commands += 1
         message_id = self.send(
-            "manager.1", "DestroyVcpu", f"destroy-vcpu/{vcpu}/{self._commands}",
+            self.manager, "DestroyVcpu", f"destroy-vcpu/{vcpu}/{self._commands}",
             vcpu=vcpu, steps=list(steps), generation=0, fence=True,
             caused_by=caused_by or f"{self.vm}.1/destroy-vm",
         )  # fmt: skip
@@ -198,12 +208,12 @@ class Story:
             self.say(WORKER, "message.acked", message_id=command, queue=COMMANDS)
 
     def erase(self, vcpu: int) -> None:
-        self.say("manager.1", "step.started", vcpu, name="erase_vcpu", step="2.1")
-        self.say("manager.1", "vcpu.erased", vcpu)
+        self.say(self.manager, "step.started", vcpu, name="erase_vcpu", step="2.1")
+        self.say(self.manager, "vcpu.erased", vcpu)
 
     def vm_step(self, name: str) -> None:
-        self.say("manager.1", "step.started", name=name, step="1")
-        self.say("manager.1", "step.finished", name=name, step="1")
+        self.say(self.manager, "step.started", name=name, step="1")
+        self.say(self.manager, "step.finished", name=name, step="1")
 
     def destroy_all(self) -> "Story":
         """Free and erase every vCPU, one after the other."""
@@ -224,16 +234,16 @@ class Story:
     ) -> str:
         """Post a request; return its id, "" when it reaches nobody."""
         if not to:
-            self.say("manager.1", "request.posted", vcpu, caused_by=caused_by, kind=kind, by=by,
+            self.say(self.manager, "request.posted", vcpu, caused_by=caused_by, kind=kind, by=by,
                      generation=0, recipients=[])  # fmt: skip
             return ""
         self._generation += 1
         generation = self._generation
         message_id = f"{self.vm}.1/request/{generation}"
-        self.say("manager.1", "request.posted", vcpu, message_id=message_id, caused_by=caused_by,
+        self.say(self.manager, "request.posted", vcpu, message_id=message_id, caused_by=caused_by,
                  kind=kind, by=by, generation=generation, recipients=to)  # fmt: skip
         return self.send(
-            "manager.1", TYPES[kind], f"request/{generation}",
+            self.manager, TYPES[kind], f"request/{generation}",
             generation=generation, recipients=to, caused_by=caused_by,
         )  # fmt: skip
 
@@ -281,15 +291,15 @@ class Story:
     # --- roots ---------------------------------------------------------------------------
 
     def allocate(self, root: str, *vcpus: int) -> None:
-        self.say("manager.1", "root.allocated", root=root, mmu=self.scenario["mmu"])
+        self.say(self.manager, "root.allocated", root=root, mmu=self.scenario["mmu"])
         for vcpu in vcpus:
-            self.say("manager.1", "root.pinned", vcpu, root=root, context=0, slot=0)
+            self.say(self.manager, "root.pinned", vcpu, root=root, context=0, slot=0)
 
     def unpin(self, root: str, vcpu: int) -> None:
-        self.say("manager.1", "root.unpinned", vcpu, root=root, context=0, slot=0)
+        self.say(self.manager, "root.unpinned", vcpu, root=root, context=0, slot=0)
 
     def free_root(self, root: str, by: str = "unload", pins: tuple[str, ...] = ()) -> None:
-        self.say("manager.1", "root.freed", root=root, by=by, pins=list(pins))
+        self.say(self.manager, "root.freed", root=root, by=by, pins=list(pins))
 
     # --- the judge -------------------------------------------------------------------------
 

@@ -137,3 +137,48 @@ def test_a_message_that_nobody_has_sent_or_received_yet_is_a_gap(new_story, miss
         settlement.feed(record)
 
     assert (settlement.settled, settlement.has_gaps) == (True, False)
+
+
+def test_what_a_manager_sends_out_of_office_is_not_waited_for(new_story):
+    story = new_story(vcpus=1).begin()
+    story.manager, stale = "manager.2", "manager.1"
+    end = story._seq[stale]
+    lost = story.send(stale, "TlbFlush", "request/9", generation=9, recipients=[0])
+    story.manager = stale
+    story.take_over(seq=end)
+    story.send(stale, "TlbFlush", "request/10", generation=10, recipients=[0])
+    story.destroy_all().end()
+
+    assert lost.endswith("request/9")
+    assert len(story.records) - 1 in settled_at(story.records)
+
+
+def test_a_stale_message_settles_only_its_own_letter(new_story):
+    """The successor's of the same id is still under way."""
+    story = new_story(vcpus=1).begin()
+    story.take_over()
+    request = story.post([0])
+    story.destroy_all().end()
+    story.arrive(request, 0)
+    story.reject(request, BOX, "stale-epoch", 0)
+    before = len(story.records)
+    story.deliver(request, 0)
+
+    assert settled_at(story.records)[0] == before + 2
+
+
+def test_a_stale_message_that_nobody_in_office_sent_leaves_no_gap(new_story):
+    story = new_story(vcpus=1).begin()
+    story.take_over()
+    story.receive("worker.w0", "vm-a.1/request/7", BOX, 0, type="TlbFlush")
+    settlement = Settlement("vm-a")
+    for record in story.records:
+        settlement.feed(record)
+    assert settlement.has_gaps
+
+    story.reject("vm-a.1/request/7", BOX, "stale-epoch", 0)
+    for record in story.records[-2:]:
+        settlement.feed(record)
+
+    assert not settlement.has_gaps
+    assert not settlement.open_letters

@@ -61,6 +61,7 @@ def test_the_json_object_of_a_run(wiped_last):
             "unaccounted": 0,
         },
         "vacuity": None,
+        "takeovers": 0,
         "notes": [],
         "source": "simulated",
         "seconds": {"create": 1.5, "teardown": 0.25},

@@ -219,3 +219,19 @@ def test_messages_beyond_the_bound_are_linked_to_no_chain(monkeypatch: pytest.Mo
     bench = MonitorBench(*(record(Event.MESSAGE_SENT, message_id=str(n)) for n in range(4)))
 
     assert sorted(bench.state.index.of("vm-7").causes) == ["0", "1"]
+
+
+@pytest.mark.parametrize("both_first", [True, False])
+def test_a_stale_copy_of_a_request_hides_no_use_after_free(both_first: bool) -> None:
+    """A manager out of office and its successor may send requests of one id."""
+    bench = MonitorBench(arrival(FLUSH))
+    records = [reject(FLUSH, RejectReason.STALE_EPOCH), reject(FLUSH, RejectReason.FREED)]
+    found = []
+    if both_first:
+        bench.step(JournalRead(tuple(records)))
+    for each in records:
+        if not both_first:
+            bench.step(JournalRead((each,)))
+        found += [told["invariant"] for told in said(bench.step(letter(FLUSH)))]
+
+    assert found == (["use-after-free"] if both_first else [None, "use-after-free"])

@@ -2,20 +2,14 @@
 
 The first table compares whole teardowns with the write-ahead log and without it, in pairs on two
 private nodes of the same machine, in turns. The second shows how long a successor needs that finds
-many living VMs in the log, until it is active. Ratios are for comparing; seconds are this machine's.
+many living VMs in the log, until it is active. Ratios compare; seconds are this machine's.
 """
 
 import argparse
-import json
 import os
-import re
-import secrets
-import signal
 import statistics
-import sys
-import time
-from contextlib import ExitStack, contextmanager
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from teardown_lab.experiment.lab import Lab, LabOptions, RunOptions, open_lab
 from teardown_lab.own_broker.private_node import PrivateNode

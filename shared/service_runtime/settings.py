@@ -51,7 +51,7 @@ class Settings(BaseModel):
     mailboxes and reply queues are: classic, quorum, or auto. MANAGER_USERS, MONITOR_USERS,
     WORKER_USERS and CLIENT_USERS name the broker's users that play each role, separated by commas;
     empty: anybody may. In WORKER_USERS, `user=ID` is the user of one worker and of no other.
-    REPLICA tells a manager from others beside it; MANAGER_HEARTBEAT_S is its connection's heartbeat.
+    REPLICA tells a manager from others beside it; MANAGER_HEARTBEAT_S is its heartbeat.
     TEARDOWN_GATE is a replay's conductor, on this host. TEARDOWN_CRASH_FILE is for recovery's tests
     (`crash.py`), and TEARDOWN_WRITE_AHEAD=off for their benchmark: nothing is remembered then.
     """

@@ -214,8 +214,8 @@ HEARTBEAT_S: Final = 15
 """5-20 s is advised (RabbitMQ: heartbeats); in pika the client's value wins."""
 
 MANAGER_HEARTBEAT_S: Final = 5
-"""A manager's, unless MANAGER_HEARTBEAT_S says otherwise. The broker gives a silent connection up after
-two of them, and a stand-by takes over; below 5 s a busy machine looks like a dead one."""
+"""A manager's, unless MANAGER_HEARTBEAT_S says otherwise. The broker gives a silent connection up
+after two of them, and a stand-by takes over; below 5 s a busy machine looks like a dead one."""
 
 BLOCKED_TIMEOUT_S: Final = 600
 """A publisher blocked by a broker alarm gives its connection up after this (pika: None).

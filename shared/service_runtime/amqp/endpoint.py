@@ -35,7 +35,8 @@ class Endpoint:
     `ca_file` holds the certificates that an `amqps://` broker's must be signed by; empty: the
     system's. `topology_given` says that exchanges and shared queues are the deployment's: then
     they are looked up, and never declared. `queues` says what a vCPU's mailbox and a reply queue
-    are (docs/decisions/0016-queues-of-a-cluster.md). `heartbeat_s` is the client's: in pika it wins.
+    are (docs/decisions/0016-queues-of-a-cluster.md). `heartbeat_s` is the client's:
+    in pika it wins.
     """
 
     url: str = field(repr=False)

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from datetime import datetime
 from typing import Any
 
 WAIT_S = 60.0
@@ -26,6 +27,11 @@ class Log:
     def count(self, **wanted: Any) -> int:
         """Return how many lines have these fields."""
         return sum(wanted.items() <= line.items() for line in tuple(self.lines))
+
+    def times(self, **wanted: Any) -> list[float]:
+        """Return when the lines with these fields were written, in seconds since 1970."""
+        lines = (line for line in tuple(self.lines) if wanted.items() <= line.items())
+        return [datetime.fromisoformat(line["timestamp"]).timestamp() for line in lines]
 
     def wait(self, count: int = 1, **wanted: Any) -> None:
         """Wait until so many lines with these fields have come, since the beginning."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from support.simulated import run
 
-from teardown_lab.checker import History, Judgement, judge
+from teardown_lab.checker import History, Judgement, Verdict, judge
 from vm_manager.catalogue import catalogue_entry, catalogue_names
 from vm_protocol.observations import Event
 from vm_protocol.scenario import Scenario
@@ -66,3 +66,25 @@ def test_a_take_over_anywhere_changes_nothing_but_names(name: str) -> None:
         assert essence(judgement) == essence(undisturbed)
         assert [each.by for each in judgement.takeovers] == [SECOND]
         assert judgement.stale_records == stale
+
+
+def whole(records: tuple[Record, ...]) -> tuple[Record, ...]:
+    """Return a run's records as those of services that served nobody else: a gap is a loss."""
+    begun, *others = records
+    assert begun.event == Event.RUN_STARTED
+    return begun.model_copy(update={"details": begun.details | {"whole": True}}), *others
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", catalogue_names())
+def test_no_record_cut_out_of_a_take_over_turns_a_verdict_around(name: str) -> None:
+    entry = catalogue_entry(name)
+    scenario = entry.show.model_copy(update={"vcpus": 2})
+    told, _ = retold(whole(run(entry.ordering, scenario, workers=2).records), 0.6)
+    verdict = judge(History.of(told)).verdict
+
+    others = {
+        judge(History.of(told[:place] + told[place + 1 :])).verdict for place in range(len(told))
+    }
+
+    assert others <= {verdict, Verdict.INCONCLUSIVE}

@@ -10,6 +10,7 @@ from typing import Final
 from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.shapes import some
 from vm_protocol.observations import Event
+from vm_protocol.trust import epoch_of
 
 _TICKS: Final = (Event.MESSAGE_SENT, Event.MESSAGE_RECEIVED)
 """They advance the Lamport time of their actor, which begins at 0 (`vm_protocol/recorder.py`)."""
@@ -21,7 +22,7 @@ def notes(facts: Facts) -> Iterator[str]:
         name = facts.name_of(actor)
         yield f"two records of {name} carry one number: it was restarted, or the file is mixed"
     yield from facts.timeline.successions.contradictions
-    yield from _late_takeovers(facts)
+    yield from _takeovers(facts)
     for message_id in dict.fromkeys(facts.requests.ambiguous):
         yield f"different requests carry one id, {message_id}: whose deliveries is not to be told"
     if facts.timeline.contradictions:
@@ -32,8 +33,12 @@ def notes(facts: Facts) -> Iterator[str]:
     yield from _once(facts)
 
 
-def _late_takeovers(facts: Facts) -> Iterator[str]:
-    """Yield managers that did something with the VM before they say that they took over."""
+def _takeovers(facts: Facts) -> Iterator[str]:
+    """Yield managers of which nobody knows when, or that, they took the VM over."""
+    actors = {moment.record.actor for moment in facts.moments}
+    managers = sorted(actor for actor in actors if epoch_of(actor) is not None)
+    if len({facts.timeline.successions.office(actor) for actor in managers}) > 1:
+        yield f"{', '.join(managers)} had the VM, but a take-over is not in the history"
     for takeover in facts.life.takeovers:
         own = (each for each in facts.moments if each.record.actor == takeover.record.actor)
         if (earliest := next(own)) is not takeover:

@@ -230,6 +230,16 @@ def test_where_nobody_can_tell_who_was_in_office_nothing_is_judged(new_story, to
     assert (str(judgement.verdict), judgement.violations) == ("inconclusive", ())
 
 
+def test_a_take_over_that_is_not_recorded_leaves_no_order(new_story, summary):
+    story = taken_over(new_story).end()
+    lost = [each for each in story.records if each.event != "manager.took-over"]
+
+    assert summary(judge(History.of(lost))) == {
+        "verdict": "inconclusive",
+        "notes": ["manager.1, manager.2 had the VM, but a take-over is not in the history"],
+    }
+
+
 def test_a_take_over_that_is_told_late_is_doubted(new_story, summary):
     story = new_story().begin()
     story._lamport["manager.2"] = story._lamport["manager.1"]

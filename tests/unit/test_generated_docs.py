@@ -14,6 +14,7 @@ from service_runtime.amqp.publishing import Publishers
 from service_runtime.amqp.queues import Queues
 from service_runtime.connectivity import Connectivity
 from service_runtime.metrics import Metrics, Shown, StateCollector, show_instance
+from service_runtime.office import OfficeNumbers
 from teardown_lab.checker.findings import HazardName, VacuityReason
 from teardown_lab.cli.commands import teardown as main
 from teardown_lab.exit_codes import ExitCode
@@ -47,7 +48,7 @@ def exported() -> set[str]:
     """Return the names that the services export, `_created` aside."""
     connectivity = Connectivity(Publishers("any"), Queues(None, False, lambda _: None))
     shown = [
-        Shown(Actor(VmManager()), connectivity, MANAGER_GAUGES),
+        Shown(Actor(VmManager()), connectivity, MANAGER_GAUGES, OfficeNumbers()),
         Shown(Actor(DeadLetterMonitor()), connectivity, MONITOR_GAUGES),
         Shown(Actor(VcpuWorker("worker-1", 4)), connectivity, WORKER_GAUGES),
     ]

@@ -30,7 +30,7 @@ from vm_protocol.gauges import GaugeRow
 from vm_protocol.progress import Elected, LogEntry
 from vm_protocol.recovery import LogBroken, Recovery
 from vm_protocol.topology import COMMANDS, PROGRESS_QUEUE, Queue
-from vm_protocol.trust import Role
+from vm_protocol.trust import Role, without_epoch
 
 CANDIDACY: Final = "Candidacy"
 """Type of the message by which a manager asks for the office; it has no body, and is no core's."""
@@ -93,7 +93,7 @@ class Office:
         self._called = asyncio.Event()
         self._asking: Batch | None = None
         self._watching: asyncio.Task[None] | None = None
-        self._logger = structlog.get_logger(actor=actor.core.actor)
+        self._logger = structlog.get_logger(actor=without_epoch(actor.core.actor))
         self.log: ProgressLog | None = None
         self.writes_ahead = True
         self.numbers = OfficeNumbers()

@@ -15,12 +15,19 @@ class Budget:
     `ticks`: the ticker fires. `duplicate`: a message reaches its queue twice, the copy at any
     later time. `redeliver`: a delivery is handled, its acknowledgement is lost with the
     connection, and the broker delivers it again. `hold`: a message is delayed without bound.
+    `crash`: the manager crashes, and another one takes over (crashes.py).
     """
 
     ticks: int = 0
     duplicate: int = 0
     redeliver: int = 0
     hold: int = 0
+    crash: int = 0
+
+    @property
+    def meet_heads(self) -> bool:
+        """Tell whether there are faults that meet the head of any queue."""
+        return bool(self.duplicate or self.redeliver or self.hold)
 
     def as_dict(self) -> dict[str, int]:
         """Return the faults that are there, by name, the ticker left out."""

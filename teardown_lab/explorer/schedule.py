@@ -5,7 +5,7 @@ Keys of deliveries (`keys`) are the same whatever the VM and the workers are cal
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal
 from zlib import compress, decompressobj, error
 
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from teardown_lab.explorer.cast import VM, assemble
 from teardown_lab.explorer.choice import (
     COMPLETE,
+    CRASH,
     DEADLINE,
     DELIVER,
     DUPLICATE,
@@ -38,7 +39,16 @@ from vm_protocol.scenario import Scenario
 from vm_protocol.timers import parse_timer
 
 Act = Literal[
-    "deliver", "copy", "redeliver", "lose", "hold", "release", "tick", "deadline", "complete"
+    "deliver",
+    "copy",
+    "redeliver",
+    "lose",
+    "hold",
+    "release",
+    "tick",
+    "deadline",
+    "complete",
+    "crash",
 ]
 TOKEN_PREFIX: Final = "td1."  # noqa: S105 - no secret, a schedule
 SCHEDULE_CHARACTERS_MAX: Final = 4_000_000
@@ -54,16 +64,39 @@ class ScheduleError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Crashed:
+    """The manager crashes in the step of a turn, which is logged.
+
+    `out` of the `effects` that go to the services were performed, if `acked` also the
+    acknowledgements.
+    """
+
+    out: int
+    effects: int
+    acked: bool
+
+    @property
+    def text(self) -> str:
+        """Return what was out, in words."""
+        if self.acked:
+            return f"all {self.effects} effects and the acknowledgement out"
+        return f"{self.out} of {self.effects} effects out"
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One step of a schedule: what is done with which delivery; ticks and timers have names.
 
     `returned` are the deliveries that a lost connection brings back: of "redeliver" the one that is
-    handled just before and all that its consumer holds, of "lose" only the latter.
+    handled just before and all that its consumer holds, of "lose" only the latter. `crashed` tells
+    that the manager crashes in this turn; the turn "crash" is that it does so before it has logged
+    anything.
     """
 
     act: Act
     key: str
     returned: tuple[str, ...] = ()
+    crashed: Crashed | None = None
 
 
 _ACTS: Final[dict[int, Act]] = {
@@ -87,6 +120,13 @@ def turns(model: Model, path: Path) -> tuple[Turn, ...]:
 
 def _turn(model: Model, state: State, number: int) -> Turn:
     choice = split_choice(number)
+    if choice.out is not None:
+        begun = replace(choice, out=None).number
+        step = model.step_of(state, begun)
+        assert step is not None, "only a step of the manager's can be met by its crash"
+        count = len(step.effects)
+        crashed = Crashed(min(choice.out, count), count, acked=choice.out > count)
+        return replace(_turn(model, state, begun), crashed=crashed)
     if choice.kind == TICK:
         return Turn("tick", "tick")
     if choice.kind == DEADLINE:
@@ -96,6 +136,8 @@ def _turn(model: Model, state: State, number: int) -> Turn:
         vcpu, fault = divmod(choice.index, limits.FAULTS_MAX)
         done = AsyncPfCompleted(vm=VM, vcpu=vcpu, fault=fault)
         return Turn("complete", name_in_vm(done.identity()))
+    if choice.kind == CRASH:
+        return Turn("crash", "manager", _held(model, state, choice))
     if choice.kind == LOSE:
         name = f"worker/{choice.index - 1}" if choice.index else "manager"
         return Turn("lose", name, _held(model, state, choice))

@@ -15,13 +15,13 @@ from teardown_lab.checker.judgement import Judgement
 from teardown_lab.checker.verdict import judge
 from teardown_lab.experiment.client import TIMEOUT_TIMER, Client, Experiment
 from teardown_lab.experiment.client_actor import ClientActor
-from teardown_lab.explorer.cast import MANAGER_COMMANDS, VM, worker_name
+from teardown_lab.explorer.cast import CLIENT, MANAGER_COMMANDS, VM, worker_name
 from teardown_lab.explorer.keys import delivery_key
-from teardown_lab.explorer.schedule import Schedule, Turn
+from teardown_lab.explorer.schedule import Crashed, Schedule, Turn
 from vcpu_worker import VcpuWorker
 from vm_manager import DeadLetterMonitor, VmManager
 from vm_protocol import effects, limits, messages, topology
-from vm_protocol.actor import Actor, Plan
+from vm_protocol.actor import Action, Actor, Plan
 from vm_protocol.message_ids import MessageId
 from vm_protocol.recorder import NO_CAUSE, Cause, Send, cause_of
 from vm_protocol.timers import DEADLINES, TimerKind, parse_timer
@@ -69,6 +69,7 @@ class Stage:
         self._consumers: dict[str, list[Actor[Any]]] = {}
         self._held: dict[tuple[str, str], list[Parcel]] = {}
         self._given_back: set[tuple[str, str]] = set()
+        self._crashed: Crashed | None = None
         self._floating: list[Parcel] = []
         self._timers: dict[tuple[str, str], tuple[Actor[Any], Cause]] = {}
         self.records: list[Record] = []
@@ -94,13 +95,14 @@ class Stage:
 
     def take(self, turn: Turn) -> None:
         """Do one turn of a schedule."""
+        self._crashed = turn.crashed
         if turn.act == "tick":
             self.tick()
         elif turn.act == "deadline":
             self.fire_deadline(turn.key)
         elif turn.act == "complete":
             self._complete(turn.key)
-        elif turn.act == "lose":
+        elif turn.act in ("lose", "crash"):
             self._lose(turn.key)
         elif turn.act == "release":
             parcel = next(each for each in self._floating if each.key == turn.key)
@@ -253,7 +255,24 @@ class Stage:
     # --- performing ----------------------------------------------------------------------
 
     def _handle(self, actor: Actor[Any], event: effects.Input, cause: Cause) -> None:
-        self._perform(actor, actor.handle(event, cause, self._now_ns))
+        crashed, self._crashed = self._crashed, None
+        plan = actor.handle(event, cause, self._now_ns)
+        self._note(plan.records)
+        if crashed is not None:
+            self._crash(actor, plan, crashed)
+        self._perform(actor, plan)
+
+    def _crash(self, manager: Actor[Any], plan: Plan, crashed: Crashed) -> None:
+        """Let the manager crash with some of a plan performed; the successor performs all of it.
+
+        The records are those of the entry, which go out with it: whoever reads the journal keeps
+        one of two equal ones.
+        """
+        out = [each for each in plan.actions if _is_counted(each)][: crashed.out]
+        done = plan.actions if crashed.acked else tuple(out)
+        self._perform(manager, replace(plan, actions=done))
+        self._given_back.clear()
+        self._return(self._held_by(manager))
 
     def _note(self, records: tuple[Record, ...]) -> None:
         if not records:
@@ -263,7 +282,6 @@ class Stage:
             self._handle(reader, effects.JournalRead(records), NO_CAUSE)
 
     def _perform(self, actor: Actor[Any], plan: Plan) -> None:
-        self._note(plan.records)
         for action in plan.actions:
             match action:
                 case Send():
@@ -328,3 +346,10 @@ class Stage:
     def judgement(self) -> Judgement:
         """Return the checker's judgement of what has happened."""
         return judge(History.of(self.records), VM)
+
+
+def _is_counted(action: Action) -> bool:
+    """Tell whether an action is an effect that a crash counts: it goes to the services."""
+    if isinstance(action, Send):
+        return action.publish.routing_key != CLIENT
+    return isinstance(action, effects.Unbind)

@@ -77,12 +77,15 @@ class Letters(Interned[Letter]):
 class Step:
     """An actor's next state, and the operations in their order.
 
-    `settles_only`: the step does nothing but settle the message.
+    `settles_only`: the step does nothing but settle the message. `effects` are the operations that
+    change something at the broker, in order; `settles` those that settle a delivery.
     """
 
     state: int
     operations: tuple[Operation, ...]
     settles_only: bool
+    effects: tuple[Operation, ...]
+    settles: tuple[Operation, ...]
 
 
 class Steps:
@@ -144,8 +147,11 @@ class Steps:
         if actor == MANAGER and _position(before) != _position(after):
             operations.append((REACHED, _position(after)))
         asked = [operation for operation in operations if operation[0] not in SEEN_ONLY]
-        settles_only = all(operation[0] in (ACK, DROP) for operation in asked)
-        return Step(self.states[actor].number(after), tuple(operations), settles_only)
+        settles = tuple(each for each in asked if each[0] in (ACK, DROP))
+        out = tuple(each for each in asked if each[0] in (SEND, POST, UNBIND))
+        is_settled = len(settles) == len(asked)
+        number = self.states[actor].number(after)
+        return Step(number, tuple(operations), is_settled, out, settles)
 
     def _scene(self, actor: int, before: Any, event: Input, after: Any) -> Scene:
         if actor == MANAGER:

@@ -197,9 +197,14 @@ def check_turns(turns: tuple[Turn, ...]) -> None:
     Raises:
         ReplayFailed: The schedule has a turn that no real run can be made to take.
     """
-    odd = next((turn for turn in turns if turn.act == "complete"), None)
-    if odd is not None:
-        raise ReplayFailed(f"a real run cannot be made to {odd.act} {odd.key}")
+    for turn in turns:
+        if turn.act == "complete":
+            raise ReplayFailed(f"a real run cannot be made to {turn.act} {turn.key}")
+        if turn.act == "crash" or turn.crashed is not None:
+            raise ReplayFailed(
+                f"a real run cannot yet be made to crash its manager (turn {turn.act} {turn.key}); "
+                "`--broker simulated` plays this schedule"
+            )
 
 
 @contextmanager

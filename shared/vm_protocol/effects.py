@@ -29,6 +29,8 @@ class Received:
     """A valid message from `queue`; `reply_to` names the queue of the sender's choice.
 
     `sender` is the actor that the message names, which a user that is one worker cannot forge.
+    `entry` is the entry of its log that a manager's message comes from; `ended` has the last entry
+    of each epoch before the sender's.
     """
 
     queue: str
@@ -38,6 +40,8 @@ class Received:
     reply_to: str | None = None
     redelivered: bool = False
     sender: str = ""
+    entry: int = 0
+    ended: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

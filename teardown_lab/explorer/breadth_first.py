@@ -90,8 +90,8 @@ class _Search:
         self.level = following
 
     def _choices(self, number: int, state: State) -> list[int]:
-        only = self._reduction.only(state) if self._reduction is not None else None
-        choices = self._model.choices(state, only)
+        chooser = self._reduction or self._model
+        choices = chooser.choices(state)
         if not choices and not self._model.is_ended(state):
             self._explored.found(Model.DEADLOCK, partial(self._known.path_to, number))
         return choices

@@ -85,29 +85,33 @@ class Crashing(Handling):
         self.spend(after, "crash")
         self._out = out
         if out is None:
-            self._take_over(after)
+            self.take_over(after)
 
     def handle(self, after: list[int], actor: int, step: Step, findings: list[Finding]) -> None:
         """Take a step, with the crash that was begun."""
-        if self._out is None:
-            super().handle(after, actor, step, findings)
-            return
         out, self._out = self._out, None
-        self.perform(after, step.effects[:out], findings)
+        if out is None:
+            super().handle(after, actor, step, findings)
+        else:
+            self._crash(after, step, out, findings)
+
+    def _crash(self, after: list[int], step: Step, out: int, findings: list[Finding]) -> None:
+        """Let the manager crash with so many effects of a step out, and another one take over."""
+        again = step.effects[:out]
+        self.perform(after, again, findings)
         if out > len(step.effects):
             self.perform(after, step.settles, findings)
-        self._take_over(after)
-        again = frozenset(step.effects[:out])
-        after[actor] = step.state
+        self.take_over(after)
+        after[MANAGER] = step.state
         self.perform(after, self._repeated(after, step, again), findings)
 
-    def _take_over(self, after: list[int]) -> None:
+    def take_over(self, after: list[int]) -> None:
         """Let all that the manager held come back to the heads of its queues."""
         self.given_back.clear()
         self.give_back(after, self.held_by(after, MANAGER))
 
     def _repeated(
-        self, after: list[int], step: Step, again: frozenset[Operation]
+        self, after: list[int], step: Step, again: tuple[Operation, ...]
     ) -> tuple[Operation, ...]:
         """Return a step's operations; a request that is posted again reaches who is still bound."""
         bound = after[self.bound_at]

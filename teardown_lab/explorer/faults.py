@@ -15,7 +15,8 @@ class Budget:
     `ticks`: the ticker fires. `duplicate`: a message reaches its queue twice, the copy at any
     later time. `redeliver`: a delivery is handled, its acknowledgement is lost with the
     connection, and the broker delivers it again. `hold`: a message is delayed without bound.
-    `crash`: the manager crashes, and another one takes over (crashes.py).
+    `crash`: the manager crashes, and another one takes over (crashes.py). `stale`: another manager
+    takes over, and the old one goes on (superseding.py).
     """
 
     ticks: int = 0
@@ -23,6 +24,7 @@ class Budget:
     redeliver: int = 0
     hold: int = 0
     crash: int = 0
+    stale: int = 0
 
     @property
     def meet_heads(self) -> bool:

@@ -65,7 +65,7 @@ class Handling:
             self.seen_at,
         ) = range(after, after + 6)
         self.ticker = self.steps.timers.number((MANAGER, TimerKind.TICK.of(VM)))
-        self.has_copies = bool(budget.duplicate or budget.redeliver or budget.crash)
+        self.has_copies = bool(budget.duplicate or budget.redeliver or budget.crash or budget.stale)
         self.budget = budget
         self._freed: dict[tuple[int, int], bool] = {}
         self.given_back: set[tuple[int, str]] = set()
@@ -125,18 +125,27 @@ class Handling:
         budget = self.budgets.value(after[self.budget_at])
         left = replace(budget, **{name: getattr(budget, name) - 1})
         after[self.budget_at] = self.budgets.number(left)
-        self.witnessed.add(name)
+        # A superseded manager is seen once something that it sent is refused.
+        if name != "stale":
+            self.witnessed.add(name)
 
     def deliver(
         self, after: list[int], queue: int, entry: QueuedLetter, findings: list[Finding]
     ) -> None:
         """Let the queue's consumer handle a message; judge a request before asking the core."""
         actor = self.consumer_of(queue)
-        if queue >= self.first_mailbox:
+        step = self.steps.deliver(actor, after[actor], queue, entry[0])
+        # What a superseded manager posts and a vCPU refuses to look at is no use of it.
+        if self.is_stale(entry) and step.refuses_stale:
+            self.witnessed.add("stale")
+        elif queue >= self.first_mailbox:
             self._judge_request(after, actor - 1, entry, findings)
         after[self.held_at] = self.hands.add(after[self.held_at], queue, entry)
-        step = self.steps.deliver(actor, after[actor], queue, entry[0])
         self.handle(after, actor, step, findings)
+
+    def is_stale(self, entry: QueuedLetter) -> bool:
+        """Tell whether a superseded manager sent a message."""
+        return bool(self.budget.stale and self.steps.letters.value(entry[0]).entry)
 
     def _judge_request(
         self, after: list[int], vcpu: int, entry: QueuedLetter, findings: list[Finding]
@@ -227,17 +236,20 @@ class Handling:
                     findings.append(Finding(Invariant.VISIBLE_AFTER_ERASE, vcpu))
 
     def _requeue(self, after: list[int], queue: int, message_id: str) -> None:
-        """Return a delivery to its queue's head; beyond the limit it is dead-lettered.
+        """Return every delivery of a message to its queue's head, dead-letter it beyond the limit.
 
-        The monitor then tells the manager that the command is stuck.
+        A lost connection may have returned them already.
         """
         held = self.hands.value(after[self.held_at])
-        own = (each[1] for each in held if self.hands.is_of(each, queue, message_id))
-        entry = next(own, None)
-        if entry is None:
-            return  # a lost connection has returned it already
-        self.given_back.add((queue, message_id))
-        after[self.held_at] = self.hands.settle(after[self.held_at], queue, message_id)
+        own = [entry for at, entry in held if self.hands.is_of((at, entry), queue, message_id)]
+        if own:
+            self.given_back.add((queue, message_id))
+            after[self.held_at] = self.hands.settle(after[self.held_at], queue, message_id)
+        for entry in own:
+            self._put_back(after, queue, entry)
+
+    def _put_back(self, after: list[int], queue: int, entry: QueuedLetter) -> None:
+        """Return a delivery; the monitor tells the manager of a command that has come too often."""
         place = self.first_queue + queue
         message = self.steps.letters.value(entry[0]).message
         if entry[1] < limits.DELIVERY_LIMIT:

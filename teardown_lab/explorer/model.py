@@ -20,12 +20,12 @@ from teardown_lab.explorer.choice import (
     REDELIVER,
     RELEASE,
     SPAN,
+    STALE,
     TICK,
-    Choice,
 )
-from teardown_lab.explorer.crashes import Crashing
 from teardown_lab.explorer.findings import Finding
 from teardown_lab.explorer.steps import MANAGER, Letter
+from teardown_lab.explorer.superseding import Superseding
 from vm_protocol import limits
 from vm_protocol.invariants import Invariant
 from vm_protocol.topology import Mailbox
@@ -35,7 +35,7 @@ State = tuple[int, ...]
 _FAULTS: Final = ((REDELIVER, "redeliver"), (DUPLICATE, "duplicate"), (HOLD, "hold"))
 
 
-class Model(Crashing):
+class Model(Superseding):
     """The transition system of one ordering in one scenario with one budget of faults."""
 
     DEADLOCK: Final = Finding(Invariant.STUCK, -1, message="deadlock")
@@ -84,7 +84,11 @@ class Model(Crashing):
         found = [q for q, content in enumerate(state[self.first_queue : self.held_at]) if content]
         found += [kind * SPAN + queue for kind in self._faults(state) for queue in found]
         floating = self.hands.value(state[self.floating_at])
-        found += [RELEASE * SPAN + index for index in range(len(floating))]
+        found += [
+            RELEASE * SPAN + index
+            for index, each in enumerate(floating)
+            if self.may_arrive(state, each)
+        ]
         deadlines: list[int] = []
         for index, timer in enumerate(self.sets.value(state[self.timers_at])):
             if timer != self.ticker:
@@ -98,7 +102,10 @@ class Model(Crashing):
             holders = {self.consumer_of(queue) for queue, _ in held}
             found += [LOSE * SPAN + actor for actor in sorted(holders)]
         found = found or deadlines
-        return found + self.crashes(state, found) if self.may_crash(state) else found
+        take_overs = self.crashes(state, found) if self.may_crash(state) else []
+        if self.may_be_superseded(state):
+            take_overs += self.stale_steps(state, found)
+        return [*found, *take_overs] if take_overs else found
 
     def may_lose(self, state: State) -> bool:
         """Tell whether a connection may still be lost."""
@@ -123,6 +130,9 @@ class Model(Crashing):
         """Return the state after a choice, and what the transition breaks."""
         after = list(state)
         findings: list[Finding] = []
+        if number >= STALE:
+            self.supersede(after, number - STALE)
+            return tuple(after), ()
         if number >= CRASHED:
             crash, number = divmod(number, CRASHED)
             self.begin_crash(after, out=crash - 1)
@@ -166,7 +176,3 @@ class Model(Crashing):
         if kind == HOLD:
             after[place] = rest
         after[self.floating_at] = self.hands.add(after[self.floating_at], queue, entry)
-
-    def actor_of(self, choice: Choice) -> int:
-        """Return whose connection a choice loses."""
-        return choice.index if choice.kind in (LOSE, CRASH) else self.consumer_of(choice.index)

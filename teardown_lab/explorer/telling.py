@@ -39,6 +39,8 @@ _ACTS: Final = {
     "lose": "a connection is lost:",
     "deadline": "a deadline passes:",
     "complete": "there completes",
+    "supersede": "the manager is superseded and still handles",
+    "stale": "there arrives, sent by the superseded manager,",
 }
 """What a schedule may do beside delivering, in words."""
 

@@ -1,6 +1,7 @@
-"""The manager crashes at any point, and its successor goes on: nothing else is found than without.
+"""The manager crashes or is superseded at any point: nothing else is found than without.
 
-What a crash leaves behind stands in `teardown_lab/explorer/crashes.py`.
+What a crash leaves behind stands in `teardown_lab/explorer/crashes.py`, what a superseded manager
+still does in `superseding.py`.
 """
 
 from dataclasses import replace
@@ -11,8 +12,10 @@ from support.exploring import answer, explored, found_kinds, schedule
 
 from teardown_lab.cli.explore import explore
 from teardown_lab.cli.replay import replay
-from teardown_lab.explorer.choice import CRASHED, Choice, split_choice
+from teardown_lab.explorer.choice import CRASHED, RELEASE, Choice, split_choice
 from teardown_lab.explorer.faults import Budget
+from teardown_lab.explorer.follow import follow
+from teardown_lab.explorer.keys import timer_key
 from teardown_lab.explorer.model import Model, State
 from teardown_lab.explorer.schedule import Crashed, Schedule, Turn, read_schedule, turns
 from teardown_lab.explorer.stage import Stage
@@ -21,10 +24,13 @@ from teardown_lab.replay.conductor import ReplayFailed, check_turns
 from vm_manager.catalogue import catalogue_entry, catalogue_names
 from vm_protocol.message_ids import name_in_vm
 from vm_protocol.scenario import Scenario
+from vm_protocol.timers import TimerKind
+from vm_protocol.topology import Mailbox
 
 pytestmark = pytest.mark.spread
 
 ONE_CRASH = Budget(ticks=1, crash=1)
+ONE_STALE = Budget(ticks=1, stale=1)
 SHAPES = [
     {},
     {"mmu": "tdp", "nested": (0,), "avic": True},
@@ -103,14 +109,89 @@ def test_an_input_whose_acknowledgement_was_out_does_not_come_back() -> None:
     assert came_back == [*[1] * (len(came_back) - 1), 0]
 
 
+# --- what a superseded manager leaves behind -----------------------------------------------------
+
+SUPERSEDED = schedule("unload-in-destroy", 1, Budget(stale=1))
+
+
+def test_a_superseded_manager_sends_and_its_successor_has_the_state_before() -> None:
+    model = SUPERSEDED.model()
+    number = Choice(0, 0, stale=True).number
+    assert number in model.choices(model.initial())
+
+    state = model.apply(model.initial(), number)[0]
+
+    assert state[MANAGER] == model.initial()[MANAGER]
+    assert queued(model, state, 0) == ["destroy-vm"]
+    floating = model.hands.value(state[model.floating_at])
+    assert len(floating) == len(model.step_of(model.initial(), 0).effects)
+    assert all(model.is_stale(entry) for _, entry in floating)
+
+
+def test_what_it_sent_arrives_after_the_first_word_of_its_successor_and_is_refused() -> None:
+    model = SUPERSEDED.model()
+    path = [Choice(0, 0, stale=True).number, 0]
+    state, _ = follow(model, tuple(path))[0][-1], None
+    assert not [each for each in model.choices(state) if split_choice(each).kind == RELEASE]
+
+    told, findings = model.apply(state, model.first_mailbox)
+    stale = [each for each in model.choices(told) if split_choice(each).kind == RELEASE]
+    refused, _ = model.apply(told, stale[0])
+
+    assert [turn.act for turn in turns(model, (*path, model.first_mailbox, stale[0]))] == [
+        "supersede",
+        "deliver",
+        "deliver",
+        "stale",
+    ]
+    assert refused[1] == told[1]  # the worker's state
+    assert findings == ()
+    assert "stale" in model.witnessed
+
+
+def test_the_stage_supersedes_as_the_model_does() -> None:
+    found = answer(schedule("fenced-parallel-destroy", 2, Budget(stale=1)))
+    begin = schedule("fenced-parallel-destroy", 2, Budget(stale=1))
+    model = begin.model()
+    state, path = model.initial(), [Choice(0, 0, stale=True).number]
+    state = model.apply(state, path[0])[0]
+    while choices := model.choices(state):
+        path.append(choices[-1])  # what is stale comes as soon as it can
+        state = model.apply(state, path[-1])[0]
+    stage = Stage(begin)
+
+    for turn in turns(model, tuple(path)):
+        stage.take(turn)
+
+    stage.finish()
+    judgement = stage.judgement()
+    assert (judgement.violations, judgement.notes) == ((), ())
+    reasons = [each.details.get("reason") for each in stage.records]
+    assert "stale-epoch" in reasons
+    assert found.verdict.verdict == "safe"
+
+
+def test_the_key_of_a_fence_names_its_vcpu() -> None:
+    assert timer_key(TimerKind.FENCE.of(Mailbox("vm-0", 1).name)) == "fence@1"
+    assert timer_key(TimerKind.FLUSH.of("vm-0")) == "flush"
+
+
 # --- what is found -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("name", "states"), [("unload-in-destroy", 1_218), ("fenced-parallel-destroy", 27_208)]
+    ("name", "faults", "states"),
+    [
+        ("unload-in-destroy", ONE_CRASH, 1_218),
+        ("fenced-parallel-destroy", ONE_CRASH, 27_208),
+        ("unload-in-destroy", ONE_STALE, 568),
+        ("fenced-parallel-destroy", ONE_STALE, 17_139),
+    ],
 )
-def test_what_is_safe_with_three_vcpus_is_safe_with_a_crash(name: str, states: int) -> None:
-    found = answer(schedule(name, 3, ONE_CRASH))
+def test_what_is_safe_with_three_vcpus_is_safe_with_a_take_over(
+    name: str, faults: Budget, states: int
+) -> None:
+    found = answer(schedule(name, 3, faults))
 
     assert (found.verdict.verdict, found.verdict.complete) == ("safe", True)
     assert found.verdict.missing == ()
@@ -118,13 +199,16 @@ def test_what_is_safe_with_three_vcpus_is_safe_with_a_crash(name: str, states: i
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("faults", [ONE_CRASH, ONE_STALE], ids=["crash", "stale"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", catalogue_names())
-def test_a_crash_breaks_nothing_that_is_whole_without(name: str, shape: dict[str, object]) -> None:
+def test_a_take_over_breaks_nothing_that_is_whole_without(
+    name: str, shape: dict[str, object], faults: Budget
+) -> None:
     scenario = Scenario.model_validate({"vcpus": 2, **shape})
     plain = explored(schedule(name, scenario))
 
-    found = answer(schedule(name, scenario, ONE_CRASH))
+    found = answer(schedule(name, scenario, faults))
 
     expected = catalogue_entry(name).expected(scenario)
     assert expected is None or found.verdict.verdict == expected.explore
@@ -135,7 +219,7 @@ def test_a_crash_breaks_nothing_that_is_whole_without(name: str, shape: dict[str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", ["duplicate", "redeliver", "crash"])
+@pytest.mark.parametrize("other", ["duplicate", "redeliver", "crash", "stale"])
 def test_a_crash_with_another_fault_is_safe(other: str) -> None:
     faults = replace(ONE_CRASH, **{other: getattr(ONE_CRASH, other) + 1})
 
@@ -181,7 +265,9 @@ def test_the_stage_crashes_as_the_model_does() -> None:
 
 def test_a_crash_cannot_be_forced_on_a_broker_yet_and_says_so() -> None:
     for choice in (Choice(0, 0, out=1).number,):
-        with pytest.raises(ReplayFailed, match="cannot yet be made to crash its manager"):
+        with pytest.raises(
+            ReplayFailed, match="cannot yet be made to crash or supersede its manager"
+        ):
             check_turns(turns(BEGIN.model(), (choice,)))
     with pytest.raises(ReplayFailed, match="`--broker simulated` plays this schedule"):
         check_turns((Turn("crash", "manager"),))

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Final
 
-DELIVER, RELEASE, TICK, DUPLICATE, REDELIVER, HOLD, DEADLINE, COMPLETE, LOSE, CRASH = range(10)
+DELIVER, RELEASE, TICK, DUPLICATE, REDELIVER, HOLD, DEADLINE, COMPLETE, LOSE, CRASH, VANISH = range(
+    11
+)
 SPAN: Final = 1 << 16
 CRASHED: Final = SPAN << 16
 """`CRASHED * (out + 1)` plus a choice: the manager crashes in its step, with `out` effects out."""

@@ -22,7 +22,9 @@ from teardown_lab.explorer.choice import (
     SPAN,
     STALE,
     TICK,
+    VANISH,
 )
+from teardown_lab.explorer.faults import LOSABLE
 from teardown_lab.explorer.findings import Finding
 from teardown_lab.explorer.steps import MANAGER, Letter
 from teardown_lab.explorer.superseding import Superseding
@@ -80,9 +82,12 @@ class Model(Superseding):
         With `only`, just what can happen to the head of that queue.
         """
         if only is not None:
-            return [only, *(kind * SPAN + only for kind in self._faults(state))]
+            faults = [kind * SPAN + only for kind in self._faults(state)]
+            return [only, *faults, *self._losses(state, [only])]
         found = [q for q, content in enumerate(state[self.first_queue : self.held_at]) if content]
+        losses = self._losses(state, found)
         found += [kind * SPAN + queue for kind in self._faults(state) for queue in found]
+        found += losses
         floating = self.hands.value(state[self.floating_at])
         found += [
             RELEASE * SPAN + index
@@ -119,6 +124,17 @@ class Model(Superseding):
         budget = self.budgets.value(state[self.budget_at])
         return [kind for kind, name in _FAULTS if getattr(budget, name)]
 
+    def _losses(self, state: State, queues: list[int]) -> list[int]:
+        """Return what may get lost of the heads of some queues."""
+        if not self.budget.drop or not self.budgets.value(state[self.budget_at]).drop:
+            return []
+        found: list[int] = []
+        for queue in queues:
+            (letter, _, _), _ = self.contents.pop(state[self.first_queue + queue])
+            if isinstance(self.steps.letters.value(letter).message, LOSABLE):
+                found.append(VANISH * SPAN + queue)
+        return found
+
     def _completions(self, state: State) -> list[int]:
         found: list[int] = []
         for vcpu in range(self.vcpus):
@@ -153,6 +169,10 @@ class Model(Superseding):
             self.give_back(after, self.held_by(after, index))
         elif kind == CRASH:
             self.begin_crash(after)
+        elif kind == VANISH:
+            self.spend(after, "drop")
+            place = self.first_queue + index
+            _, after[place] = self.contents.pop(state[place])
         elif kind == COMPLETE:
             vcpu, fault = divmod(index, limits.FAULTS_MAX)
             step = self.steps.complete_fault(vcpu, after[vcpu + 1], fault)

@@ -23,6 +23,7 @@ from teardown_lab.explorer.choice import (
     REDELIVER,
     RELEASE,
     TICK,
+    VANISH,
     split_choice,
 )
 from teardown_lab.explorer.faults import Budget
@@ -50,6 +51,7 @@ Act = Literal[
     "crash",
     "supersede",
     "stale",
+    "drop",
 ]
 TOKEN_PREFIX: Final = "td1."  # noqa: S105 - no secret, a schedule
 SCHEDULE_CHARACTERS_MAX: Final = 4_000_000
@@ -107,6 +109,7 @@ _ACTS: Final[dict[int, Act]] = {
     DUPLICATE: "copy",
     HOLD: "hold",
     RELEASE: "release",
+    VANISH: "drop",
 }
 
 

@@ -109,6 +109,8 @@ class Stage:
         if turn.act == "hold":
             self._floating.append(parcel)
             return
+        if turn.act == "drop":
+            return
         if turn.act == "redeliver":
             self._redeliver(parcel)
             return

@@ -40,6 +40,7 @@ _ACTS: Final = {
     "deadline": "a deadline passes:",
     "complete": "there completes",
     "supersede": "the manager is superseded and still handles",
+    "drop": "there gets lost",
     "stale": "there arrives, sent by the superseded manager,",
 }
 """What a schedule may do beside delivering, in words."""

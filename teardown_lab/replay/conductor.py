@@ -198,7 +198,7 @@ def check_turns(turns: tuple[Turn, ...]) -> None:
         ReplayFailed: The schedule has a turn that no real run can be made to take.
     """
     for turn in turns:
-        if turn.act == "complete":
+        if turn.act in ("complete", "drop"):
             raise ReplayFailed(f"a real run cannot be made to {turn.act} {turn.key}")
         if turn.act in ("crash", "supersede") or turn.crashed is not None:
             raise ReplayFailed(

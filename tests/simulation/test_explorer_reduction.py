@@ -176,6 +176,7 @@ def test_random_orderings_lose_nothing(
         hold=st.integers(0, 1),
         crash=st.integers(0, 1),
         stale=st.integers(0, 1),
+        drop=st.integers(0, 1),
     ),
 )
 @example(shipped("parallel-destroy"), Scenario(vcpus=1), Budget(1, 1, 1, 1))

@@ -44,19 +44,37 @@ Vcpus = Map[Mailbox, Vcpu]
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """The vCPUs that a worker owns, tombstones included; `live` counts those that are not freed."""
+    """The vCPUs that a worker owns, tombstones included; `live` counts those that are not freed.
+
+    `ended` are the managers' epochs that are known to be over, each with the last entry of its log.
+    """
 
     vcpus: Vcpus = field(default_factory=Map)
     live: int = 0
+    ended: Map[int, int] = field(default_factory=Map)
 
     def with_vcpu(self, vcpu: Vcpu) -> "WorkerState":
         """Return the state with a vCPU added or replaced."""
         live = self.live - self._lives(vcpu.mailbox) + (not vcpu.freed)
-        return WorkerState(self.vcpus.set(vcpu.mailbox, vcpu), live)
+        return replace(self, vcpus=self.vcpus.set(vcpu.mailbox, vcpu), live=live)
 
     def without(self, mailbox: Mailbox) -> "WorkerState":
         """Return the state with a vCPU forgotten."""
-        return WorkerState(self.vcpus.delete(mailbox), self.live - self._lives(mailbox))
+        live = self.live - self._lives(mailbox)
+        return replace(self, vcpus=self.vcpus.delete(mailbox), live=live)
+
+    def is_stale(self, event: Received) -> bool:
+        """Tell whether a message comes from a manager that had lost its office.
+
+        What an earlier manager sent from an entry before its end is as good as ever.
+        """
+        return event.epoch in self.ended and event.entry > self.ended[event.epoch]
+
+    def learn(self, event: Received) -> "WorkerState":
+        """Return the state that knows which epochs are over."""
+        if all(self.ended.get(epoch) == last for epoch, last in event.ended):
+            return self
+        return replace(self, ended=self.ended.update(event.ended))
 
     def _lives(self, mailbox: Mailbox) -> bool:
         vcpu = self.vcpus.get(mailbox)
@@ -141,8 +159,10 @@ class VcpuWorker:
         message = event.message
         # A worker sends itself its completions, and a worker's epoch is 0.
         from_manager = not isinstance(message, messages.AsyncPfCompleted)
-        if from_manager and event.epoch < limits.MANAGER_EPOCH:
-            return self._reject(state, event, RejectReason.STALE_EPOCH)
+        if from_manager and (event.epoch < limits.MANAGER_EPOCH or state.is_stale(event)):
+            return self._refuse_stale(state, event)
+        if from_manager:
+            state = state.learn(event)
         mailbox = parse_mailbox(event.queue)
         if mailbox is not None:
             return self._request(state, event, mailbox)
@@ -160,6 +180,16 @@ class VcpuWorker:
                 return self._answered(state, event, message)
             case _:
                 return self._reject(state, event, RejectReason.UNEXPECTED)
+
+    def _refuse_stale(self, state: WorkerState, event: Received) -> WorkerResult:
+        message = event.message
+        vcpu_id = getattr(message, "vcpu", -1)
+        vcpu = state.vcpus.get(Mailbox(message.vm, vcpu_id, message.incarnation))
+        running = vcpu.running if vcpu is not None else None
+        # A Reject would settle the delivery of the same command that is being worked on, too.
+        if running is not None and running.message_id == event.message_id:
+            return state, ()
+        return self._reject(state, event, RejectReason.STALE_EPOCH)
 
     def _reject(self, state: WorkerState, event: Received, reason: RejectReason) -> WorkerResult:
         return state, (Reject(event.queue, event.message_id, reason),)

@@ -61,7 +61,7 @@ class ExploreFlags:
 @click.option("--mmu", type=click.Choice(["shadow", "tdp"]), help="first MMU context")
 @click.option("--roots", type=click.Choice(["distinct", "shared", "mixed"]), help="who shares")
 @click.option("--scenario", type=click.Path(exists=True, dir_okay=False), help="a YAML file")
-@click.option("--faults", default="", help="such as duplicate:1,redeliver:1,hold:1")
+@click.option("--faults", default="", help="such as duplicate:1,crash:1; docs/explorer.md has all")
 @click.option("--ticks", type=click.IntRange(0), default=1, show_default=True)
 @click.option("--strategy", type=click.Choice(list(_STRATEGIES)), default="breadth-first")
 @click.option("--seed", type=click.IntRange(0), default=0, help="of the random strategy")

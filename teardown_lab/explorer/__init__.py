@@ -8,10 +8,10 @@ interning table (interning.py), and a state is a flat tuple of such numbers. It 
 created" and DestroyVm on its way.
 
 *A move* is a choice (choice.py): the head of one queue is delivered, a timer fires, a page fault
-completes, or a fault meets a message. The consumer's core handles the input and publishes, all in
-one move. The real core computes each such step once (steps.py); whenever the same core meets the
-same input in the same state, the step is looked up. Nothing else moves in between, and a deadline
-fires only when nothing else can happen.
+completes, or a fault meets a message or the manager. The consumer's core handles the input and
+publishes, all in one move. The real core computes each such step once (steps.py); whenever the same
+core meets the same input in the same state, the step is looked up. Nothing else moves in between,
+and a deadline fires only when nothing else can happen.
 
 *Two states are the same* if their tuples are equal, which means that all their parts are equal by
 value. How a state was reached is no part of it, and neither are time and records. So where two
@@ -22,8 +22,8 @@ counts as a violation only when the schedule has been played by the actors with 
 (stage.py) and the checker has confirmed it in that history.
 
 *Left out* is what decides nothing before the VM is gone, or what only adds states: time, confirms,
-a crash between two publishes, the journal, the deletion of mailboxes, and workers with several
-vCPUs (these allow fewer orders, not more). Queues are first in, first out; everything else by which
-a broker could reorder two deliveries is a choice or a fault. docs/explorer.md gives the reasons,
-decision 0013 the alternatives.
+the journal, the deletion of mailboxes, and workers with several vCPUs (these allow fewer orders,
+not more). Queues are first in, first out; everything else by which a broker could reorder two
+deliveries is a choice or a fault. docs/explorer.md gives the reasons, decision 0013 the
+alternatives.
 """

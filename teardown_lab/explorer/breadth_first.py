@@ -74,24 +74,26 @@ class _Search:
         """Take every transition of every state of this level."""
         explored, following = self._explored, []
         for number, state in enumerate(self.level, self._first):
-            for choice in self._choices(number, state):
+            goes_on = False
+            for choice in self._choices(state):
                 after, findings = self._model.apply(state, choice)
                 explored.transitions += 1
+                goes_on = goes_on or after != state
                 for finding in findings:
                     path = partial(self._known.path_through, number, choice)
                     explored.found(finding, path)
                 if self._known.add(after, number, choice):
                     explored.saw(hash(after))
                     following.append(after)
+            # Nothing is left to happen, or only a deadline that is set again whenever it fires.
+            if not goes_on and not self._model.is_ended(state):
+                explored.found(Model.DEADLOCK, partial(self._known.path_to, number))
             explored.stopped_by = self._meter.stop(explored)
             if explored.stopped_by:
                 break
         self._first += len(self.level)
         self.level = following
 
-    def _choices(self, number: int, state: State) -> list[int]:
-        only = self._reduction.only(state) if self._reduction is not None else None
-        choices = self._model.choices(state, only)
-        if not choices and not self._model.is_ended(state):
-            self._explored.found(Model.DEADLOCK, partial(self._known.path_to, number))
-        return choices
+    def _choices(self, state: State) -> list[int]:
+        chooser = self._reduction or self._model
+        return chooser.choices(state)

@@ -2,6 +2,12 @@
 
 import re
 from dataclasses import dataclass, fields
+from typing import Final
+
+from vm_protocol.messages import VmStateRead
+
+LOSABLE: Final = (VmStateRead,)
+"""Messages that may get lost, as nobody waits for them; docs/explorer.md tells of all others."""
 
 
 class FaultsError(ValueError):
@@ -15,12 +21,22 @@ class Budget:
     `ticks`: the ticker fires. `duplicate`: a message reaches its queue twice, the copy at any
     later time. `redeliver`: a delivery is handled, its acknowledgement is lost with the
     connection, and the broker delivers it again. `hold`: a message is delayed without bound.
+    `crash`: the manager crashes, and another one takes over (crashes.py). `stale`: another manager
+    takes over, and the old one goes on (superseding.py). `drop`: one of LOSABLE is lost.
     """
 
     ticks: int = 0
     duplicate: int = 0
     redeliver: int = 0
     hold: int = 0
+    crash: int = 0
+    stale: int = 0
+    drop: int = 0
+
+    @property
+    def meet_heads(self) -> bool:
+        """Tell whether there are faults that meet the head of any queue."""
+        return bool(self.duplicate or self.redeliver or self.hold)
 
     def as_dict(self) -> dict[str, int]:
         """Return the faults that are there, by name, the ticker left out."""

@@ -7,8 +7,9 @@ first out any more, and what such a schedule finds cannot happen on RabbitMQ.
 
 from dataclasses import dataclass
 
+from teardown_lab.explorer.parcels import Parcel
 from teardown_lab.explorer.schedule import Turn
-from teardown_lab.explorer.stage import Parcel, Stage
+from teardown_lab.explorer.stage import Stage
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from vm_protocol.message_ids import name_in_vm
+from vm_protocol.timers import parse_timer
 from vm_protocol.topology import parse_mailbox
 
 
@@ -21,6 +22,13 @@ def delivery_key(message_id: str, queue: str) -> str:
     """Return the key of a message's delivery from a queue."""
     mailbox = parse_mailbox(queue)
     return str(DeliveryKey(name_in_vm(message_id), mailbox.vcpu if mailbox else None))
+
+
+def timer_key(name: str) -> str:
+    """Return the key of a timer: what it is for, and with a vCPU's fence its vCPU (`fence@1`)."""
+    timer = parse_timer(name)
+    mailbox = parse_mailbox(timer.about)
+    return str(DeliveryKey(timer.kind, mailbox.vcpu if mailbox else None))
 
 
 def parse_delivery_key(text: str) -> DeliveryKey:

@@ -5,15 +5,13 @@ copies, timers, visible vCPUs, budget, requests seen); each entry is a number of
 table. The package's docstring tells how the model works: states, moves, what is left out and why.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
-from teardown_lab.explorer import judging
-from teardown_lab.explorer.boxes import Contents, Hands, QueuedLetter, Tagged
-from teardown_lab.explorer.cast import CLIENT, VM, Cast
+from teardown_lab.explorer.cast import CLIENT, VM
 from teardown_lab.explorer.choice import (
     COMPLETE,
+    CRASH,
+    CRASHED,
     DEADLINE,
     DELIVER,
     DUPLICATE,
@@ -22,34 +20,16 @@ from teardown_lab.explorer.choice import (
     REDELIVER,
     RELEASE,
     SPAN,
+    STALE,
     TICK,
-    Choice,
+    VANISH,
 )
-from teardown_lab.explorer.faults import Budget
-from teardown_lab.explorer.findings import FLUSHED_LIVE, UNACCOUNTED, UNFOUNDED, Finding
-from teardown_lab.explorer.interning import Interned
-from teardown_lab.explorer.operations import (
-    ACK,
-    CANCEL,
-    DROP,
-    FIND,
-    PAGE,
-    POST,
-    RAISED,
-    REACHED,
-    REQUEUE,
-    SEND,
-    SET,
-    STARTED,
-    UNBIND,
-    VM_FREED,
-    WITNESS,
-    Operation,
-)
-from teardown_lab.explorer.steps import MANAGER, Letter, Step, Steps
-from vm_protocol import limits, messages
+from teardown_lab.explorer.faults import LOSABLE
+from teardown_lab.explorer.findings import Finding
+from teardown_lab.explorer.steps import MANAGER, Letter
+from teardown_lab.explorer.superseding import Superseding
+from vm_protocol import limits
 from vm_protocol.invariants import Invariant
-from vm_protocol.timers import TimerKind
 from vm_protocol.topology import Mailbox
 
 State = tuple[int, ...]
@@ -57,41 +37,11 @@ State = tuple[int, ...]
 _FAULTS: Final = ((REDELIVER, "redeliver"), (DUPLICATE, "duplicate"), (HOLD, "hold"))
 
 
-class Model:
+class Model(Superseding):
     """The transition system of one ordering in one scenario with one budget of faults."""
 
     DEADLOCK: Final = Finding(Invariant.STUCK, -1, message="deadlock")
     """Nothing can happen any more, and the teardown has not ended."""
-
-    def __init__(self, cast: Cast, budget: Budget) -> None:
-        self.cast = cast
-        self.steps = Steps(cast)
-        self.vcpus = cast.scenario.vcpus
-        self.contents = Contents()
-        self.hands = Hands(self.steps.letters.identity)
-        self.sets: Interned[tuple[int, ...]] = Interned()
-        self.budgets: Interned[Budget] = Interned()
-        self.witnessed: set[str] = set()
-        self.reached: set[int] = set()
-        count = 1 + self.vcpus
-        self.first_queue = count
-        self.queue_count = len(cast.queues)
-        self.first_mailbox = self.queue_count - self.vcpus
-        after = count + self.queue_count
-        (
-            self.held_at,
-            self.floating_at,
-            self.timers_at,
-            self.bound_at,
-            self.budget_at,
-            self.seen_at,
-        ) = range(after, after + 6)
-        self._ticker = self.steps.timers.number((MANAGER, TimerKind.TICK.of(VM)))
-        self._has_faults = bool(budget.duplicate or budget.redeliver or budget.hold)
-        self._has_copies = bool(budget.duplicate or budget.redeliver)
-        self.budget = budget
-        self._freed: dict[tuple[int, int], bool] = {}
-        self._given_back: set[tuple[int, str]] = set()
 
     # --- states --------------------------------------------------------------------------
 
@@ -104,31 +54,16 @@ class Model:
         destroy = steps.letters.number(Letter(cast.destroy, CLIENT, 0))
         queues = [0] * self.queue_count
         queues[0] = self.contents.append(0, (destroy, 0, False))
-        timers = (self._ticker,) if cast.scenario.ticker else ()
+        timers = (self.ticker,) if cast.scenario.ticker else ()
         rest = [
             0,
             0,
             self.sets.number(timers),
             (1 << self.vcpus) - 1,
             self.budgets.number(self.budget),
-            self.sets.number((0,) * self.vcpus if self._has_copies else ()),
+            self.sets.number((0,) * self.vcpus if self.has_copies else ()),
         ]
         return (*states, *queues, *rest)
-
-    def is_freed(self, state: Sequence[int], vcpu: int) -> bool:
-        """Tell whether a vCPU's memory is gone."""
-        number = state[vcpu + 1]
-        known = self._freed.get((vcpu, number))
-        if known is None:
-            worker = self.steps.states[vcpu + 1].value(number)
-            owned = worker.vcpus.get(Mailbox(VM, vcpu))
-            known = self._freed[vcpu, number] = owned is not None and owned.freed
-        return known
-
-    def is_buried(self, state: Sequence[int], vcpu: int) -> bool:
-        """Tell whether a vCPU's memory is gone, and its processor runs no guest of it."""
-        worker = self.steps.states[vcpu + 1].value(state[vcpu + 1])
-        return self.is_freed(state, vcpu) and not worker.vcpus[Mailbox(VM, vcpu)].in_guest
 
     def is_ended(self, state: State) -> bool:
         """Tell whether the teardown has ended: the VM is freed, or a step is stuck."""
@@ -137,7 +72,7 @@ class Model:
 
     def has_ticker(self, state: State) -> bool:
         """Tell whether the ticker's timer is set."""
-        return self._ticker in self.sets.value(state[self.timers_at])
+        return self.ticker in self.sets.value(state[self.timers_at])
 
     # --- choices -------------------------------------------------------------------------
 
@@ -147,23 +82,35 @@ class Model:
         With `only`, just what can happen to the head of that queue.
         """
         if only is not None:
-            return [only, *(kind * SPAN + only for kind in self._faults(state))]
+            faults = [kind * SPAN + only for kind in self._faults(state)]
+            return [only, *faults, *self._losses(state, [only])]
         found = [q for q, content in enumerate(state[self.first_queue : self.held_at]) if content]
+        losses = self._losses(state, found)
         found += [kind * SPAN + queue for kind in self._faults(state) for queue in found]
+        found += losses
         floating = self.hands.value(state[self.floating_at])
-        found += [RELEASE * SPAN + index for index in range(len(floating))]
+        found += [
+            RELEASE * SPAN + index
+            for index, each in enumerate(floating)
+            if self.may_arrive(state, each)
+        ]
         deadlines: list[int] = []
         for index, timer in enumerate(self.sets.value(state[self.timers_at])):
-            if timer != self._ticker:
+            if timer != self.ticker:
                 deadlines.append(DEADLINE * SPAN + index)
             elif self.budgets.value(state[self.budget_at]).ticks:
                 found.append(TICK * SPAN)
         if self.cast.scenario.async_pf:
             found += self._completions(state)
         if self.may_lose(state):
-            holders = {self._actor(queue) for queue, _ in self.hands.value(state[self.held_at])}
+            held = self.hands.value(state[self.held_at])
+            holders = {self.consumer_of(queue) for queue, _ in held}
             found += [LOSE * SPAN + actor for actor in sorted(holders)]
-        return found or deadlines
+        found = found or deadlines
+        take_overs = self.crashes(state, found) if self.may_crash(state) else []
+        if self.may_be_superseded(state):
+            take_overs += self.stale_steps(state, found)
+        return [*found, *take_overs] if take_overs else found
 
     def may_lose(self, state: State) -> bool:
         """Tell whether a connection may still be lost."""
@@ -172,10 +119,21 @@ class Model:
 
     def _faults(self, state: State) -> list[int]:
         """Return the faults that may still meet a queue's head."""
-        if not self._has_faults:
+        if not self.budget.meet_heads:
             return []
         budget = self.budgets.value(state[self.budget_at])
         return [kind for kind, name in _FAULTS if getattr(budget, name)]
+
+    def _losses(self, state: State, queues: list[int]) -> list[int]:
+        """Return what may get lost of the heads of some queues."""
+        if not self.budget.drop or not self.budgets.value(state[self.budget_at]).drop:
+            return []
+        found: list[int] = []
+        for queue in queues:
+            (letter, _, _), _ = self.contents.pop(state[self.first_queue + queue])
+            if isinstance(self.steps.letters.value(letter).message, LOSABLE):
+                found.append(VANISH * SPAN + queue)
+        return found
 
     def _completions(self, state: State) -> list[int]:
         found: list[int] = []
@@ -186,211 +144,55 @@ class Model:
 
     def apply(self, state: State, number: int) -> tuple[State, tuple[Finding, ...]]:
         """Return the state after a choice, and what the transition breaks."""
-        kind, index = divmod(number, SPAN)
         after = list(state)
         findings: list[Finding] = []
+        if number >= STALE:
+            self.supersede(after, number - STALE)
+            return tuple(after), ()
+        if number >= CRASHED:
+            crash, number = divmod(number, CRASHED)
+            self.begin_crash(after, out=crash - 1)
+        kind, index = divmod(number, SPAN)
         if kind == DELIVER:
             place = self.first_queue + index
             entry, after[place] = self.contents.pop(state[place])
-            self._deliver(after, index, entry, findings)
+            self.deliver(after, index, entry, findings)
         elif kind in (REDELIVER, DUPLICATE, HOLD):
             self._break(after, kind, index, findings)
         elif kind == RELEASE:
             (queue, entry), left = self.hands.take(state[self.floating_at], index)
             after[self.floating_at] = left
-            self._deliver(after, queue, entry, findings)
+            self.deliver(after, queue, entry, findings)
         elif kind == LOSE:
-            self._spend(after, "redeliver")
-            self._given_back.clear()
-            self._return(after, self.held_by(after, index))
+            self.spend(after, "redeliver")
+            self.given_back.clear()
+            self.give_back(after, self.held_by(after, index))
+        elif kind == CRASH:
+            self.begin_crash(after)
+        elif kind == VANISH:
+            self.spend(after, "drop")
+            place = self.first_queue + index
+            _, after[place] = self.contents.pop(state[place])
         elif kind == COMPLETE:
             vcpu, fault = divmod(index, limits.FAULTS_MAX)
             step = self.steps.complete_fault(vcpu, after[vcpu + 1], fault)
-            self._perform(after, vcpu + 1, step, findings)
+            self.handle(after, vcpu + 1, step, findings)
         else:
-            self._fire(after, kind, index, findings)
+            self.fire(after, kind, index, findings)
         return tuple(after), tuple(findings)
 
     def _break(self, after: list[int], kind: int, queue: int, findings: list[Finding]) -> None:
         """Let a fault meet the head of a queue."""
-        self._spend(after, dict(_FAULTS)[kind])
+        self.spend(after, dict(_FAULTS)[kind])
         place = self.first_queue + queue
         entry, rest = self.contents.pop(after[place])
         if kind == REDELIVER:
-            kept = self.held_by(after, self._actor(queue))
-            self._given_back.clear()
+            kept = self.held_by(after, self.consumer_of(queue))
+            self.given_back.clear()
             after[place] = rest
-            self._deliver(after, queue, entry, findings)
-            self._return(after, ((queue, entry), *kept))
+            self.deliver(after, queue, entry, findings)
+            self.give_back(after, ((queue, entry), *kept))
             return
         if kind == HOLD:
             after[place] = rest
         after[self.floating_at] = self.hands.add(after[self.floating_at], queue, entry)
-
-    def held_by(self, state: Sequence[int], actor: int) -> tuple[Tagged, ...]:
-        """Return what an actor has not settled yet, and gets again after a lost connection."""
-        held = self.hands.value(state[self.held_at])
-        return tuple(each for each in held if self._actor(each[0]) == actor)
-
-    def actor_of(self, choice: Choice) -> int:
-        """Return whose connection a choice loses."""
-        return choice.index if choice.kind == LOSE else self._actor(choice.index)
-
-    def _return(self, after: list[int], unsettled: tuple[Tagged, ...]) -> None:
-        """Put what a consumer had in hand back to its queues' heads, beginning with the last one.
-
-        A delivery that its own step has given back stays where that put it.
-        """
-        for queue, entry in unsettled:
-            message_id = self.steps.letters.identity(entry[0])
-            held = after[self.held_at]
-            after[self.held_at] = self.hands.settle(held, queue, message_id) if held else 0
-            if (queue, message_id) not in self._given_back:
-                place = self.first_queue + queue
-                after[place] = self.contents.put_back(after[place], entry)
-
-    def _actor(self, queue: int) -> int:
-        """Return who consumes a queue: 0 is the manager, v + 1 the worker of vCPU v."""
-        if queue >= self.first_mailbox:
-            return queue - self.first_mailbox + 1
-        return MANAGER if queue < 2 else (queue - 2) // 2 + 1
-
-    def _fire(self, after: list[int], kind: int, index: int, findings: list[Finding]) -> None:
-        timers = list(self.sets.value(after[self.timers_at]))
-        if kind == TICK:
-            self._spend(after, "ticks")
-            index = timers.index(self._ticker)
-        timer = timers.pop(index)
-        after[self.timers_at] = self.sets.number(tuple(timers))
-        actor = self.steps.timers.value(timer)[0]
-        self._perform(after, actor, self.steps.fire(timer, after[actor]), findings)
-
-    def _spend(self, after: list[int], name: str) -> None:
-        budget = self.budgets.value(after[self.budget_at])
-        left = replace(budget, **{name: getattr(budget, name) - 1})
-        after[self.budget_at] = self.budgets.number(left)
-        self.witnessed.add(name)
-
-    # --- handling ------------------------------------------------------------------------
-
-    def _deliver(
-        self, after: list[int], queue: int, entry: QueuedLetter, findings: list[Finding]
-    ) -> None:
-        """Let the queue's consumer handle a message; judge a request before asking the core."""
-        actor = self._actor(queue)
-        if queue >= self.first_mailbox:
-            self._judge_request(after, actor - 1, entry, findings)
-        after[self.held_at] = self.hands.add(after[self.held_at], queue, entry)
-        step = self.steps.deliver(actor, after[actor], queue, entry[0])
-        self._perform(after, actor, step, findings)
-
-    def _judge_request(
-        self, after: list[int], vcpu: int, entry: QueuedLetter, findings: list[Finding]
-    ) -> None:
-        letters, is_new = self.steps.letters, True
-        if self._has_copies:
-            seen = self.sets.value(after[self.seen_at])
-            bit = 1 << letters.generation(entry[0])
-            is_new = not seen[vcpu] & bit
-        if self.is_freed(after, vcpu):
-            if is_new:
-                message_id = letters.identity(entry[0])
-                findings.append(Finding(Invariant.USE_AFTER_FREE, vcpu, entry[2], message_id))
-            elif self._is_rejected(after, vcpu, entry):
-                findings.append(Finding(UNFOUNDED, vcpu, message=letters.identity(entry[0])))
-            return
-        if self._has_copies and is_new:
-            noted = (*seen[:vcpu], seen[vcpu] | bit, *seen[vcpu + 1 :])
-            after[self.seen_at] = self.sets.number(noted)
-        is_told = FLUSHED_LIVE in self.witnessed
-        if not is_told and isinstance(letters.value(entry[0]).message, messages.TlbFlush):
-            self.witnessed.add(FLUSHED_LIVE)
-
-    def _is_rejected(self, after: list[int], vcpu: int, entry: QueuedLetter) -> bool:
-        queue = self.first_mailbox + vcpu
-        step = self.steps.deliver(vcpu + 1, after[vcpu + 1], queue, entry[0])
-        return any(operation[0] == DROP for operation in step.operations)
-
-    def _perform(self, after: list[int], actor: int, step: Step, findings: list[Finding]) -> None:
-        after[actor] = step.state
-        for operation in step.operations:
-            kind = operation[0]
-            if kind == SEND:
-                place = self.first_queue + operation[1]
-                after[place] = self.contents.append(after[place], (operation[2], 0, False))
-            elif kind in (ACK, DROP):
-                held = after[self.held_at]
-                if held:
-                    after[self.held_at] = self.hands.settle(held, operation[1], operation[2])
-            elif kind == POST:
-                self._post(after, operation, findings)
-            elif kind == UNBIND:
-                after[self.bound_at] &= ~(1 << operation[1])
-            elif kind == FIND:
-                findings.append(operation[1])
-            elif kind == RAISED:
-                findings += judging.lost(self, after, operation)
-            elif kind in (SET, CANCEL):
-                self._set_timer(after, operation[1], is_set=kind == SET)
-            else:
-                self._rarer(after, operation, findings)
-
-    def _rarer(self, after: list[int], operation: Operation, findings: list[Finding]) -> None:
-        kind = operation[0]
-        if kind == REQUEUE:
-            self._requeue(after, operation[1], operation[2])
-        elif kind == VM_FREED:
-            findings += judging.alive(self, after)
-        elif kind == WITNESS:
-            self.witnessed.add(operation[1])
-        elif kind == REACHED:
-            self.reached.add(operation[1])
-        elif kind == STARTED:
-            findings += judging.open_windows(self, after, operation)
-        elif kind == PAGE:
-            findings += judging.stale(self, after, operation[1])
-
-    def _post(self, after: list[int], operation: Operation, findings: list[Finding]) -> None:
-        """Route a request to every bound mailbox; mark it late where the vCPU is freed already."""
-        _, letter, erased, expected = operation
-        bound = after[self.bound_at]
-        unexpected = bound & ~expected & ~sum(1 << vcpu for vcpu in erased)
-        if unexpected or expected & ~bound:
-            findings.append(Finding(UNACCOUNTED, -1, message=self.steps.letters.identity(letter)))
-        for vcpu in range(self.vcpus):
-            if bound >> vcpu & 1:
-                entry = (letter, 0, self.is_freed(after, vcpu))
-                place = self.first_queue + self.first_mailbox + vcpu
-                after[place] = self.contents.append(after[place], entry)
-                if vcpu in erased and not entry[2]:
-                    findings.append(Finding(Invariant.VISIBLE_AFTER_ERASE, vcpu))
-
-    def _requeue(self, after: list[int], queue: int, message_id: str) -> None:
-        """Return a delivery to its queue's head; beyond the limit it is dead-lettered.
-
-        The monitor then tells the manager that the command is stuck.
-        """
-        held = self.hands.value(after[self.held_at])
-        own = (each[1] for each in held if self.hands.is_of(each, queue, message_id))
-        entry = next(own, None)
-        if entry is None:
-            return  # a lost connection has returned it already
-        self._given_back.add((queue, message_id))
-        after[self.held_at] = self.hands.settle(after[self.held_at], queue, message_id)
-        place = self.first_queue + queue
-        message = self.steps.letters.value(entry[0]).message
-        if entry[1] < limits.DELIVERY_LIMIT:
-            after[place] = self.contents.put_back(after[place], entry)
-        elif isinstance(message, messages.DestroyVcpu):
-            stuck = messages.CommandStuck(vm=VM, vcpu=message.vcpu, step=message.step)
-            told = self.steps.letters.number(Letter(stuck, None, self.cast.manager.epoch))
-            replies = self.first_queue + 1
-            after[replies] = self.contents.append(after[replies], (told, 0, False))
-
-    def _set_timer(self, after: list[int], timer: int, *, is_set: bool) -> None:
-        timers = set(self.sets.value(after[self.timers_at]))
-        if is_set:
-            timers.add(timer)
-        else:
-            timers.discard(timer)
-        after[self.timers_at] = self.sets.number(tuple(sorted(timers)))

@@ -17,7 +17,11 @@ vCPU is freed, in guest or visible; so equivalent orders find the same. The queu
    ends in the same state with the answer that began the wait taken a little later.
 3. The manager's replies, if handling the head posts and raises nothing and looks at no vCPU: it
    appends to tails and changes what only the manager reads; and if the manager can take no other
-   step: no command, no tick, no released copy.
+   step: no command, no tick, no released copy, no take-over.
+
+A superseded manager's message that is refused is explored alone as well: it changes nothing.
+A crash of the manager appends to tails and gives back what the manager holds, as its other steps
+do. What it repeats is in the queues at once, so the second sees every free that comes of it.
 
 The second needs the ordering's fence. A lost connection brings back what its consumer holds: where
 one may still come, the third is not used, and of a mailbox the loss that also brings back its head
@@ -66,6 +70,13 @@ class Reduction:
         self._quiet: dict[tuple[int, int], bool] = {}
         self._ticking: dict[tuple[int, int], bool] = {}
 
+    def choices(self, state: State) -> list[int]:
+        """Return the choices that suffice in a state."""
+        refused = self._model.refused(state)
+        if refused is not None:
+            return [refused]
+        return self._model.choices(state, self.only(state))
+
     def only(self, state: State) -> int | None:
         """Return the queue whose head may be explored alone, None when there is no such queue."""
         model = self._model
@@ -85,7 +96,10 @@ class Reduction:
                 return queue
         replies = state[model.first_queue + _REPLIES]
         has_other = state[model.first_queue + _COMMANDS] or floating & 0b11
-        if replies and not has_other and not model.may_lose(state):
+        may_return = (
+            model.may_lose(state) or model.may_crash(state) or model.may_be_superseded(state)
+        )
+        if replies and not has_other and not may_return:
             key = (state[MANAGER], replies)
             quiet = self._quiet.get(key)
             if quiet is None:

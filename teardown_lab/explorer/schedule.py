@@ -5,7 +5,7 @@ Keys of deliveries (`keys`) are the same whatever the VM and the workers are cal
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final, Literal
 from zlib import compress, decompressobj, error
 
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from teardown_lab.explorer.cast import VM, assemble
 from teardown_lab.explorer.choice import (
     COMPLETE,
+    CRASH,
     DEADLINE,
     DELIVER,
     DUPLICATE,
@@ -22,23 +23,35 @@ from teardown_lab.explorer.choice import (
     REDELIVER,
     RELEASE,
     TICK,
-    Choice,
+    VANISH,
     split_choice,
 )
 from teardown_lab.explorer.faults import Budget
 from teardown_lab.explorer.follow import NotEnabled, follow
-from teardown_lab.explorer.keys import delivery_key
+from teardown_lab.explorer.keys import delivery_key, timer_key
 from teardown_lab.explorer.model import Model, State
+from teardown_lab.explorer.steps import MANAGER
 from teardown_lab.explorer.strategy import Path
 from vm_protocol import limits
 from vm_protocol.message_ids import name_in_vm
 from vm_protocol.messages import AsyncPfCompleted
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Scenario
-from vm_protocol.timers import parse_timer
 
 Act = Literal[
-    "deliver", "copy", "redeliver", "lose", "hold", "release", "tick", "deadline", "complete"
+    "deliver",
+    "copy",
+    "redeliver",
+    "lose",
+    "hold",
+    "release",
+    "tick",
+    "deadline",
+    "complete",
+    "crash",
+    "supersede",
+    "stale",
+    "drop",
 ]
 TOKEN_PREFIX: Final = "td1."  # noqa: S105 - no secret, a schedule
 SCHEDULE_CHARACTERS_MAX: Final = 4_000_000
@@ -54,16 +67,40 @@ class ScheduleError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Crashed:
+    """The manager crashes in the step of a turn, which is logged.
+
+    `out` of the `effects` that go to the services were performed, if `acked` also the
+    acknowledgements.
+    """
+
+    out: int
+    effects: int
+    acked: bool
+
+    @property
+    def text(self) -> str:
+        """Return what was out, in words."""
+        if self.acked:
+            return f"all {self.effects} effects and the acknowledgement out"
+        return f"{self.out} of {self.effects} effects out"
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One step of a schedule: what is done with which delivery; ticks and timers have names.
 
     `returned` are the deliveries that a lost connection brings back: of "redeliver" the one that is
-    handled just before and all that its consumer holds, of "lose" only the latter.
+    handled just before and all that its consumer holds, of "lose" only the latter. `crashed` tells
+    that the manager crashes in this turn; the turn "crash" is that it does so before it has logged
+    anything. "supersede" is that another one takes over, and the old one handles the delivery or
+    timer all the same; "stale" is that something arrives which that one sent.
     """
 
     act: Act
     key: str
     returned: tuple[str, ...] = ()
+    crashed: Crashed | None = None
 
 
 _ACTS: Final[dict[int, Act]] = {
@@ -72,6 +109,7 @@ _ACTS: Final[dict[int, Act]] = {
     DUPLICATE: "copy",
     HOLD: "hold",
     RELEASE: "release",
+    VANISH: "drop",
 }
 
 
@@ -87,30 +125,47 @@ def turns(model: Model, path: Path) -> tuple[Turn, ...]:
 
 def _turn(model: Model, state: State, number: int) -> Turn:
     choice = split_choice(number)
+    if choice.out is not None:
+        begun = replace(choice, out=None)
+        step = model.step_of(state, begun.number)
+        assert step is not None, "only a step of the manager's can be met by its crash"
+        count = len(step.effects)
+        crashed = Crashed(min(choice.out, count), count, acked=choice.out > count)
+        return replace(_turn(model, state, begun.number), crashed=crashed)
+    if choice.stale:
+        begun = replace(choice, stale=False)
+        returned = _held(model, state, MANAGER)
+        return Turn("supersede", _turn(model, state, begun.number).key, returned)
     if choice.kind == TICK:
         return Turn("tick", "tick")
     if choice.kind == DEADLINE:
         timer = model.sets.value(state[model.timers_at])[choice.index]
-        return Turn("deadline", parse_timer(model.steps.timers.value(timer)[1]).kind)
+        return Turn("deadline", timer_key(model.steps.timers.value(timer)[1]))
     if choice.kind == COMPLETE:
         vcpu, fault = divmod(choice.index, limits.FAULTS_MAX)
         done = AsyncPfCompleted(vm=VM, vcpu=vcpu, fault=fault)
         return Turn("complete", name_in_vm(done.identity()))
+    if choice.kind == CRASH:
+        return Turn("crash", "manager", _held(model, state, MANAGER))
     if choice.kind == LOSE:
         name = f"worker/{choice.index - 1}" if choice.index else "manager"
-        return Turn("lose", name, _held(model, state, choice))
+        return Turn("lose", name, _held(model, state, choice.index))
     if choice.kind == RELEASE:
         queue, entry = model.hands.value(state[model.floating_at])[choice.index]
     else:
         queue = choice.index
         entry = model.contents.value(state[model.first_queue + queue])[0]
     key = _key(model, queue, entry[0])
-    returned = (key, *_held(model, state, choice)) if choice.kind == REDELIVER else ()
+    if choice.kind == RELEASE and model.is_stale(entry):
+        return Turn("stale", key)
+    returned = (
+        (key, *_held(model, state, model.consumer_of(queue))) if choice.kind == REDELIVER else ()
+    )
     return Turn(_ACTS[choice.kind], key, returned)
 
 
-def _held(model: Model, state: State, choice: Choice) -> tuple[str, ...]:
-    held = model.held_by(state, model.actor_of(choice))
+def _held(model: Model, state: State, actor: int) -> tuple[str, ...]:
+    held = model.held_by(state, actor)
     return tuple(_key(model, queue, entry[0]) for queue, entry in held)
 
 

@@ -6,7 +6,8 @@ The monitor and the client read the journal at once; nothing else happens betwee
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import replace
 from itertools import count
 from typing import Any, assert_never
 
@@ -16,38 +17,22 @@ from teardown_lab.checker.verdict import judge
 from teardown_lab.experiment.client import TIMEOUT_TIMER, Client, Experiment
 from teardown_lab.experiment.client_actor import ClientActor
 from teardown_lab.explorer.cast import MANAGER_COMMANDS, VM, worker_name
-from teardown_lab.explorer.keys import delivery_key
-from teardown_lab.explorer.schedule import Schedule, Turn
+from teardown_lab.explorer.keys import timer_key
+from teardown_lab.explorer.parcels import Parcel, is_counted
+from teardown_lab.explorer.schedule import Crashed, Schedule, Turn
 from vcpu_worker import VcpuWorker
 from vm_manager import DeadLetterMonitor, VmManager
 from vm_protocol import effects, limits, messages, topology
 from vm_protocol.actor import Actor, Plan
 from vm_protocol.message_ids import MessageId
-from vm_protocol.recorder import NO_CAUSE, Cause, Send, cause_of
+from vm_protocol.recorder import NO_CAUSE, Cause, Send
 from vm_protocol.timers import DEADLINES, TimerKind, parse_timer
-from vm_protocol.wire import Envelope, Record
+from vm_protocol.wire import Record
 
 STEP_NS = 200_000
 BEGIN_NS = 1_700_000_000_000_000_000
 TURNS_MAX = 200_000
 """Turns after which a run that has not ended is given up (our bug, or an endless ordering)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """A message in a queue; `arrival` orders all messages of the stage."""
-
-    message: messages.Message
-    envelope: Envelope
-    publish: effects.Publish
-    queue: str
-    arrival: int
-    returns: int = 0
-
-    @property
-    def key(self) -> str:
-        """Return the key of this delivery."""
-        return delivery_key(self.envelope.message_id, self.queue)
 
 
 class Stage:
@@ -69,6 +54,8 @@ class Stage:
         self._consumers: dict[str, list[Actor[Any]]] = {}
         self._held: dict[tuple[str, str], list[Parcel]] = {}
         self._given_back: set[tuple[str, str]] = set()
+        self._crashed: Crashed | None = None
+        self._ended: tuple[tuple[int, int], ...] = ()
         self._floating: list[Parcel] = []
         self._timers: dict[tuple[str, str], tuple[Actor[Any], Cause]] = {}
         self.records: list[Record] = []
@@ -94,16 +81,21 @@ class Stage:
 
     def take(self, turn: Turn) -> None:
         """Do one turn of a schedule."""
+        self._crashed = turn.crashed
         if turn.act == "tick":
             self.tick()
         elif turn.act == "deadline":
             self.fire_deadline(turn.key)
         elif turn.act == "complete":
             self._complete(turn.key)
-        elif turn.act == "lose":
+        elif turn.act in ("lose", "crash"):
             self._lose(turn.key)
-        elif turn.act == "release":
-            parcel = next(each for each in self._floating if each.key == turn.key)
+        elif turn.act == "supersede":
+            self._supersede(turn.key)
+        elif turn.act in ("release", "stale"):
+            is_stale = turn.act == "stale"
+            own = (each for each in self._floating if bool(each.entry) == is_stale)
+            parcel = next(each for each in own if each.key == turn.key)
             self._floating.remove(parcel)
             self.deliver(parcel)
         else:
@@ -116,6 +108,8 @@ class Stage:
         self._queues[parcel.queue].remove(parcel)
         if turn.act == "hold":
             self._floating.append(parcel)
+            return
+        if turn.act == "drop":
             return
         if turn.act == "redeliver":
             self._redeliver(parcel)
@@ -163,7 +157,8 @@ class Stage:
 
     def oldest(self, held: Callable[[Parcel], bool] = lambda _: False) -> Parcel | None:
         """Return the delivery that first in, first out would do next."""
-        free = [parcel for parcel in (*self.heads(), *self._floating) if not held(parcel)]
+        floating = (parcel for parcel in self._floating if self._may_arrive(parcel))
+        free = [parcel for parcel in (*self.heads(), *floating) if not held(parcel)]
         return min(free, key=lambda parcel: parcel.arrival, default=None)
 
     def finish(self, held: Callable[[Parcel], bool] = lambda _: False) -> None:
@@ -188,18 +183,8 @@ class Stage:
             self._floating.remove(parcel)
         self.trace.append(parcel.key)
         self._now_ns += STEP_NS
-        received = effects.Received(
-            parcel.queue,
-            parcel.message,
-            parcel.envelope.message_id,
-            parcel.envelope.epoch,
-            parcel.envelope.reply_to,
-            parcel.returns > 0,
-        )
-        consumers = self._consumers[parcel.queue]
-        actor = consumers[0]
-        self._held.setdefault((parcel.queue, received.message_id), []).append(parcel)
-        self._handle(actor, received, cause_of(parcel.envelope, parcel.message.type))
+        self._held.setdefault((parcel.queue, parcel.envelope.message_id), []).append(parcel)
+        self._handle(self._consumers[parcel.queue][0], parcel.received(), parcel.cause())
 
     def fire(self, name: str) -> None:
         """Let the timer of this name fire."""
@@ -209,11 +194,12 @@ class Stage:
         del self._timers[owner, name]
         self._handle(actor, effects.TimerFired(name), cause)
 
-    def _timer(self, kinds: Sequence[str]) -> str | None:
-        """Return the first timer of these kinds that a service has set."""
+    def _timer(self, keys: Sequence[str]) -> str | None:
+        """Return the first timer with one of these keys, or of one of these kinds, that is set."""
         own = self._client.core.actor
         names = (name for owner, name in self._timers if owner != own)
-        return next((name for name in names if parse_timer(name).kind in kinds), None)
+        wanted = (each for each in names if {parse_timer(each).kind, timer_key(each)} & {*keys})
+        return next(wanted, None)
 
     def is_ticking(self) -> bool:
         """Tell whether the ticker will fire."""
@@ -224,9 +210,9 @@ class Stage:
         self.trace.append("tick")
         self.fire(TimerKind.TICK.of(VM))
 
-    def fire_deadline(self, *kinds: str) -> bool:
-        """Let a deadline of these kinds fire; False: none is set."""
-        name = self._timer(kinds)
+    def fire_deadline(self, *keys: str) -> bool:
+        """Let a deadline with one of these keys or kinds fire; False: none is set."""
+        name = self._timer(keys)
         if name is not None:
             self.fire(name)
         return name is not None
@@ -253,7 +239,26 @@ class Stage:
     # --- performing ----------------------------------------------------------------------
 
     def _handle(self, actor: Actor[Any], event: effects.Input, cause: Cause) -> None:
-        self._perform(actor, actor.handle(event, cause, self._now_ns))
+        crashed, self._crashed = self._crashed, None
+        plan = actor.handle(event, cause, self._now_ns)
+        self._note(plan.records)
+        if crashed is None:
+            self._perform(actor, plan)
+        else:
+            self._crash(actor, plan, crashed)
+
+    def _crash(self, manager: Actor[Any], plan: Plan, crashed: Crashed) -> None:
+        """Let the manager crash with some of a plan performed; the successor performs all of it.
+
+        The records are those of the entry, which go out with it: whoever reads the journal keeps
+        one of two equal ones.
+        """
+        out = [each for each in plan.actions if is_counted(each)][: crashed.out]
+        done = plan.actions if crashed.acked else tuple(out)
+        self._perform(manager, replace(plan, actions=done))
+        self._given_back.clear()
+        self._return(self._held_by(manager))
+        self._perform(manager, plan)
 
     def _note(self, records: tuple[Record, ...]) -> None:
         if not records:
@@ -263,7 +268,6 @@ class Stage:
             self._handle(reader, effects.JournalRead(records), NO_CAUSE)
 
     def _perform(self, actor: Actor[Any], plan: Plan) -> None:
-        self._note(plan.records)
         for action in plan.actions:
             match action:
                 case Send():
@@ -293,13 +297,58 @@ class Stage:
                     assert_never(action)
 
     def _send(self, send: Send) -> None:
+        for parcel in self._parcels(send):
+            self._queues.setdefault(parcel.queue, deque()).append(parcel)
+
+    def _parcels(self, send: Send) -> list[Parcel]:
+        """Return a message for each queue that it is routed to."""
         publish = send.publish
         targets = [publish.routing_key]
         if publish.exchange == topology.REQUESTS.name:
             targets = list(self._bindings)
-        for queue in targets:
-            parcel = Parcel(publish.message, send.envelope, publish, queue, next(self._arrivals))
-            self._queues.setdefault(queue, deque()).append(parcel)
+        return [
+            Parcel(
+                publish.message,
+                send.envelope,
+                publish,
+                queue,
+                next(self._arrivals),
+                ended=self._ended if send.envelope.epoch else (),
+            )
+            for queue in targets
+        ]
+
+    # --- take-overs ----------------------------------------------------------------------
+
+    def _supersede(self, key: str) -> None:
+        """Let another manager take over, and the old one still handle a delivery or timer.
+
+        What the old one records stands behind its end, where no reader looks.
+        """
+        manager = self._consumers[MANAGER_COMMANDS][0]
+        event, cause = self._input(key)
+        old: Actor[Any] = Actor(manager.core)
+        old.state, old.recorder = manager.state, copy(manager.recorder)
+        for send in filter(is_counted, old.handle(event, cause, self._now_ns).actions):
+            if isinstance(send, Send):
+                self._floating += [replace(each, entry=1) for each in self._parcels(send)]
+        self._ended = (*self._ended, (manager.recorder.epoch, 0))
+        manager.recorder.epoch += 1
+        self._lose("manager")
+
+    def _input(self, key: str) -> tuple[effects.Input, Cause]:
+        """Return what a timer or delivery of this key is to the manager."""
+        timer = self._timer((key,))
+        if timer is not None:
+            return effects.TimerFired(timer), NO_CAUSE
+        parcel = next(each for each in (*self.heads(), *self._floating) if each.key == key)
+        return parcel.received(), parcel.cause()
+
+    def _may_arrive(self, parcel: Parcel) -> bool:
+        """Tell whether something floating may be delivered: a stale one after the successor's."""
+        if not parcel.entry:
+            return True
+        return parcel.envelope.epoch in self._consumers[parcel.queue][0].state.ended
 
     def _reject(self, reject: effects.Reject) -> None:
         if reject.requeue:

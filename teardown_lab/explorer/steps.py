@@ -41,11 +41,17 @@ OVERLAP: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A message with the queue that its sender wants answers on."""
+    """A message with the queue that its sender wants answers on.
+
+    The sender's `epoch`, `entry` and `ended` are as in Received; entries are counted from the end
+    of their epoch, so that those before it are 0, and one behind it is 1.
+    """
 
     message: messages.Message
     reply_to: str | None
     epoch: int
+    entry: int = 0
+    ended: tuple[tuple[int, int], ...] = ()
 
 
 class Letters(Interned[Letter]):
@@ -77,12 +83,30 @@ class Letters(Interned[Letter]):
 class Step:
     """An actor's next state, and the operations in their order.
 
-    `settles_only`: the step does nothing but settle the message.
+    `settles_only`: the step does nothing but settle the message. `effects` are the operations that
+    change something at the broker, in order; `settles` those that settle a delivery.
+    `refuses_stale`: the message is refused as that of a superseded manager.
     """
 
     state: int
     operations: tuple[Operation, ...]
     settles_only: bool
+    effects: tuple[Operation, ...]
+    settles: tuple[Operation, ...]
+    refuses_stale: bool = False
+
+    @classmethod
+    def of(cls, state: int, operations: list[Operation], *, refuses_stale: bool) -> "Step":
+        """Return the step with these operations."""
+        asked = [operation for operation in operations if operation[0] not in SEEN_ONLY]
+        out = tuple(each for each in asked if each[0] in (SEND, POST, UNBIND))
+        settles = tuple(each for each in asked if each[0] in (ACK, DROP))
+        is_settled = len(settles) == len(asked)
+        return cls(state, tuple(operations), is_settled, out, settles, refuses_stale)
+
+    def with_operations(self, operations: list[Operation]) -> "Step":
+        """Return the step with other operations."""
+        return Step.of(self.state, operations, refuses_stale=self.refuses_stale)
 
 
 class Steps:
@@ -112,7 +136,13 @@ class Steps:
             sent = self.letters.value(letter)
             message = sent.message
             event = Received(
-                self.cast.queues[queue], message, message.identity(), sent.epoch, sent.reply_to
+                self.cast.queues[queue],
+                message,
+                message.identity(),
+                sent.epoch,
+                sent.reply_to,
+                entry=sent.entry,
+                ended=sent.ended,
             )
             known = self._known[key] = self._step(actor, state, event)
         return known
@@ -143,9 +173,11 @@ class Steps:
             operations.append((WITNESS, OVERLAPPED))
         if actor == MANAGER and _position(before) != _position(after):
             operations.append((REACHED, _position(after)))
-        asked = [operation for operation in operations if operation[0] not in SEEN_ONLY]
-        settles_only = all(operation[0] in (ACK, DROP) for operation in asked)
-        return Step(self.states[actor].number(after), tuple(operations), settles_only)
+        refuses = any(
+            isinstance(effect, effects.Reject) and effect.reason == RejectReason.STALE_EPOCH
+            for effect in done
+        )
+        return Step.of(self.states[actor].number(after), operations, refuses_stale=refuses)
 
     def _scene(self, actor: int, before: Any, event: Input, after: Any) -> Scene:
         if actor == MANAGER:

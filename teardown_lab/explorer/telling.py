@@ -13,7 +13,7 @@ from teardown_lab.checker.findings import Violation
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.explorer.keys import parse_delivery_key
 from teardown_lab.explorer.racing import Race, race_of
-from teardown_lab.explorer.schedule import Schedule, turns
+from teardown_lab.explorer.schedule import Schedule, Turn, turns
 from teardown_lab.explorer.stage import Stage
 from teardown_lab.explorer.strategy import Deadline, FindingKey
 from vm_protocol.message_ids import name_in_vm
@@ -39,6 +39,9 @@ _ACTS: Final = {
     "lose": "a connection is lost:",
     "deadline": "a deadline passes:",
     "complete": "there completes",
+    "supersede": "the manager is superseded and still handles",
+    "drop": "there gets lost",
+    "stale": "there arrives, sent by the superseded manager,",
 }
 """What a schedule may do beside delivering, in words."""
 
@@ -253,27 +256,37 @@ def _told_as_it_is(schedule: Schedule, found: Stage, shortest: list[str], plain:
     """Tell the shortest schedule itself: the steps at which it did not take the oldest."""
     stage = Stage(schedule)
     deviations: list[dict[str, Any]] = []
+    words: list[str] = []
     for number, turn in enumerate(turns(schedule.model(), schedule.path)):
         oldest = stage.oldest()
-        if oldest is not None and (turn.act != "deliver" or oldest.key != turn.key):
+        is_in_order = oldest is not None and turn == Turn("deliver", oldest.key)
+        if oldest is not None and not is_in_order:
             did = turn.key if turn.act == "deliver" else f"{turn.act} {turn.key}"
+            did += f", crash with {turn.crashed.text}" if turn.crashed else ""
             deviations.append({"step": number + 1, "did": did, "instead_of": oldest.key})
+            words.append(f"at step {number + 1} {_in_words(found, turn, oldest.key)}")
         stage.take(turn)
-    return Told(_in_words(found, deviations), deviations, parts_at=_parting(shortest, plain))
+    return Told(_first_of(words), deviations, parts_at=_parting(shortest, plain))
 
 
-def _in_words(stage: Stage, deviations: list[dict[str, Any]]) -> str:
-    """Return which message overtook which, one after the other."""
-    parts = []
-    for each in deviations[:_SHOWN_MAX]:
-        act, _, key = each["did"].rpartition(" ")
-        oldest = _called(stage, each["instead_of"])
-        what = f"{_called(stage, key)} overtakes {oldest}"
-        if act:
-            what = f"{_ACTS.get(act, act)} {_called(stage, key)}, before {oldest} comes"
-        parts.append(f"at step {each['step']} {what}")
-    if len(deviations) > _SHOWN_MAX:
-        parts.append(f"{len(deviations) - _SHOWN_MAX} more like these (--json has them all)")
+def _in_words(stage: Stage, turn: Turn, oldest: str) -> str:
+    """Return what a turn does in place of delivering the oldest."""
+    done, missed = _called(stage, turn.key), _called(stage, oldest)
+    if turn.crashed is not None:
+        early = "" if turn.key == oldest else f", before {missed} comes"
+        return f"the manager crashes after it has logged {done}, {turn.crashed.text}{early}"
+    if turn.act == "crash":
+        return f"the manager crashes before it has logged anything more, and before {missed} comes"
+    if turn.act == "deliver":
+        return f"{done} overtakes {missed}"
+    return f"{_ACTS.get(turn.act, turn.act)} {done}, before {missed} comes"
+
+
+def _first_of(words: list[str]) -> str:
+    """Return the first deviations, one after the other."""
+    parts = words[:_SHOWN_MAX]
+    if len(words) > _SHOWN_MAX:
+        parts.append(f"{len(words) - _SHOWN_MAX} more like these (--json has them all)")
     return "first in, first out, but " + "; ".join(parts)
 
 

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from teardown_lab.explorer.keys import delivery_key
+from teardown_lab.explorer.keys import delivery_key, timer_key
 from teardown_lab.explorer.schedule import Turn
-from vm_protocol.timers import TimerKind, parse_timer
+from vm_protocol.timers import TimerKind
 
 TURN_SECONDS_MAX: Final = 20.0
 """How long the delivery of a turn may take to arrive, or to be handled."""
@@ -187,7 +187,7 @@ class Conductor:
 def _key(said: dict[str, Any]) -> str:
     """Return the schedule's key of what a gate reports."""
     if "timer" in said:
-        return parse_timer(str(said["timer"])).kind
+        return timer_key(str(said["timer"]))
     return delivery_key(str(said["message_id"]), said["queue"])
 
 
@@ -197,9 +197,14 @@ def check_turns(turns: tuple[Turn, ...]) -> None:
     Raises:
         ReplayFailed: The schedule has a turn that no real run can be made to take.
     """
-    odd = next((turn for turn in turns if turn.act == "complete"), None)
-    if odd is not None:
-        raise ReplayFailed(f"a real run cannot be made to {odd.act} {odd.key}")
+    for turn in turns:
+        if turn.act in ("complete", "drop"):
+            raise ReplayFailed(f"a real run cannot be made to {turn.act} {turn.key}")
+        if turn.act in ("crash", "supersede") or turn.crashed is not None:
+            raise ReplayFailed(
+                "a real run cannot yet be made to crash or supersede its manager "
+                f"(turn {turn.act} {turn.key}); `--broker simulated` plays this schedule"
+            )
 
 
 @contextmanager

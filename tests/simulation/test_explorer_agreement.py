@@ -79,7 +79,7 @@ def play(begin: Schedule, model: Model, path: Path) -> Stage:
     scenario=scenarios(racy=True, vcpus_max=2),
     inside=st.sets(st.integers(0, 1)),
     flush_wait=st.sampled_from(["in_guest", "all"]),
-    fault=st.sampled_from(["", "duplicate", "redeliver", "hold"]),
+    fault=st.sampled_from(["", "duplicate", "redeliver", "hold", "crash", "stale"]),
     choose=st.data(),
 )
 def test_whatever_a_random_walk_ends_in_has_been_explored(

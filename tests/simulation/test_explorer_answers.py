@@ -281,6 +281,7 @@ def test_what_makes_no_sense_is_a_usage_error(arguments: tuple[str, ...], told: 
 def test_faults_are_read_from_text() -> None:
     assert parse_faults("", 1) == Budget(ticks=1)
     assert parse_faults("hold, duplicate:2,", 0) == Budget(duplicate=2, hold=1)
+    assert parse_faults("crash:3", 0) == Budget(crash=3)
     for wrong in ("hold:-1", "ticks:1", "hold:9999999", ":1", "hold:1:1"):
         with pytest.raises(FaultsError):
             parse_faults(wrong, 0)

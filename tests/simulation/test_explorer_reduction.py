@@ -100,7 +100,7 @@ def test_with_three_vcpus_the_large_ones_lose_nothing(name: str, shape: dict[str
     assert_loses_nothing(schedule(name, scenario))
 
 
-@pytest.mark.parametrize("fault", ["duplicate", "redeliver", "hold"])
+@pytest.mark.parametrize("fault", ["duplicate", "redeliver", "hold", "crash", "stale"])
 @pytest.mark.parametrize("fence", [True, False])
 def test_with_a_fault_the_patch_loses_nothing(fault: str, fence: bool) -> None:
     patch = shipped("unload-in-destroy", fence=fence)
@@ -174,9 +174,14 @@ def test_random_orderings_lose_nothing(
         duplicate=st.integers(0, 1),
         redeliver=st.integers(0, 1),
         hold=st.integers(0, 1),
+        crash=st.integers(0, 1),
+        stale=st.integers(0, 1),
+        drop=st.integers(0, 1),
     ),
 )
 @example(shipped("parallel-destroy"), Scenario(vcpus=1), Budget(1, 1, 1, 1))
+@example(shipped("parallel-destroy"), Scenario(vcpus=1), Budget(1, crash=1))
+@example(shipped("parallel-destroy"), Scenario(vcpus=1), Budget(1, crash=1, stale=1))
 def test_random_orderings_with_faults_lose_nothing(
     order: Ordering, scenario: Scenario, faults: Budget
 ) -> None:

@@ -17,6 +17,8 @@ _WARNINGS: Final = frozenset(
         Event.MESSAGE_RETURNED,
         Event.MESSAGE_SKIPPED,
         Event.TEARDOWN_STUCK,
+        Event.HOST_LOST,
+        Event.HOST_LAPSED,
         Event.DEAD_LETTER_CLASSIFIED,
         Event.DEAD_LETTER_REPUBLISHED,
     }

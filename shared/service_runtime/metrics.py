@@ -189,6 +189,13 @@ COUNTERS: Final = (
     ),
     CounterRow("teardown_vms_freed", "Teardowns that freed their VM", Event.VM_FREED),
     CounterRow("teardown_stuck", "Teardowns that ended at a step", Event.TEARDOWN_STUCK),
+    CounterRow(
+        "teardown_hosts_lost",
+        "Workers that a VM has lost, by reason: one that ends counts once for each of its VMs",
+        Event.HOST_LOST,
+        _reason,
+        known=({"reason": "silent"}, {"reason": "drained"}),
+    ),
 )
 HISTOGRAMS: Final = (
     HistogramRow(

@@ -30,12 +30,13 @@ from service_runtime.connectivity import Connectivity
 from service_runtime.passage import DIRECT, Handler, Passage
 from service_runtime.stop_in_time import until_stopped
 from service_runtime.timers import Timers
-from vm_protocol import codec, effects, limits
+from vm_protocol import codec, effects, limits, messages
 from vm_protocol.actor import Actor, Plan
 from vm_protocol.codec import Packet
 from vm_protocol.errors import RemoteProtocolError
 from vm_protocol.intake import Delivery
 from vm_protocol.recorder import NO_CAUSE, Cause, Send
+from vm_protocol.timers import LEASES
 from vm_protocol.wire import Observe, Record
 
 
@@ -189,7 +190,7 @@ class RabbitDriver:
         session = self._session
         assert session is not None, "deliveries come from a session"
         delivery = Delivery(queue, packet, redelivered, next(self._numbers))
-        self._timers.stir()
+        self._timers.stir(packet)
 
         def take(is_copy: bool = False) -> Plan:
             if self._session is not session:
@@ -200,7 +201,10 @@ class RabbitDriver:
                 self._held.hold(queue, plan.key, (session, tag))
             return plan
 
-        self._passage.arrived(queue, packet, take, self.enqueue)
+        if packet.properties.get("type") in messages.SIGNS_OF_LIFE:
+            self.enqueue(take)
+        else:
+            self._passage.arrived(queue, packet, take, self.enqueue)
 
     def returned(self, packet: Packet) -> None:
         """Take back a mandatory message that matched no queue."""
@@ -216,13 +220,22 @@ class RabbitDriver:
         self._queues.cancelled(queue)
         self._wake.set()
 
-    def fire(self, name: str, cause: Cause) -> None:
-        """Tell the core that a timer has fired."""
+    def fire(self, timer: effects.SetTimer, cause: Cause) -> None:
+        """Tell the core that a timer has fired; an urgent one before all that waits.
+
+        Who lives is no part of what passes: nobody holds back the timers of leases.
+        """
 
         def take(is_copy: bool = False) -> Plan:
-            return self._actor.handle(effects.TimerFired(name), cause, time_ns())
+            return self._actor.handle(effects.TimerFired(timer.name), cause, time_ns())
 
-        self._passage.fired(name, take, self.enqueue)
+        if timer.urgent:
+            self._inbox.appendleft(take)
+            self._wake.set()
+        elif timer.name.partition("/")[0] in LEASES:
+            self.enqueue(take)
+        else:
+            self._passage.fired(timer.name, take, self.enqueue)
 
     def _arrived(self, event: effects.Input, cause: Cause = NO_CAUSE) -> None:
         self.enqueue(lambda: self._actor.handle(event, cause, time_ns()))

@@ -2,14 +2,17 @@
 
 A timer measures time in which the broker is in reach: it stands still while there is no session or
 the broker blocks publishers, and begins anew afterwards. While nothing can arrive, waiting proves
-nothing. A quiet timer begins anew with each delivery as well.
+nothing. A quiet timer begins anew with each delivery as well, or with each of one voice. Signs of
+life tell of their voice, and are no delivery to anybody else who waits for silence.
 """
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from vm_protocol.codec import Packet, voice_of
 from vm_protocol.effects import SetTimer
+from vm_protocol.messages import SIGNS_OF_LIFE
 from vm_protocol.recorder import Cause
 
 
@@ -24,36 +27,45 @@ class _Timer:
 
 
 class Timers:
-    """Timers by name; `fire` gets the name and the cause that a due one was set with.
+    """Timers by name; `fire` gets what was set, and the cause that it was set with.
 
     `is_busy` tells whether something has arrived that nobody has looked at yet.
     """
 
     def __init__(
-        self, fire: Callable[[str, Cause], None], is_busy: Callable[[], bool] = lambda: False
+        self, fire: Callable[[SetTimer, Cause], None], is_busy: Callable[[], bool] = lambda: False
     ) -> None:
         self._fire = fire
         self._is_busy = is_busy
         self._timers: dict[str, _Timer] = {}
         self._stirred_s = 0.0
+        self._heard_s: dict[str, float] = {}
         self._stopped_by: set[str] = set()
 
     def set(self, wanted: SetTimer, cause: Cause) -> None:
         """Start a timer; one of that name is replaced."""
         self.cancel(wanted.name)
         self._timers[wanted.name] = _Timer(wanted, cause)
+        if wanted.of:
+            self._heard_s.setdefault(wanted.of, 0.0)
         if not self._stopped_by:
             self._start(wanted.name)
 
     def cancel(self, name: str) -> None:
         """Forget a timer; unknown names are fine."""
         timer = self._timers.pop(name, None)
-        if timer is not None and timer.handle is not None:
-            timer.handle.cancel()
+        if timer is not None:
+            self._heard_s.pop(timer.wanted.of, None)
+            if timer.handle is not None:
+                timer.handle.cancel()
 
-    def stir(self) -> None:
+    def stir(self, packet: Packet) -> None:
         """Take note that something arrived."""
-        self._stirred_s = asyncio.get_running_loop().time()
+        now_s = asyncio.get_running_loop().time()
+        if packet.properties.get("type") not in SIGNS_OF_LIFE:
+            self._stirred_s = now_s
+        if self._heard_s and (voice := voice_of(packet)) in self._heard_s:
+            self._heard_s[voice] = now_s
 
     def suspend(self, why: str) -> None:
         """Stop all timers until `resume` for this reason, and for every other that holds."""
@@ -87,10 +99,13 @@ class Timers:
         loop = asyncio.get_running_loop()
         if timer.wanted.quiet:
             now_s = loop.time()
+            of = timer.wanted.of
+            heard_s = self._heard_s.get(of, 0.0) if of else self._stirred_s
             # What has arrived and was not looked at ends the silence now: the machine is busy.
-            quiet_since_s = now_s if self._is_busy() else max(timer.begun_s, self._stirred_s)
+            quiet_since_s = now_s if self._is_busy() else max(timer.begun_s, heard_s)
             if quiet_since_s + timer.wanted.delay_ms / 1000 > now_s:
                 self._wait(timer, quiet_since_s)
                 return
         del self._timers[name]
-        self._fire(name, timer.cause)
+        self._heard_s.pop(timer.wanted.of, None)
+        self._fire(timer.wanted, timer.cause)

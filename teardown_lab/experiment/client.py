@@ -25,6 +25,7 @@ from vm_protocol.effects import (
     Effect,
     Input,
     JournalRead,
+    Leaving,
     MailboxGone,
     Publish,
     Received,
@@ -128,6 +129,8 @@ class Client:
                 return self._fired(state, event.name)
             case Around() | Lost() | JournalRead() | Returned() | MailboxGone() | DeadLettered():
                 return state, ()  # a returned command gets no answer: time-out or loss
+            case Leaving():
+                return state, ()  # whoever ends a run does so from outside
             case _:
                 assert_never(event)
 

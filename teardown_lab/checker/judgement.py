@@ -12,6 +12,7 @@ from teardown_lab.checker.findings import (
     DeadLetter,
     Hazard,
     Link,
+    LostHost,
     Seconds,
     Vacuity,
     Verdict,
@@ -71,6 +72,14 @@ class DeadLetterObject(TypedDict):
     invariant: str | None
 
 
+class LostHostObject(TypedDict):
+    """One of `lost_hosts`: a worker that was lost, with its vCPUs of this VM."""
+
+    worker: str
+    reason: str
+    vcpus: list[int]
+
+
 class VacuityObject(TypedDict):
     """`vacuity`, when the unloads raised no flush."""
 
@@ -97,6 +106,7 @@ class ResultObject(TypedDict):
     violations: list[ViolationObject]
     hazards: list[HazardObject]
     dead_letters: list[DeadLetterObject]
+    lost_hosts: list[LostHostObject]
     counts: CountsObject
     vacuity: VacuityObject | None
     notes: list[str]
@@ -128,6 +138,7 @@ class Judgement:
     broker: str
     source: str
     seconds: Seconds
+    lost_hosts: tuple[LostHost, ...] = ()
     messages: Mapping[str, Link] = field(default_factory=dict)
 
     def to_json(self, history: str, source: str | None = None) -> ResultObject:
@@ -165,6 +176,7 @@ class Judgement:
                 }
                 for each in self.dead_letters
             ],
+            "lost_hosts": [_lost_host(each) for each in self.lost_hosts],
             "counts": _counts(self.counts),
             "vacuity": _vacuity(self.vacuity),
             "notes": list(self.notes),
@@ -196,6 +208,10 @@ def _counts(counts: Counts) -> CountsObject:
         "dead_letters": counts.dead_letters,
         "unaccounted": counts.unaccounted,
     }
+
+
+def _lost_host(host: LostHost) -> LostHostObject:
+    return {"worker": host.worker, "reason": host.reason, "vcpus": list(host.vcpus)}
 
 
 def _vacuity(vacuity: Vacuity | None) -> VacuityObject | None:

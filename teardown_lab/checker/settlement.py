@@ -4,6 +4,8 @@ Fed from the journal's stream while the run goes on. What one service says may a
 caused it at another, so every pair is matched in either order.
 """
 
+from collections.abc import Callable
+
 from teardown_lab.checker import shapes
 from teardown_lab.checker.facts import FROM_CLIENTS, SERVED_ONCE
 from vm_protocol.messages import REQUEST_TYPE_NAMES
@@ -31,6 +33,9 @@ class _Pairs:
         self._done.add(key)
         self._owed.discard(key)
 
+    def forget(self, is_of: Callable[[str, object], bool]) -> None:
+        self._owed = {key for key in self._owed if not is_of(*key)}
+
 
 class Settlement:
     """Follows one VM; `settled` once its teardown ended and every delivery is accounted for."""
@@ -44,6 +49,8 @@ class Settlement:
         self._commands = _Pairs()
         self._sendings = _Pairs()
         self._arrivals = _Pairs()
+        self._vcpu_of: dict[str, int | None] = {}
+        self._lost: set[int | None] = set()
 
     @property
     def settled(self) -> bool:
@@ -84,6 +91,9 @@ class Settlement:
         match record.event:
             case Event.VM_FREED | Event.TEARDOWN_STUCK:
                 self._ended = True
+            case Event.HOST_LOST:
+                self._lost.update(shapes.numbers(record, "vcpus"))
+                self._forget_lost()
             case Event.MESSAGE_SENT:
                 self._sent(record)
             case Event.MESSAGE_RECEIVED:
@@ -98,6 +108,7 @@ class Settlement:
                 self._commands.do(_message(record))
                 # A final reject becomes a dead letter, which the monitor has still to classify.
                 self._letters.owe(_letter(record))
+                self._forget_lost()
             case Event.DEAD_LETTER_CLASSIFIED:
                 self._deliveries.do(_key(record))
                 self._commands.do(_message(record))
@@ -106,6 +117,19 @@ class Settlement:
                 self._commands.do(_message(record))
             case _:
                 pass
+
+    def _forget_lost(self) -> None:
+        """Wait for nothing that a lost host owed: nobody is left to do it."""
+        if not self._lost:
+            return
+
+        def is_lost(message_id: str, where: object) -> bool:
+            mailbox = parse_mailbox(where) if isinstance(where, str) else None
+            vcpu = mailbox.vcpu if mailbox else where
+            return vcpu in self._lost or self._vcpu_of.get(message_id) in self._lost
+
+        for pairs in (self._deliveries, self._letters, self._commands):
+            pairs.forget(is_lost)
 
     def _received(self, record: Record) -> None:
         self._arrivals.do(_key(record))
@@ -119,9 +143,12 @@ class Settlement:
         if name == "VmDestroyed":
             self._answered = True
         elif name == "DestroyVcpu":
+            self._vcpu_of[message_id] = record.vcpu
             self._commands.owe(_message(record))
         elif name in SERVED_ONCE:
+            self._vcpu_of[message_id] = record.vcpu
             self._deliveries.owe((message_id, None))
+            self._forget_lost()
         elif name in REQUEST_TYPE_NAMES:
             # One publish, and one delivery for each recipient.
             for vcpu in shapes.body(record).numbers("recipients"):

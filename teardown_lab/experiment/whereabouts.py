@@ -10,14 +10,14 @@ from typing import Protocol
 
 from teardown_lab.checker import shapes
 from vm_protocol import limits, topology
-from vm_protocol.messages import CLOCK_UPDATE, REQUEST_TYPE_NAMES
+from vm_protocol.messages import CLOCK_UPDATE, REQUEST_TYPE_NAMES, SIGNS_OF_LIFE
 from vm_protocol.observations import Event
 from vm_protocol.topology import Mailbox, parse_mailbox
 from vm_protocol.trust import worker_of
 from vm_protocol.wire import Record
 
-_BACKGROUND = "ClockUpdate"
-"""Goes on for ever where an ordering does not stop it: it is no sign that the teardown moves."""
+_BACKGROUND = ("ClockUpdate", *SIGNS_OF_LIFE)
+"""Goes on for ever, whatever an ordering does: it is no sign that the teardown moves."""
 
 
 class Seen(Protocol):
@@ -59,6 +59,8 @@ class Whereabouts:
                 self._worker_of[vcpu] = worker
             case Event.VCPU_FREED if vcpu is not None:
                 self._freed.add(vcpu)
+            case Event.HOST_LOST:
+                self._freed.update(shapes.numbers(record, "vcpus"))
             case Event.MESSAGE_SENT:
                 self._sent(record)
             case Event.MESSAGE_RECEIVED:
@@ -70,12 +72,13 @@ class Whereabouts:
     def _is_tick(self, record: Record) -> bool:
         if (record.message_id or record.caused_by) in self._ticks:
             return True
-        return shapes.text(record, "kind") == CLOCK_UPDATE
+        is_word = shapes.text(record, "type") in SIGNS_OF_LIFE
+        return is_word or shapes.text(record, "kind") == CLOCK_UPDATE
 
     def _sent(self, record: Record) -> None:
         name = shapes.text(record, "type")
         message_id = record.message_id or ""
-        if name == _BACKGROUND:
+        if name in _BACKGROUND:
             self._ticks.add(message_id)
         elif name in REQUEST_TYPE_NAMES:
             for vcpu in shapes.body(record).numbers("recipients"):
@@ -100,13 +103,20 @@ class Whereabouts:
 
     def missing(self, seen: Mapping[str, Seen | None]) -> tuple[str, ...]:
         """Return who or what is gone, a sentence without its full stop each."""
-        gone = [*self._managers(seen)]
-        lost_workers: set[str] = set()
-        for worker in self._workers():
-            told = self._worker(seen, worker)
-            if told:
-                lost_workers.add(worker)
-                gone.append(told)
+        lost_workers = self._lost_workers(seen)
+        living = [each for each in self._living() if self._worker_of[each] not in lost_workers]
+        gone = [*self._managers(seen), *self.hosts_missing(seen)]
+        for vcpu in living:
+            gone += self._vcpu(seen, vcpu)
+        return tuple(gone)
+
+    def hosts_missing(self, seen: Mapping[str, Seen | None]) -> tuple[str, ...]:
+        """Return which workers are gone, or do not know their vCPUs any more.
+
+        Their manager gives them up by itself as their leases run out.
+        """
+        lost_workers = self._lost_workers(seen)
+        gone = list(lost_workers.values())
         living = [each for each in self._living() if self._worker_of[each] not in lost_workers]
         for worker in self._workers():
             own = [vcpu for vcpu in living if self._worker_of[vcpu] == worker]
@@ -116,9 +126,11 @@ class Whereabouts:
                     f"worker {worker}{self._stranger(worker)} takes nothing from the mailboxes of "
                     f"{_some(unknown)} any more: it was restarted, and does not know them"
                 )
-        for vcpu in living:
-            gone += self._vcpu(seen, vcpu)
         return tuple(gone)
+
+    def _lost_workers(self, seen: Mapping[str, Seen | None]) -> dict[str, str]:
+        told = {worker: self._worker(seen, worker) for worker in self._workers()}
+        return {worker: why for worker, why in told.items() if why}
 
     def _managers(self, seen: Mapping[str, Seen | None]) -> Iterator[str]:
         name = topology.MANAGER_COMMANDS_QUEUE.name

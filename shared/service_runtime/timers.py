@@ -9,11 +9,15 @@ life tell of their voice, and are no delivery to anybody else who waits for sile
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from vm_protocol.codec import Packet, voice_of
 from vm_protocol.effects import SetTimer
 from vm_protocol.messages import SIGNS_OF_LIFE
 from vm_protocol.recorder import Cause
+
+_MOMENT: Final = 0.1
+"""Part of a lease after which a busy actor looks again whether it has run out."""
 
 
 @dataclass(slots=True)
@@ -96,16 +100,23 @@ class Timers:
 
     def _due(self, name: str) -> None:
         timer = self._timers[name]
-        loop = asyncio.get_running_loop()
+        now_s = asyncio.get_running_loop().time()
         if timer.wanted.quiet:
-            now_s = loop.time()
-            of = timer.wanted.of
-            heard_s = self._heard_s.get(of, 0.0) if of else self._stirred_s
-            # What has arrived and was not looked at ends the silence now: the machine is busy.
-            quiet_since_s = now_s if self._is_busy() else max(timer.begun_s, heard_s)
+            quiet_since_s = self._quiet_since(timer, now_s)
             if quiet_since_s + timer.wanted.delay_ms / 1000 > now_s:
                 self._wait(timer, quiet_since_s)
                 return
         del self._timers[name]
         self._heard_s.pop(timer.wanted.of, None)
         self._fire(timer.wanted, timer.cause)
+
+    def _quiet_since(self, timer: _Timer, now_s: float) -> float:
+        """Return since when it is quiet, as far as a timer that is due is concerned."""
+        of = timer.wanted.of
+        since_s = max(timer.begun_s, self._heard_s.get(of, 0.0) if of else self._stirred_s)
+        if not self._is_busy():
+            return since_s
+        # What has arrived and was not looked at ends the silence now: the machine is busy. If it is
+        # not the voice that is missed, that one may still be behind it: look again in a moment.
+        moment_s = timer.wanted.delay_ms / 1000 * _MOMENT
+        return max(since_s, now_s - timer.wanted.delay_ms / 1000 + moment_s) if of else now_s

@@ -26,7 +26,8 @@ LOST_S: Final = limits.RECONNECT_MS_MAX / 1000 + 2.0
 """How long somebody must be gone: a service that has lost its broker is back by then."""
 
 LEASED_S: Final = limits.LEASE_MS / 1000 + LOST_S
-"""How long workers alone must be gone: their manager gives them up, and the teardown goes on."""
+"""The same while there is a manager: it gives a lost worker up, and the teardown goes on. A worker
+that is stopped holds what its mailboxes seem to have never got."""
 
 
 class Watch:
@@ -36,7 +37,7 @@ class Watch:
         self._url = url
         self._whereabouts = whereabouts
         self.missing: tuple[str, ...] = ()
-        self._patience_s = LOST_S
+        self._patience_s = LEASED_S
 
     async def run(self, on_loss: Callable[[], None]) -> None:
         """Look again and again; call `on_loss` once, when somebody is gone for good."""
@@ -69,8 +70,8 @@ class Watch:
             queues = self._whereabouts.queues()
             seen = await asyncio.to_thread(look_at, self._url, queues)
             missing = self._whereabouts.missing(seen)
-            is_leased = missing == self._whereabouts.hosts_missing(seen)
-            self._patience_s = LEASED_S if is_leased else LOST_S
+            is_alone = self._whereabouts.is_without_manager(seen)
+            self._patience_s = LOST_S if is_alone else LEASED_S
             is_blocked = bool(missing) and await asyncio.to_thread(blocks_publishers, self._url)
         except BrokerUnavailable:
             return ()

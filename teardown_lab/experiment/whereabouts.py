@@ -103,20 +103,13 @@ class Whereabouts:
 
     def missing(self, seen: Mapping[str, Seen | None]) -> tuple[str, ...]:
         """Return who or what is gone, a sentence without its full stop each."""
-        lost_workers = self._lost_workers(seen)
-        living = [each for each in self._living() if self._worker_of[each] not in lost_workers]
-        gone = [*self._managers(seen), *self.hosts_missing(seen)]
-        for vcpu in living:
-            gone += self._vcpu(seen, vcpu)
-        return tuple(gone)
-
-    def hosts_missing(self, seen: Mapping[str, Seen | None]) -> tuple[str, ...]:
-        """Return which workers are gone, or do not know their vCPUs any more.
-
-        Their manager gives them up by itself as their leases run out.
-        """
-        lost_workers = self._lost_workers(seen)
-        gone = list(lost_workers.values())
+        gone = [*self._managers(seen)]
+        lost_workers: set[str] = set()
+        for worker in self._workers():
+            told = self._worker(seen, worker)
+            if told:
+                lost_workers.add(worker)
+                gone.append(told)
         living = [each for each in self._living() if self._worker_of[each] not in lost_workers]
         for worker in self._workers():
             own = [vcpu for vcpu in living if self._worker_of[vcpu] == worker]
@@ -126,11 +119,13 @@ class Whereabouts:
                     f"worker {worker}{self._stranger(worker)} takes nothing from the mailboxes of "
                     f"{_some(unknown)} any more: it was restarted, and does not know them"
                 )
+        for vcpu in living:
+            gone += self._vcpu(seen, vcpu)
         return tuple(gone)
 
-    def _lost_workers(self, seen: Mapping[str, Seen | None]) -> dict[str, str]:
-        told = {worker: self._worker(seen, worker) for worker in self._workers()}
-        return {worker: why for worker, why in told.items() if why}
+    def is_without_manager(self, seen: Mapping[str, Seen | None]) -> bool:
+        """Tell whether a manager is gone: only a manager gives lost workers up."""
+        return any(self._managers(seen))
 
     def _managers(self, seen: Mapping[str, Seen | None]) -> Iterator[str]:
         name = topology.MANAGER_COMMANDS_QUEUE.name

@@ -54,6 +54,10 @@ class WorkerState:
     alive: int = 0
     leaving: bool = False
 
+    def is_at_rest(self) -> bool:
+        """Tell whether nobody needs this worker any more: what it has is freed."""
+        return self.live == 0
+
     def with_vcpu(self, vcpu: Vcpu) -> "WorkerState":
         """Return the state with a vCPU added or replaced."""
         live = self.live - self._lives(vcpu.mailbox) + (not vcpu.freed)

@@ -125,6 +125,16 @@ class RabbitDriver:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_ms / 1000)
 
+    def leave(self, is_at_rest: Callable[[], bool]) -> None:
+        """Tell the core that it is to end; stop once it is at rest, at the latest in DRAIN_MS."""
+        if is_at_rest():
+            self.stop()
+            return
+        self._is_done = is_at_rest
+        self._arrived(effects.Leaving())
+        drain_s = limits.DRAIN_MS / 1000 if self.connectivity.is_connected else 0
+        asyncio.get_running_loop().call_later(drain_s, self.stop)
+
     def stop(self) -> None:
         """End `run` after open confirms have arrived; SHUTDOWN_MS later it gives them up."""
         self._stopping.set()

@@ -8,6 +8,8 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from typing import Any
 
 import structlog
@@ -42,12 +44,14 @@ _OURS = ("service_runtime", "vm_protocol", "vm_manager", "vcpu_worker")
 class ServicePart:
     """One actor of a service, and the gauges that its state shows.
 
-    `url` is the broker's for a connection as another user; empty: the service's.
+    `url` is the broker's for a connection as another user; empty: the service's. `is_at_rest` tells
+    of a state whether an actor that is to end has finished; None: it may end at any time.
     """
 
     actor: Actor[Any]
     gauges: tuple[GaugeRow, ...] = ()
     url: str = ""
+    is_at_rest: Callable[[Any], bool] | None = None
 
 
 MakeParts = Callable[[Settings], Sequence[ServicePart]]
@@ -154,7 +158,7 @@ async def _serve(
     _end_on_bug(stop, failures)
     # The signal stops all drivers in order: each still waits for its confirms.
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+        asyncio.get_running_loop().add_signal_handler(number, _leaving(parts, drivers))
     log = structlog.get_logger()
     if gate is not None:
         await gate.connect()
@@ -169,6 +173,29 @@ async def _serve(
     if failures:
         raise failures[0]
     log.info("service.stopped")
+
+
+def _leaving(parts: Sequence[ServicePart], drivers: Sequence[RabbitDriver]) -> Callable[[], None]:
+    """Return what ends the drivers: those that have something to finish once they have done so.
+
+    Called again, it ends them at once.
+    """
+    asked = count()
+
+    def leave() -> None:
+        is_first = next(asked) == 0
+        for part, driver in zip(parts, drivers, strict=True):
+            is_at_rest, actor = part.is_at_rest, part.actor
+            if is_at_rest is None or not is_first:
+                driver.stop()
+            else:
+                driver.leave(partial(_asked, is_at_rest, actor))
+
+    return leave
+
+
+def _asked(is_at_rest: Callable[[Any], bool], actor: Actor[Any]) -> bool:
+    return is_at_rest(actor.state)
 
 
 def _probes(drivers: Sequence[RabbitDriver]) -> dict[str, Callable[[], bool]]:

@@ -215,6 +215,10 @@ REFUSALS_MAX: Final = 8
 """Refusals in one batch, RECONNECT_MS_MIN apart, before another connection is tried: a request
 must come through well within FENCE_MS, or its vCPU's free is called stuck."""
 
+DRAIN_MS: Final = 5_000
+"""How long a worker that is told to end may finish teardowns; with SHUTDOWN_MS, it is less than the
+10 s after which a container engine kills."""
+
 SHUTDOWN_MS: Final = 3_000
 """How long a service that is told to end waits for confirms that are still open."""
 

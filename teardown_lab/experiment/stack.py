@@ -21,7 +21,7 @@ from teardown_lab.leftovers.run_folder import RunFolder
 from vm_protocol import limits, topology
 
 READY_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 6.0
+STOP_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 5.0
 """How long a service may take to say that it lives: a busy machine is no reason to doubt it."""
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -257,4 +257,5 @@ def _failure(service: Service, state: str = "") -> str:
     return f"{service.name} {state}; the end of its log:\n  {tail}"
 
 
-assert STOP_SECONDS * 1000 > limits.SHUTDOWN_MS, "a service may finish before it is killed"
+_STOPPING_MS = limits.DRAIN_MS + limits.SHUTDOWN_MS
+assert STOP_SECONDS * 1000 > _STOPPING_MS, "a service may finish before it is killed"

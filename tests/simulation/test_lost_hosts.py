@@ -1,6 +1,7 @@
 """Whole runs in the simulator whose workers are killed, or stopped for a while (decision 0035)."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from support.exploring import shipped
@@ -8,8 +9,10 @@ from support.simulated import Run, run
 
 from teardown_lab.checker.findings import LostHost, Verdict
 from teardown_lab.simulator.world import World
+from vm_manager import lost_hosts
+from vm_manager.vm import Vm, VmStepped
 from vm_protocol import limits
-from vm_protocol.effects import Leaving
+from vm_protocol.effects import Leaving, Observed, Publish
 from vm_protocol.observations import Event
 from vm_protocol.scenario import Scenario
 from vm_protocol.wire import Record
@@ -224,3 +227,42 @@ def test_a_worker_that_leaves_before_the_teardown_is_lost_to_it_at_once() -> Non
 
     assert (ended.judgement.notes, ended.judgement.verdict) == ((), Verdict.SAFE)
     assert ended.judgement.lost_hosts == (LostHost("worker-1", "drained", (0, 2)),)
+
+
+# --- a manager that does not keep its own rules ------------------------------------------------
+
+
+def mistaken(monkeypatch: pytest.MonkeyPatch, name: str, mistake: Callable[..., object]) -> Run:
+    monkeypatch.setattr(lost_hosts, name, mistake)
+    return killed("unload-in-destroy", at(Event.STEP_FINISHED, name="zap_all_roots"))
+
+
+def test_a_loss_that_owes_a_flush_and_raises_none_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release = lost_hosts._release
+
+    def without_flush(vm: Vm, lost: tuple[int, ...]) -> VmStepped:
+        released, effects = release(vm, lost)
+        posts = (Event.REQUEST_POSTED,)
+        kept = tuple(
+            each
+            for each in effects
+            if not isinstance(each, Publish)
+            and not (isinstance(each, Observed) and each.event in posts)
+        )
+        return replace(released, generation=vm.generation, slots=vm.slots), kept
+
+    judgement = mistaken(monkeypatch, "_release", without_flush).judgement
+
+    assert judgement.verdict is Verdict.VIOLATED
+    assert {each.invariant for each in judgement.violations} == {"lost-request"}
+    assert {each.vcpu for each in judgement.violations} == {1, 3}
+    assert "the loss of a host released the last pin" in judgement.violations[0].explain
+
+
+def test_pins_that_a_lost_host_keeps_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    judgement = mistaken(monkeypatch, "_release", lambda vm, _: (vm, ())).judgement
+
+    assert judgement.verdict is not Verdict.SAFE
+    assert any("root.unpinned of root-0" in note for note in judgement.notes)

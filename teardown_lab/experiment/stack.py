@@ -107,7 +107,7 @@ class Stack:
             self._on_failure = on_failure
         for service in self.services:
             if service.process.poll() is not None:
-                self.ended(service)
+                self._failed(service)
 
     def unwatch(self) -> None:
         """Have nobody called any more."""
@@ -115,8 +115,15 @@ class Stack:
             self._on_failure = None
 
     def ended(self, service: Service) -> None:
-        """Take note that a service's log has ended, and with it the service."""
-        service.process.wait()
+        """Take note that a service's log has ended, and with it the service.
+
+        A worker that ends well was told to: it has drained, and the run under way can go on.
+        """
+        is_drained = service.process.wait() == 0 and service.name in self.worker_ids
+        if not is_drained:
+            self._failed(service)
+
+    def _failed(self, service: Service) -> None:
         with self._guard:
             if not self._stopping and self._on_failure is not None:
                 self._on_failure(_failure(service))

@@ -5,7 +5,7 @@ import sys
 from service_runtime.run import ServicePart, serve
 from service_runtime.settings import Settings
 from vcpu_worker.gauges import WORKER_GAUGES
-from vcpu_worker.worker import VcpuWorker
+from vcpu_worker.worker import VcpuWorker, WorkerState
 from vm_protocol.actor import Actor
 
 
@@ -14,7 +14,8 @@ def main() -> None:
 
     def parts(settings: Settings) -> tuple[ServicePart, ...]:
         worker = VcpuWorker(settings.worker_id, settings.worker_capacity)
-        return (ServicePart(Actor(worker, trust=settings.trust()), WORKER_GAUGES),)
+        actor = Actor(worker, trust=settings.trust())
+        return (ServicePart(actor, WORKER_GAUGES, is_at_rest=WorkerState.is_at_rest),)
 
     sys.exit(serve("vcpu-worker", parts))
 

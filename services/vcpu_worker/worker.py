@@ -9,7 +9,7 @@ from typing import assert_never
 
 from immutables import Map
 
-from vcpu_worker import commands, requests
+from vcpu_worker import commands, lease, requests
 from vcpu_worker.steps import Stepped, WorkerQueues
 from vcpu_worker.vcpu import Running, Vcpu, place
 from vcpu_worker.waits import End, Then
@@ -22,6 +22,7 @@ from vm_protocol.effects import (
     Effect,
     Input,
     JournalRead,
+    Leaving,
     MailboxGone,
     Publish,
     Received,
@@ -47,11 +48,18 @@ class WorkerState:
     """The vCPUs that a worker owns, tombstones included; `live` counts those that are not freed.
 
     `ended` are the managers' epochs that are known to be over, each with the last entry of its log.
+    `alive` is how often it has said that it lives. One that is `leaving` takes no further vCPU.
     """
 
     vcpus: Vcpus = field(default_factory=Map)
     live: int = 0
     ended: Map[int, int] = field(default_factory=Map)
+    alive: int = 0
+    leaving: bool = False
+
+    def is_at_rest(self) -> bool:
+        """Tell whether nobody needs this worker any more: what it has is freed."""
+        return self.live == 0
 
     def with_vcpu(self, vcpu: Vcpu) -> "WorkerState":
         """Return the state with a vCPU added or replaced."""
@@ -113,16 +121,18 @@ class VcpuWorker:
     def step(self, state: WorkerState, event: Input) -> WorkerResult:
         """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
         result = self._step(state, event)
-        return self._watch_capacity(state, result)
+        return self._watch_lease(state, self._watch_capacity(state, result))
 
     def _step(self, state: WorkerState, event: Input) -> WorkerResult:
         match event:
             case Started():
                 return state, self._consumption()
+            case Leaving():
+                return self._leave(state)
             case Received():
                 return self._received(state, event)
             case TimerFired():
-                return self._fence_expired(state, event.name)
+                return self._timer(state, event.name)
             case MailboxGone():
                 return self._forget(state, event.mailbox)
             case Returned(message=messages.VcpuPlaced() as placed):
@@ -149,11 +159,29 @@ class VcpuWorker:
         """
         after, effects = result
         was_full, is_full = before.live >= self.capacity, after.live >= self.capacity
+        if after.leaving:
+            return result
         if is_full and not was_full:
             return after, (StopConsuming(topology.PLACEMENT_QUEUE.name), *effects)
         if was_full and not is_full:
             return after, (*effects, Consume(topology.PLACEMENT_QUEUE, 1))
         return result
+
+    def _leave(self, state: WorkerState) -> WorkerResult:
+        """Take no further vCPU, and say so to the managers of those that are here."""
+        if state.leaving:
+            return state, ()
+        is_full = state.live >= self.capacity
+        stopped = () if is_full else (StopConsuming(topology.PLACEMENT_QUEUE.name),)
+        return replace(state, leaving=True), (*stopped, *lease.leaving(self.name, state.vcpus))
+
+    def _watch_lease(self, before: WorkerState, result: WorkerResult) -> WorkerResult:
+        """Begin to say that this worker lives with its first vCPU, and end with its last."""
+        after, effects = result
+        if bool(before.vcpus) == bool(after.vcpus):
+            return result
+        change = lease.begun if after.vcpus else lease.ended
+        return after, (*effects, *change(self.name))
 
     def _received(self, state: WorkerState, event: Received) -> WorkerResult:
         message = event.message
@@ -219,6 +247,10 @@ class VcpuWorker:
             ),
             Ack(event.queue, event.message_id),
         )
+        if state.leaving:
+            # It came before the consumer was cancelled: another worker gets it.
+            given_back = Reject(event.queue, event.message_id, RejectReason.NOT_OWNED, requeue=True)
+            return state, (given_back,)
         # Offered again, it is answered again; the vCPU may have changed since, and is kept.
         if vcpu.mailbox in state.vcpus:
             return state, answer
@@ -297,8 +329,16 @@ class VcpuWorker:
         after, effects = self._with(state, stepped)
         return after, (*effects, ack)
 
-    def _fence_expired(self, state: WorkerState, name: str) -> WorkerResult:
+    def _timer(self, state: WorkerState, name: str) -> WorkerResult:
         timer = parse_timer(name)
+        if timer.kind is TimerKind.ALIVE and not state.vcpus:
+            return state, ()  # the last one went just before it was due
+        if timer.kind is TimerKind.ALIVE:
+            said = lease.alive(self.name, state.vcpus, state.alive + 1)
+            return replace(state, alive=state.alive + 1), said
+        if timer.kind is TimerKind.LAPSE:
+            dropped = lease.lapsed(state.vcpus, self.queues)
+            return replace(state, vcpus=Map(), live=0), dropped
         mailbox = parse_mailbox(timer.about)
         if timer.kind is not TimerKind.FENCE or mailbox is None:
             raise LocalProtocolError(f"{name}: a worker sets no such timer")

@@ -5,6 +5,7 @@ nothing has reached the manager for `request_ms`, a teardown that waits for a fr
 up. A live vCPU is waited for as long as it takes: a slow worker is no bug of the ordering.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from vm_manager.vm import FlushWait, Vm, VmStepped
@@ -47,11 +48,23 @@ def wait(vm: Vm, wanted: FlushWait) -> VmStepped:
 def acked(vm: Vm, message: messages.RequestAcked) -> VmStepped:
     """Take an acknowledgement: the vCPU has left its guest; end the waits that it completes."""
     vm = replace(vm, in_guest=vm.in_guest - {message.vcpu})
+    return _without(vm, lambda missing: missing == (message.generation, message.vcpu))
+
+
+def forget(vm: Vm, lost: frozenset[int]) -> VmStepped:
+    """Wait no more for vCPUs that are lost, nor for what only a lost one was to be told."""
+    waits = tuple(each for each in vm.waits if each.answer is None or each.answer.vcpu not in lost)
+    cancelled = (CancelTimer(TimerKind.FLUSH.of(vm.name)),) if vm.waits and not waits else ()
+    vm, effects = _without(replace(vm, waits=waits), lambda missing: missing[1] in lost)
+    return vm, (*cancelled, *effects)
+
+
+def _without(vm: Vm, is_over: Callable[[tuple[int, int]], bool]) -> VmStepped:
     effects: list[Effect] = []
     kept: list[FlushWait] = []
     ended: list[FlushWait] = []
     for each in vm.waits:
-        left = replace(each, missing=each.missing - {(message.generation, message.vcpu)})
+        left = replace(each, missing=frozenset(m for m in each.missing if not is_over(m)))
         (kept if left.missing else ended).append(left)
     if vm.waits and not kept:
         effects.append(CancelTimer(TimerKind.FLUSH.of(vm.name)))

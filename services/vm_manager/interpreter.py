@@ -103,6 +103,16 @@ def waits_for(vm: Vm, vcpu: int, path: str) -> bool:
     return any(index == vcpu and f"{_position(vm)}.{part}" == path for index, part in waiting)
 
 
+def go_on_without(vm: Vm, lost: frozenset[int], replies_queue: str) -> VmStepped:
+    """Go on when vCPUs are lost: what is left of their bodies counts as not to be done."""
+    _, current = _current_loop(vm)
+    if current is not None:
+        waiting = tuple(vcpu for vcpu in current.waiting if vcpu not in lost)
+        running = tuple(entry for entry in current.running if entry[0] not in lost)
+        vm = _with_loop(vm, LoopProgress(waiting, running))
+    return run(vm, replies_queue)
+
+
 def stop_stuck(vm: Vm, why: str, vcpu: int | None) -> VmStepped:
     """End the teardown at a step that cannot end; the VM is not freed."""
     assert vm.teardown is not None, "only a teardown gets stuck"
@@ -140,8 +150,8 @@ def _advance_loop(vm: Vm, loop: Loop, replies_queue: str) -> VmStepped:
     assert vm.teardown is not None, "loops are a teardown's"
     if vm.teardown.loop is None:
         # Every vCPU that was created, also those that an earlier loop has erased or freed: what
-        # their steps then do is for the run to show.
-        order = tuple(range(len(vm.slots)))
+        # their steps then do is for the run to show. Only of lost ones nobody can do any.
+        order = tuple(vcpu for vcpu, slot in enumerate(vm.slots) if not slot.lost)
         vm = _with_loop(vm, LoopProgress(order if loop.order == "ascending" else order[::-1]))
     parallel = len(vm.slots) if loop.parallel == "all" else loop.parallel
     effects: list[Effect] = []

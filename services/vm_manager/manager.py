@@ -3,20 +3,28 @@
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from vm_manager import admission, creation, flush_waits, interpreter, requests, unloading
+from vm_manager import (
+    admission,
+    creation,
+    flush_waits,
+    interpreter,
+    lost_hosts,
+    removal,
+    requests,
+    unloading,
+)
 from vm_manager.state import ManagerResult, ManagerState
 from vm_manager.vm import Teardown, Vm
 from vm_manager.waiting_room import find, why_full
 from vm_protocol import limits, messages, topology
 from vm_protocol.effects import (
     Ack,
-    CancelTimer,
     Consume,
     DeadLettered,
-    DeleteMailbox,
     Effect,
     Input,
     JournalRead,
+    Leaving,
     MailboxGone,
     Publish,
     Received,
@@ -78,8 +86,9 @@ class VmManager:
                 return self._stuck(state, command, "the worker's command queue is gone")
             case Returned(message=messages.VmCreated() as created):
                 return self._client_gone(state, created)
-            case Returned() | MailboxGone() | DeadLettered() | JournalRead():
-                return state, ()  # who should have got it is gone; the others never come here
+            case Leaving() | Returned() | MailboxGone() | DeadLettered() | JournalRead():
+                # It ends as it stands; a receiver is gone; the others never come here.
+                return state, ()
             case _:
                 assert_never(event)
 
@@ -174,32 +183,24 @@ class VmManager:
             held = (Ack(event.queue, vm.create_id),)
         if vm.phase == "destroying" and vm.teardown is not None:
             held = (Ack(event.queue, vm.teardown.command_id),)
-        removed, effects = self._forget(state, vm)
+        removed, effects = removal.forget(state, vm)
         return removed, (*held, *effects, *answered)
-
-    def _forget(self, state: ManagerState, vm: Vm) -> ManagerResult:
-        ended = (TimerKind.TICK, TimerKind.QUARANTINE)
-        timers = tuple(CancelTimer(kind.of(vm.name)) for kind in ended)
-        deleted = tuple(DeleteMailbox(mailbox) for mailbox in vm.mailboxes())
-        removed = observed(Event.VM_REMOVED, vm.name)
-        return replace(state, vms=state.vms.delete(vm.name)), (*timers, *deleted, removed)
 
     def _client_gone(self, state: ManagerState, created: messages.VmCreated) -> ManagerResult:
         """Undo a creation whose client is not there to hear of it."""
         vm = state.vms.get(created.vm)
         if vm is None or vm.incarnation != created.incarnation or vm.phase != "running":
             return state, ()
-        return self._forget(state, vm)
+        return removal.forget(state, vm)
 
     # --- replies of workers and of the monitor -------------------------------------------
 
     def _reply(self, state: ManagerState, event: Received) -> ManagerResult:
         message = event.message
+        if isinstance(message, messages.WorkerAlive | messages.WorkerLeaving):
+            return lost_hosts.hear(state, event, message, self.replies_queue)
         vm = state.vms.get(message.vm)
-        if vm is None or vm.incarnation != message.incarnation:
-            return self._not_owned(state, event)
-        # A peer may name any number.
-        if getattr(message, "vcpu", 0) >= len(vm.slots):
+        if vm is None or vm.incarnation != message.incarnation or not _has_vcpu(vm, message):
             return self._not_owned(state, event)
         if _is_anothers(vm, event):
             return self._reject(state, event, RejectReason.NOT_OWNED)
@@ -207,7 +208,8 @@ class VmManager:
         match message:
             case messages.VcpuPlaced() if event.reply_to:
                 state = admission.learn(state, message)
-                vm, effects = creation.placed(vm, message, event.reply_to)
+                before, (vm, effects) = vm, creation.placed(vm, message, event.reply_to)
+                effects += lost_hosts.lease(before, vm, message.worker)
             case messages.VcpuStepsDone(outcome="stuck"):
                 return self._stuck(state, message, "fence not reached", ack)
             case messages.VcpuStepsDone():
@@ -255,7 +257,7 @@ class VmManager:
         """End a creation when the monitor has given up a placement that it waits for."""
         if vm.phase != "creating" or refused.command not in creation.awaited(vm):
             return state, (ack,)
-        after, effects = self._forget(state, vm)
+        after, effects = removal.forget(state, vm)
         return after, (*creation.given_up(vm, "connections-lost"), *effects, ack)
 
     def _stuck(
@@ -276,9 +278,10 @@ class VmManager:
 
     def _timer(self, state: ManagerState, name: str) -> ManagerResult:
         timer = parse_timer(name)
-        kind, vm = timer.kind, state.vms.get(timer.about)
+        about, _, worker = timer.about.partition("/")
+        kind, vm = timer.kind, state.vms.get(about)
         match kind:
-            case TimerKind.FENCE | TimerKind.LETTER:
+            case TimerKind.FENCE | TimerKind.LETTER | TimerKind.ALIVE | TimerKind.LAPSE:
                 raise LocalProtocolError(f"{name}: a manager sets no such timer")
             case TimerKind.WAITING:
                 return admission.end_wait(state, timer.about)
@@ -287,11 +290,13 @@ class VmManager:
             case TimerKind.PLACING:
                 return self._look(state, vm)
             case TimerKind.QUARANTINE:
-                return self._forget(state, vm)
+                return removal.forget(state, vm)
             case TimerKind.FLUSH:
                 return self._flush_expired(state, vm)
             case TimerKind.TICK:
                 return self._tick(state, vm)
+            case TimerKind.LEASE:
+                return lost_hosts.lose(state, vm, worker, self.replies_queue)
             case _:
                 assert_never(kind)
 
@@ -307,7 +312,7 @@ class VmManager:
         state, effects, why = admission.look(state, vm)
         if why is None:
             return state, effects
-        after, removed = self._forget(state, vm)
+        after, removed = removal.forget(state, vm)
         return after, (*creation.given_up(vm, "no-places", why), *removed)
 
     def _flush_expired(self, state: ManagerState, vm: Vm) -> ManagerResult:
@@ -380,6 +385,17 @@ def _rest(result: ManagerResult) -> ManagerResult:
     state, effects = result
     is_idle = not (state.vms or state.waiting or state.placing)
     return (ManagerState() if is_idle else state), effects
+
+
+def _has_vcpu(vm: Vm, message: messages.Message) -> bool:
+    """Tell whether a VM has the vCPU that a message is about; a peer may name any number.
+
+    Of a lost vCPU only the monitor may still tell, whose command nobody waits for any more.
+    """
+    vcpu = getattr(message, "vcpu", None)
+    if vcpu is None or vcpu >= len(vm.slots):
+        return vcpu is None
+    return not vm.slots[vcpu].lost or isinstance(message, messages.CommandStuck)
 
 
 def _is_anothers(vm: Vm, event: Received) -> bool:

@@ -23,6 +23,7 @@ from vm_protocol.effects import (
     Effect,
     Input,
     JournalRead,
+    Leaving,
     MailboxGone,
     Received,
     Returned,
@@ -95,7 +96,7 @@ class DeadLetterMonitor:
                 return self._take(state, event)
             case TimerFired():
                 return self._waited_long_enough(state, event.name)
-            case Received() | Returned() | MailboxGone() | TookOver():
+            case Leaving() | Received() | Returned() | MailboxGone() | TookOver():
                 return state, ()  # who should have got it is gone; the others never come here
             case _:
                 assert_never(event)

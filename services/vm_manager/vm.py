@@ -24,13 +24,14 @@ class Slot:
 
     `present` is the entry itself, `bound` what a request reaches: behind a hole, with
     `array: stop-at-hole`, an entry is present and not bound. `routed` is the newest generation
-    routed to the mailbox.
+    routed to the mailbox. `lost` with its worker: it is out of the array, and its mailbox is gone.
     """
 
     worker: str | None = None
     present: bool = True
     bound: bool = True
     routed: int = 0
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,8 @@ class Vm:
     ticker and the PIT are alive; `in_guest` are vCPUs that have not acknowledged any request that
     was waited for since they entered their guest.
 
+    `leaving` are workers that have said that they are about to end.
+
     What may come twice and would do more the second time is remembered: `reads` are the touches of
     VM-level state that were granted, `zaps` the newest (attempt, roots left) of each place.
     """
@@ -96,6 +99,7 @@ class Vm:
     freed_state: frozenset[str] = field(default_factory=frozenset)
     in_guest: frozenset[int] = field(default_factory=frozenset)
     waits: tuple[FlushWait, ...] = ()
+    leaving: frozenset[str] = field(default_factory=frozenset)
     reads: frozenset[str] = field(default_factory=frozenset)
     zaps: Map[str, tuple[int, int]] = field(default_factory=Map)
     teardown: Teardown | None = None
@@ -109,8 +113,9 @@ class Vm:
         return Mailbox(self.name, vcpu, self.incarnation)
 
     def mailboxes(self) -> tuple[Mailbox, ...]:
-        """Return the mailboxes that were declared: all, once the VM is created."""
-        return tuple(self.mailbox(vcpu) for vcpu in range(self.asked))
+        """Return the mailboxes that are there: all, once the VM is created, but of lost vCPUs."""
+        slots = enumerate(self.slots[: self.asked])
+        return tuple(self.mailbox(vcpu) for vcpu, slot in slots if not slot.lost)
 
     def is_step_waiting(self) -> bool:
         """Tell whether the VM step that the teardown stands at waits for a flush."""

@@ -64,7 +64,7 @@ def known_places(vms: Iterable[Vm], places: Iterable[tuple[str, int]]) -> int:
 
     A worker that holds none of them has free places and would have taken some, so it cannot help.
     """
-    holding = {slot.worker for vm in vms for slot in vm.slots}
+    holding = {slot.worker for vm in vms for slot in vm.slots if not slot.lost}
     return sum(count for worker, count in places if worker in holding)
 
 

@@ -18,6 +18,8 @@ _WARNINGS: Final = frozenset(
         Event.MESSAGE_SKIPPED,
         Event.MANAGER_TOOK_OVER,
         Event.TEARDOWN_STUCK,
+        Event.HOST_LOST,
+        Event.HOST_LAPSED,
         Event.DEAD_LETTER_CLASSIFIED,
         Event.DEAD_LETTER_REPUBLISHED,
     }

@@ -20,7 +20,7 @@ from vm_protocol.actor import Actor
 from vm_protocol.errors import RejectReason
 from vm_protocol.gauges import GaugeRow
 from vm_protocol.invariants import INVARIANT_OF_REJECT, Invariant
-from vm_protocol.messages import REQUEST_KINDS
+from vm_protocol.messages import REQUEST_KINDS, SIGNS_OF_LIFE
 from vm_protocol.observations import Event
 from vm_protocol.wire import Record
 
@@ -164,7 +164,12 @@ COUNTERS: Final = (
         _reason,
         known=REASONS,
     ),
-    CounterRow("teardown_acks", "Messages acknowledged", Event.MESSAGE_ACKED),
+    CounterRow(
+        "teardown_acks",
+        "Messages acknowledged, but for signs of life",
+        Event.MESSAGE_ACKED,
+        counts=lambda details: details.get("type") not in SIGNS_OF_LIFE,
+    ),
     CounterRow(
         "teardown_messages_skipped",
         "Deliveries that are no message of ours where no dead letter is possible",
@@ -190,6 +195,13 @@ COUNTERS: Final = (
     ),
     CounterRow("teardown_vms_freed", "Teardowns that freed their VM", Event.VM_FREED),
     CounterRow("teardown_stuck", "Teardowns that ended at a step", Event.TEARDOWN_STUCK),
+    CounterRow(
+        "teardown_hosts_lost",
+        "Workers that a VM has lost, by reason: one that ends counts once for each of its VMs",
+        Event.HOST_LOST,
+        _reason,
+        known=({"reason": "silent"}, {"reason": "drained"}),
+    ),
 )
 HISTOGRAMS: Final = (
     HistogramRow(

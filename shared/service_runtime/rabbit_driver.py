@@ -33,7 +33,7 @@ from service_runtime.passage import DIRECT, Handler, Passage
 from service_runtime.performer import Performer, Tools
 from service_runtime.stop_in_time import until_stopped
 from service_runtime.timers import Timers
-from vm_protocol import codec, effects, limits, progress
+from vm_protocol import codec, effects, limits, messages, progress
 from vm_protocol.actor import Actor, Plan
 from vm_protocol.codec import Packet
 from vm_protocol.errors import RemoteProtocolError
@@ -41,6 +41,7 @@ from vm_protocol.intake import Delivery
 from vm_protocol.progress import Arrival, Delivered, Happened
 from vm_protocol.recorder import NO_CAUSE, Cause
 from vm_protocol.recovery import Pending
+from vm_protocol.timers import LEASES
 from vm_protocol.topology import PROGRESS, RECORDS
 from vm_protocol.trust import without_epoch
 from vm_protocol.wire import Observe
@@ -128,6 +129,16 @@ class RabbitDriver:
                 await session.close()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_ms / 1000)
+
+    def leave(self, is_at_rest: Callable[[], bool]) -> None:
+        """Tell the core that it is to end; stop once it is at rest, at the latest in DRAIN_MS."""
+        if is_at_rest():
+            self.stop()
+            return
+        self._is_done = is_at_rest
+        self._arrived(effects.Leaving())
+        drain_s = limits.DRAIN_MS / 1000 if self.connectivity.is_connected else 0
+        asyncio.get_running_loop().call_later(drain_s, self.stop)
 
     def stop(self) -> None:
         """End `run` after open confirms have arrived; SHUTDOWN_MS later it gives them up."""
@@ -230,7 +241,7 @@ class RabbitDriver:
         if self._office is not None and self._office.delivered(session, queue, tag, packet):
             return
         delivery = Delivery(queue, packet, redelivered, next(self._numbers))
-        self._timers.stir()
+        self._timers.stir(packet)
 
         def take(is_copy: bool = False) -> Plan:
             if self._session is not session:
@@ -241,7 +252,10 @@ class RabbitDriver:
                 self._held.hold(queue, plan.key, (session, tag))
             return plan
 
-        self._passage.arrived(queue, packet, take, self.enqueue)
+        if packet.properties.get("type") in messages.SIGNS_OF_LIFE:
+            self.enqueue(take)
+        else:
+            self._passage.arrived(queue, packet, take, self.enqueue)
 
     def returned(self, packet: Packet) -> None:
         """Take back a mandatory message that matched no queue."""
@@ -257,8 +271,11 @@ class RabbitDriver:
         self._queues.cancelled(queue)
         self._wake.set()
 
-    def fire(self, name: str, cause: Cause) -> None:
-        """Tell the core that a timer has fired."""
+    def fire(self, timer: effects.SetTimer, cause: Cause) -> None:
+        """Tell the core that a timer has fired; an urgent one before all that waits.
+
+        Who lives is no part of what passes: nobody holds back the timers of leases.
+        """
 
         session = self._session
 
@@ -266,9 +283,15 @@ class RabbitDriver:
             # Whoever has lost the office has no timers; its successor sets them anew.
             if self._office is not None and self._session is not session:
                 return Plan()
-            return self._step(Happened(effects.TimerFired(name), time_ns(), cause))
+            return self._step(Happened(effects.TimerFired(timer.name), time_ns(), cause))
 
-        self._passage.fired(name, take, self.enqueue)
+        if timer.urgent:
+            self._inbox.appendleft(take)
+            self._wake.set()
+        elif timer.name.partition("/")[0] in LEASES:
+            self.enqueue(take)
+        else:
+            self._passage.fired(timer.name, take, self.enqueue)
 
     def _arrived(self, event: effects.Input, cause: Cause = NO_CAUSE) -> None:
         self.enqueue(self._handler(event, cause))

@@ -8,6 +8,8 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import count
 from typing import Any
 
 import structlog
@@ -49,12 +51,15 @@ class ServicePart:
     `url` is the broker's for a connection as another user; empty: the service's. `office` is the
     queue whose single active consumer alone acts, and keeps its memory in the managers' log, with
     its prefetch.
+    `is_at_rest` tells of a state whether an actor that is to end has finished; None: it may end at
+    any time.
     """
 
     actor: Actor[Any]
     gauges: tuple[GaugeRow, ...] = ()
     url: str = ""
     office: tuple[Queue, int] | None = None
+    is_at_rest: Callable[[Any], bool] | None = None
 
 
 MakeParts = Callable[[Settings], Sequence[ServicePart]]
@@ -158,7 +163,7 @@ async def _serve(
     _end_on_bug(stop, failures)
     # The signal stops all drivers in order: each still waits for its confirms.
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+        asyncio.get_running_loop().add_signal_handler(number, _leaving(parts, drivers))
     log = structlog.get_logger()
     if gate is not None:
         await gate.connect()
@@ -192,6 +197,29 @@ def _drivers(
         numbers = office.numbers if office else None
         shown.append(Shown(part.actor, driver.connectivity, part.gauges, numbers))
     return drivers, shown
+
+
+def _leaving(parts: Sequence[ServicePart], drivers: Sequence[RabbitDriver]) -> Callable[[], None]:
+    """Return what ends the drivers: those that have something to finish once they have done so.
+
+    Called again, it ends them at once.
+    """
+    asked = count()
+
+    def leave() -> None:
+        is_first = next(asked) == 0
+        for part, driver in zip(parts, drivers, strict=True):
+            is_at_rest, actor = part.is_at_rest, part.actor
+            if is_at_rest is None or not is_first:
+                driver.stop()
+            else:
+                driver.leave(partial(_asked, is_at_rest, actor))
+
+    return leave
+
+
+def _asked(is_at_rest: Callable[[Any], bool], actor: Actor[Any]) -> bool:
+    return is_at_rest(actor.state)
 
 
 def _probes(drivers: Sequence[RabbitDriver]) -> dict[str, Callable[[], bool]]:

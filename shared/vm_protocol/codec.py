@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from vm_protocol import limits
 from vm_protocol.errors import RejectReason, RemoteProtocolError
+from vm_protocol.message_ids import scope_of
 from vm_protocol.messages import MESSAGES, Message
 from vm_protocol.observations import Event
 from vm_protocol.wire import Envelope, Record
@@ -55,6 +56,17 @@ class Packet:
         """
         if self.unreadable is not None:
             raise RemoteProtocolError(RejectReason.MALFORMED, f"header: {self.unreadable}"[:200])
+
+
+def voice(sender: str, scope: str) -> str:
+    """Return the name of what an actor says about one life of a VM (SetTimer.of)."""
+    return f"{sender} {scope}"
+
+
+def voice_of(packet: Packet) -> str:
+    """Return whose voice a packet is, going by what it says of itself."""
+    scope = scope_of(str(packet.properties.get("message_id")))
+    return voice(str(packet.headers.get(HEADERS["sender"])), scope)
 
 
 def encode(message: Message, envelope: Envelope) -> Packet:

@@ -12,7 +12,8 @@ from pydantic_core import to_json
 
 from vm_protocol import limits
 from vm_protocol.errors import RejectReason, RemoteProtocolError
-from vm_protocol.messages import REQUEST_KINDS, Generation, Index, Message, Ordinal
+from vm_protocol.message_base import Ordinal
+from vm_protocol.messages import REQUEST_KINDS, Generation, Index, Message
 from vm_protocol.observations import EVENTS, Event
 from vm_protocol.ordering import Ordering
 from vm_protocol.scenario import Mmu, Scenario
@@ -114,6 +115,12 @@ _FIELDS: Final[Mapping[Event, Mapping[str, Any]]] = {
     Event.VCPU_FORGOTTEN: {"freed": bool},
     Event.ASYNC_PF_COMPLETED: {"fault": Index, "how": Literal["cleared", "late"]},
     Event.FENCE_WAITED: {"generation": Generation, "consumed": Generation},
+    Event.HOST_LOST: {
+        "worker": _Name,
+        "reason": Literal["silent", "drained"],
+        "vcpus": _Indices,
+    },
+    Event.HOST_LAPSED: {"vcpus": _Indices},
     Event.REQUEST_COMPLETED: {"kind": _Kind, "round_trip_ns": _Nanoseconds},
     Event.DEAD_LETTER_ARRIVED: {"letter": _Text},
     Event.DEAD_LETTER_CLASSIFIED: {

@@ -25,6 +25,11 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Leaving:
+    """The service is told to end; a core that has to finish something begins to do so."""
+
+
+@dataclass(frozen=True, slots=True)
 class Received:
     """A valid message from `queue`; `reply_to` names the queue of the sender's choice.
 
@@ -105,7 +110,15 @@ class JournalRead:
 
 
 Input = (
-    Started | TookOver | Received | TimerFired | Returned | MailboxGone | DeadLettered | JournalRead
+    Started
+    | Leaving
+    | TookOver
+    | Received
+    | TimerFired
+    | Returned
+    | MailboxGone
+    | DeadLettered
+    | JournalRead
 )
 
 # --- effects -----------------------------------------------------------------------------
@@ -209,12 +222,16 @@ class SetTimer:
 
     A `quiet` timer measures only time in which nothing reaches this actor: each delivery begins it
     anew. When it fires, the actor was idle for that long, and not merely slow because the machine
-    is busy.
+    is busy. With `of`, a `voice`, only that one's deliveries begin it anew.
+
+    An `urgent` timer that is due is handled before whatever has arrived meanwhile.
     """
 
     name: str
     delay_ms: int
     quiet: bool = False
+    of: str = ""
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,9 +232,23 @@ CONFIRM_MS_MAX: Final = 10_000
 at so often, so it may take twice as long. A quorum queue or stream that elects a leader takes a few
 seconds."""
 
+ALIVE_MS: Final = 5_000
+"""How often a worker that holds vCPUs of a VM says that it is alive."""
+
+LEASE_MS: Final = 30_000
+"""How long nothing may come from a worker about a VM before the VM's manager counts it as lost.
+
+A worker that lives may be unheard of for so long as its session takes to be given up and opened
+again (2 * CONFIRM_MS_MAX, RECONNECT_MS_MAX), and then until it speaks again (ALIVE_MS). To take a
+slow worker for a lost one costs a VM its vCPUs; to notice a lost one late costs only time."""
+
 REFUSALS_MAX: Final = 8
 """Refusals in one batch, RECONNECT_MS_MIN apart, before another connection is tried: a request
 must come through well within FENCE_MS, or its vCPU's free is called stuck."""
+
+DRAIN_MS: Final = 5_000
+"""How long a worker that is told to end may finish teardowns; with SHUTDOWN_MS, it is less than the
+10 s after which a container engine kills."""
 
 SHUTDOWN_MS: Final = 3_000
 """How long a service that is told to end waits for confirms that are still open."""
@@ -255,3 +269,4 @@ assert DEAD_LETTER_DELIVERY_LIMIT > 10 * DELIVERY_LIMIT, "a letter arrives with 
 assert RECONNECT_MS_MIN < RECONNECT_MS_MAX
 assert MANAGER_PREFETCH > VMS_MAX + CREATIONS_WAITING_MAX, "nothing waits behind a creation"
 assert PLACING_MS < CREATION_WAIT_MS
+assert LEASE_MS >= 2 * CONFIRM_MS_MAX + RECONNECT_MS_MAX + ALIVE_MS, "a worker comes back in time"

@@ -1,24 +1,16 @@
-"""The wire's messages: frozen pydantic models, one discriminated union.
-
-A message's id is derived from what it says, never counted or drawn: the same command sent twice
-has the same id, which is how receivers recognise a duplicate. `identity()` forms it.
-"""
+"""The wire's messages: frozen pydantic models, one discriminated union."""
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from vm_protocol import limits
-from vm_protocol.message_ids import name_in_vm
+from vm_protocol.message_base import Ordinal, VmMessage
 from vm_protocol.ordering import FlushWaitSetting, Ordering, WorkerStep
 from vm_protocol.scenario import Milliseconds, Scenario
 
-VmName = Annotated[
-    str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=limits.NAME_CHARACTERS_MAX)
-]
 Index = Annotated[int, Field(ge=0, lt=limits.VCPUS_MAX)]
 Generation = Annotated[int, Field(ge=0, le=limits.COUNT_MAX)]
-Ordinal = Annotated[int, Field(ge=1, le=limits.COUNT_MAX)]
 RootId = Annotated[str, Field(max_length=limits.NAME_CHARACTERS_MAX)]
 Roots = Annotated[tuple[RootId, ...], Field(max_length=limits.ROOTS_OF_CONTEXT_MAX)]
 WorkerId = Annotated[str, Field(max_length=limits.NAME_CHARACTERS_MAX)]
@@ -27,41 +19,10 @@ StepPath = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?$", max_length=12)]
 """Place of a step in its ordering: "3" is the fourth step, "3.0" the first part of its loop."""
 
 
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    id_form: ClassVar[str]
-
-    vm: VmName
-    incarnation: Ordinal = 1
-
-    def scope(self) -> str:
-        """Return the part of the id that all messages about one VM share."""
-        return f"{self.vm}.{self.incarnation}"
-
-    def identity(self) -> str:
-        """Return the message id, formed from the fields that `id_form` names."""
-        return self.id_form.format(scope=self.scope(), **vars(self))
-
-    @classmethod
-    def id_of(cls, scope: str, **fields: object) -> str:
-        """Return the id of a message of this type with these fields, those that `id_form` names."""
-        return cls.id_form.format(scope=scope, **fields)
-
-    @classmethod
-    def fields_of(cls, message_id: str) -> dict[str, str]:
-        """Return the fields that an id of this type names, as text; none of another type's id."""
-        kind, *names = cls.id_form.removeprefix("{scope}/").split("/")
-        named, *texts = name_in_vm(message_id).split("/")
-        if (named, len(texts)) != (kind, len(names)):
-            return {}
-        return {name.strip("{}"): text for name, text in zip(names, texts, strict=True)}
-
-
 # --- client to manager, and back ---------------------------------------------------------
 
 
-class CreateVm(_Message):
+class CreateVm(VmMessage):
     """Create a VM: declare and bind its mailboxes, have its vCPUs placed on workers."""
 
     type: Literal["CreateVm"] = "CreateVm"
@@ -69,7 +30,7 @@ class CreateVm(_Message):
     scenario: Scenario
 
 
-class VmCreated(_Message):
+class VmCreated(VmMessage):
     """Every vCPU of the VM is placed; `workers` are the ids of those that own them."""
 
     type: Literal["VmCreated"] = "VmCreated"
@@ -77,7 +38,7 @@ class VmCreated(_Message):
     workers: Annotated[tuple[WorkerId, ...], Field(max_length=limits.VCPUS_MAX)]
 
 
-class DestroyVm(_Message):
+class DestroyVm(VmMessage):
     """Tear the VM down in the given order; answered by `VmDestroyed`."""
 
     type: Literal["DestroyVm"] = "DestroyVm"
@@ -85,7 +46,7 @@ class DestroyVm(_Message):
     ordering: Ordering
 
 
-class VmDestroyed(_Message):
+class VmDestroyed(VmMessage):
     """The teardown ended: the VM is freed, or a step that cannot end has stopped it."""
 
     type: Literal["VmDestroyed"] = "VmDestroyed"
@@ -93,14 +54,14 @@ class VmDestroyed(_Message):
     outcome: Literal["freed", "stuck"]
 
 
-class RemoveVm(_Message):
+class RemoveVm(VmMessage):
     """Remove what a VM still has on the broker and in the services, without any teardown."""
 
     type: Literal["RemoveVm"] = "RemoveVm"
     id_form: ClassVar[str] = "{scope}/remove-vm"
 
 
-class VmRemoved(_Message):
+class VmRemoved(VmMessage):
     """Answer to `RemoveVm`: the VM is forgotten, the deletion of its mailboxes has begun."""
 
     type: Literal["VmRemoved"] = "VmRemoved"
@@ -116,14 +77,16 @@ RefusalCode = Literal[
     "no-places",
     "too-much-work",
     "connections-lost",
+    "host-lost",
 ]
 
 
-class Refused(_Message):
+class Refused(VmMessage):
     """The manager refuses a command, definitely: nothing of it was done.
 
     `why` says what the code leaves open, and the way out: the places that were free, the step that
-    costs too much. `connections-lost` is the exception: lost connections brought the command to its
+    costs too much. After `host-lost` the VM is gone: a worker with some of its vCPUs was lost while
+    it was created. `connections-lost` is the exception: lost connections brought the command to its
     delivery limit twice and the monitor has given it up; the VM is to be removed.
     """
 
@@ -137,7 +100,7 @@ class Refused(_Message):
 # --- placement -----------------------------------------------------------------------------
 
 
-class _VcpuMessage(_Message):
+class _VcpuMessage(VmMessage):
     vcpu: Index
 
 
@@ -177,6 +140,29 @@ class PlacementAnswered(_VcpuMessage):
     id_form: ClassVar[str] = "{scope}/placement-answered/{vcpu}/{worker}"
     worker: Annotated[str, Field(max_length=limits.NAME_CHARACTERS_MAX)]
     accepted: bool
+
+
+class _WorkerMessage(VmMessage):
+    worker: WorkerId
+
+
+class WorkerAlive(_WorkerMessage):
+    """A worker that holds vCPUs of this VM is alive; `number` makes each such message a new one.
+
+    The manager takes any message of a worker about a VM for a sign of life; this one comes where
+    there is nothing else to say.
+    """
+
+    type: Literal["WorkerAlive"] = "WorkerAlive"
+    id_form: ClassVar[str] = "{scope}/worker-alive/{worker}/{number}"
+    number: Ordinal
+
+
+class WorkerLeaving(_WorkerMessage):
+    """A worker is about to end: whatever of this VM is not being torn down counts as lost."""
+
+    type: Literal["WorkerLeaving"] = "WorkerLeaving"
+    id_form: ClassVar[str] = "{scope}/worker-leaving/{worker}"
 
 
 # --- commands to a vCPU, and what its worker answers ------------------------------------------
@@ -301,7 +287,7 @@ class CommandStuck(_VcpuMessage):
 # --- requests: what the manager posts to all visible vCPUs ------------------------------------
 
 
-class _Request(_Message):
+class _Request(VmMessage):
     generation: Ordinal
     recipients: Annotated[tuple[Index, ...], Field(min_length=1, max_length=limits.VCPUS_MAX)]
 
@@ -357,6 +343,8 @@ Message = (
     | PlaceVcpu
     | VcpuPlaced
     | PlacementAnswered
+    | WorkerAlive
+    | WorkerLeaving
     | DestroyVcpu
     | VcpuStepsDone
     | RootsReleased
@@ -385,6 +373,9 @@ REQUEST_KINDS: dict[str, str] = {
     "ClockUpdate": CLOCK_UPDATE,
 }
 """Message type -> the kind's label in history, metrics and reports."""
+
+SIGNS_OF_LIFE = ("WorkerAlive",)
+"""Message types that say that somebody lives, and nothing else: they move nothing."""
 
 REQUEST_TYPES = (TlbFlush, DropObsoleteRoots, ScanIoapic, ClockUpdate)
 REQUEST_TYPE_NAMES = tuple(kind.__name__ for kind in REQUEST_TYPES)

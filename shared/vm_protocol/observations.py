@@ -57,6 +57,9 @@ class Event(StrEnum):
     VCPU_FORGOTTEN = "vcpu.forgotten"
     ASYNC_PF_COMPLETED = "async_pf.completed"
     FENCE_WAITED = "fence.waited"
+    # workers (the manager loses one; one that was paused knows that it was lost)
+    HOST_LOST = "host.lost"
+    HOST_LAPSED = "host.lapsed"
     # the monitor
     REQUEST_COMPLETED = "request.completed"
     DEAD_LETTER_ARRIVED = "dead_letter.arrived"
@@ -145,6 +148,15 @@ EVENTS: Final[dict[Event, Meaning]] = {
     Event.VCPU_FORGOTTEN: Meaning("the tombstone ends with its mailbox", ("freed",)),
     Event.ASYNC_PF_COMPLETED: Meaning("an async page fault is done", ("fault", "how")),
     Event.FENCE_WAITED: Meaning("a free waits for its mailbox", ("generation", "consumed")),
+    Event.HOST_LOST: Meaning(
+        "the manager counts a worker as lost, and the VM's `vcpus` that it had; `reason` is silent "
+        "or drained",
+        ("worker", "reason", "vcpus"),
+    ),
+    Event.HOST_LAPSED: Meaning(
+        "a worker was paused for longer than its lease, and has dropped its `vcpus` of the VM",
+        ("vcpus",),
+    ),
     Event.REQUEST_COMPLETED: Meaning(
         "every recipient has acknowledged or rejected a request", ("kind", "round_trip_ns")
     ),

@@ -25,6 +25,12 @@ class TimerKind(StrEnum):
     """Ends a creation's wait for its turn."""
     FENCE = "fence"
     """Bounds a free's wait for its mailbox; about that mailbox."""
+    LEASE = "lease"
+    """Ends a manager's wait for a word of a worker; about a VM and that worker (`vm/worker`)."""
+    ALIVE = "alive"
+    """Has a worker say again that it is alive; about the worker."""
+    LAPSE = "lapse"
+    """Ends a worker's own lease if the worker was paused for all of it; about the worker."""
     LETTER = "letter"
     """Bounds the monitor's wait for a dead letter's records; about that letter."""
 
@@ -35,6 +41,10 @@ class TimerKind(StrEnum):
 
 DEADLINES = (TimerKind.FENCE, TimerKind.FLUSH)
 """The kinds that end a teardown's wait for something that does not come."""
+
+
+LEASES = (TimerKind.LEASE, TimerKind.ALIVE, TimerKind.LAPSE)
+"""The kinds that tell who lives: no part of what a teardown does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ SENDERS: Final[Mapping[str, frozenset[Role]]] = {
     "PlaceVcpu": _MANAGER | _AGAIN,
     "PlacementAnswered": _MANAGER,
     "VcpuPlaced": _WORKER,
+    "WorkerAlive": _WORKER,
+    "WorkerLeaving": _WORKER,
     "DestroyVcpu": _MANAGER | _AGAIN,
     "VcpuStepsDone": _WORKER,
     "RootsReleased": _WORKER,
@@ -54,6 +56,8 @@ SENDERS: Final[Mapping[str, frozenset[Role]]] = {
     **dict.fromkeys(REQUEST_TYPE_NAMES, _MANAGER),
 }
 """Message type -> the roles that send it; a type that is not here is refused."""
+
+_NAMES_ITSELF: Final = ("VcpuPlaced", "WorkerAlive", "WorkerLeaving")
 
 _ACTORS: Final[Mapping[str, Role]] = {
     "manager": Role.MANAGER,
@@ -120,8 +124,8 @@ class Trust:
             place = f"property: user_id: {message.type} is not {user_id or 'nobody'}'s to send"
             raise RemoteProtocolError(RejectReason.FORGED, place[:200])
         worker = self.workers.get(user_id or "")
-        # VcpuPlaced also names its worker in the body, where another's name would do as much harm.
-        named = getattr(message, "worker", worker) if message.type == "VcpuPlaced" else worker
+        # These also name their worker in the body, where another's name would do as much harm.
+        named = getattr(message, "worker", worker) if message.type in _NAMES_ITSELF else worker
         if worker is not None and (sender, named) != (worker_actor(worker), worker):
             place = f"property: user_id: {user_id} is not {sender} of {named}"
             raise RemoteProtocolError(RejectReason.FORGED, place[:200])

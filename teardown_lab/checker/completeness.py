@@ -132,6 +132,7 @@ def _unsettled(facts: Facts) -> Iterator[str]:
         for message_id in facts.messages.sent
         if facts.messages.types.get(message_id) in SERVED_ONCE
         and (message_id, facts.messages.vcpu_of.get(message_id)) not in settled
+        and facts.messages.vcpu_of.get(message_id) not in facts.hosts.vcpus
     ]
     if open_once:
         yield some("{} neither acknowledged nor dead-lettered", open_once)
@@ -139,6 +140,7 @@ def _unsettled(facts: Facts) -> Iterator[str]:
         delivery[0]
         for delivery in facts.deliveries.rejected
         if delivery not in lettered
+        and delivery[1] not in facts.hosts.vcpus
         and delivery[0] not in open_once
         and not facts.messages.is_request(delivery[0])
     ]

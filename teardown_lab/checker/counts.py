@@ -61,5 +61,7 @@ def unaccounted(facts: Facts) -> Iterator[DeliveryId]:
             continue
         for vcpu in sorted(facts.messages.recipients(message_id)):
             delivery = (message_id, vcpu)
+            if vcpu in facts.hosts.vcpus:
+                continue  # its mailbox went with its host, and what was in it
             if delivery not in facts.deliveries.acked and delivery not in lettered:
                 yield delivery

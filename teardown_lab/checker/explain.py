@@ -132,10 +132,12 @@ def lost_post(facts: Facts, post: Moment, vcpu: int) -> str:
 
 
 def owed_flush(messages: Messages, message_id: str, vcpu: int) -> str:
-    """Explain a flush that an unload owed and did not raise."""
+    """Explain a flush that an unload, or the loss of a host, owed and did not raise."""
+    is_unload = messages.types.get(message_id) == "RootsReleased"
+    unload = f"kvm_mmu_unload() of vCPU {messages.vcpu_of.get(message_id)}"
     return (
-        f"kvm_flush_remote_tlbs() never ran for vCPU {vcpu}: kvm_mmu_unload() of vCPU "
-        f"{messages.vcpu_of.get(message_id)} released the last pin of an invalid root "
+        f"kvm_flush_remote_tlbs() never ran for vCPU {vcpu}: "
+        f"{unload if is_unload else 'the loss of a host'} released the last pin of an invalid root "
         f"({message_id}), and no TlbFlush was raised."
     )
 

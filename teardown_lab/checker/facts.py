@@ -186,6 +186,17 @@ class VcpuMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class Hosts:
+    """The workers that the manager counted as lost, and since when it lacks each of their vCPUs.
+
+    What a lost vCPU still owed is owed by nobody: its memory is gone with its host.
+    """
+
+    lost: list[Moment] = field(default_factory=list)
+    vcpus: dict[int | None, Moment] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Guests:
     """When each vCPU first entered and left guest mode and flushed its TLB; its async page faults.
 
@@ -311,6 +322,7 @@ class Facts:
     array: VcpuArray = field(default_factory=VcpuArray)
     memory: VcpuMemory = field(default_factory=VcpuMemory)
     guests: Guests = field(default_factory=Guests)
+    hosts: Hosts = field(default_factory=Hosts)
     steps: StepFacts = field(default_factory=StepFacts)
     vm_state: VmState = field(default_factory=VmState)
     mmu: MmuFacts = field(default_factory=MmuFacts)

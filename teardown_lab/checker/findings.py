@@ -133,6 +133,18 @@ class Vacuity:
 
 
 @dataclass(frozen=True, slots=True)
+class LostHost:
+    """A worker that the manager counted as lost in the middle of the run, and why.
+
+    `vcpus` were the VM's that it had: what became of their memory is not judged.
+    """
+
+    worker: str
+    reason: str
+    vcpus: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Seconds:
     """How long the two halves of a run took; None when the history does not say."""
 

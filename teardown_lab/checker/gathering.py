@@ -139,6 +139,14 @@ def _freed(facts: Facts, moment: Moment) -> None:
     facts.memory.freed.setdefault(vcpu, []).append(Freeing(moment, command))
 
 
+def _host_lost(facts: Facts, moment: Moment) -> None:
+    facts.hosts.lost.append(moment)
+    for vcpu in shapes.numbers(moment.record, "vcpus"):
+        facts.hosts.vcpus.setdefault(vcpu, moment)
+        # Nobody ran its step, but from here on it is out of the array as after an erase.
+        facts.array.erased.setdefault(vcpu, moment)
+
+
 def _visible(facts: Facts, moment: Moment) -> None:
     vcpu = moment.record.vcpu
     assert vcpu is not None
@@ -185,6 +193,7 @@ _HANDLERS: Final[dict[Event, Callable[[Facts, Moment], None]]] = {
     Event.REQUEST_DUPLICATED: _duplicated,
     Event.REQUEST_POSTED: _posted,
     Event.VCPU_VISIBLE: _visible,
+    Event.HOST_LOST: _host_lost,
     Event.VCPU_FREED: _freed,
     Event.STEP_STARTED: _step_started,
     Event.ASYNC_PF_COMPLETED: _fault_done,

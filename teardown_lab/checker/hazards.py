@@ -2,12 +2,16 @@
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterator
+from typing import Final
 
 from teardown_lab.checker import shapes
 from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.findings import Hazard, HazardName
 from teardown_lab.checker.happens_before import Moment, before
 from vm_protocol.messages import TLB_FLUSH
+
+HOST_LOST: Final = "host-lost"
+"""What raised a flush that the loss of a worker brought about."""
 
 
 def visible_while_freed(facts: Facts, used: Collection[int | None]) -> Iterator[Hazard]:
@@ -51,5 +55,8 @@ def flushes_to_nobody(facts: Facts, lost: Collection[Moment]) -> Iterator[Hazard
     """Yield TLB flushes that had no recipient although no vCPU missed them."""
     for post in facts.requests.posts:
         flush = shapes.text(post.record, "kind") == TLB_FLUSH
-        if flush and not shapes.numbers(post.record, "recipients") and post not in lost:
+        # The loss of the last host leaves nobody, and none of that is the ordering's doing.
+        of_loss = shapes.text(post.record, "by") == HOST_LOST
+        nobody = not shapes.numbers(post.record, "recipients") and post not in lost
+        if flush and nobody and not of_loss:
             yield Hazard(HazardName.FLUSH_TO_NOBODY, post.record.vcpu)

@@ -57,7 +57,10 @@ def _stale_translations(facts: Facts, lives: Lives) -> Iterator[Found]:
             pages = entered.record.details.get("pages")
             if not isinstance(pages, list | tuple) or page not in pages:
                 continue
-            ends = (facts.guests.left.get(vcpu), facts.guests.tlb_flushed.get(vcpu))
+            guests = facts.guests
+            # With its host a guest is gone, and its TLB.
+            lost = facts.hosts.vcpus.get(vcpu)
+            ends = (guests.left.get(vcpu), guests.tlb_flushed.get(vcpu), lost)
             if not any(end is not None and before(end, freed) for end in ends):
                 text = explain.stale_tlb(page, vcpu, with_vm=freed is facts.life.freed)
                 yield _found(freed, Invariant.STALE_TLB, vcpu, text, page)

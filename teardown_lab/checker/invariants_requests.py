@@ -53,7 +53,8 @@ def _should_get(facts: Facts, post: Moment, vcpu: int) -> bool:
     if not before(shown, post):
         return False
     erased = facts.array.erased.get(vcpu)
-    if erased is not None and before(erased, post):
+    # The loss of a host takes its vCPUs out before it raises anything.
+    if erased is not None and (erased is post or before(erased, post)):
         return False
     # To miss a freed vCPU is right: to reach it would be the violation.
     return facts.memory.freed_before(vcpu, post) is None

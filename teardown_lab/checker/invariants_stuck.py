@@ -135,6 +135,7 @@ class Waits:
                 (generation, vcpu)
                 for vcpu in shapes.numbers(waited.record, "missing")
                 if generation is not None and (generation, vcpu) not in acked
+                if vcpu not in self.facts.hosts.vcpus
             )
             if missing:
                 yield UnackedFlush(waited, missing)

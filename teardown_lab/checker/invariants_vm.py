@@ -16,7 +16,7 @@ def leaks(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
     """Yield what a freed VM left behind: roots, pending async faults, vCPUs with mailboxes.
 
     A vCPU's free counts only if it is certain to come first. A tombstone's mailbox is in quarantine
-    and no leak; a stuck teardown frees no VM, so nothing is judged.
+    and no leak; a stuck teardown frees no VM, so nothing is judged. Nor is what a lost host had.
     """
     end = facts.life.freed
     if end is None or facts.life.stuck:
@@ -27,11 +27,13 @@ def leaks(facts: Facts, lives: dict[str, RootLife]) -> Iterator[Found]:
             text = explain.leaked_root(life.root, life.invalidated is not None)
             yield _found(end, Invariant.LEAK, life.holder, text, life.root)
     for vcpu, fault in _pending_faults(facts):
-        if (vcpu, fault) not in facts.guests.faults_done:
+        if (vcpu, fault) not in facts.guests.faults_done and vcpu not in facts.hosts.vcpus:
             text = explain.leaked_fault(vcpu, fault)
             yield _found(end, Invariant.LEAK, vcpu, text, f"async page fault {fault}")
     for vcpu in facts.vcpus():
         frees = facts.memory.freed.get(vcpu)
+        if vcpu in facts.hosts.vcpus:
+            continue
         if not frees or not before(frees[0].moment, end):
             yield _found(end, Invariant.LEAK, vcpu, explain.leaked_vcpu(vcpu))
 

@@ -12,6 +12,7 @@ from teardown_lab.checker.findings import (
     DeadLetter,
     Hazard,
     Link,
+    LostHost,
     Seconds,
     Takeover,
     Vacuity,
@@ -72,6 +73,14 @@ class DeadLetterObject(TypedDict):
     invariant: str | None
 
 
+class LostHostObject(TypedDict):
+    """One of `lost_hosts`: a worker that was lost, with its vCPUs of this VM."""
+
+    worker: str
+    reason: str
+    vcpus: list[int]
+
+
 class VacuityObject(TypedDict):
     """`vacuity`, when the unloads raised no flush."""
 
@@ -98,6 +107,7 @@ class ResultObject(TypedDict):
     violations: list[ViolationObject]
     hazards: list[HazardObject]
     dead_letters: list[DeadLetterObject]
+    lost_hosts: list[LostHostObject]
     counts: CountsObject
     vacuity: VacuityObject | None
     takeovers: int
@@ -131,6 +141,7 @@ class Judgement:
     broker: str
     source: str
     seconds: Seconds
+    lost_hosts: tuple[LostHost, ...] = ()
     messages: Mapping[str, Link] = field(default_factory=dict)
     takeovers: tuple[Takeover, ...] = ()
     stale_records: int = 0
@@ -170,6 +181,7 @@ class Judgement:
                 }
                 for each in self.dead_letters
             ],
+            "lost_hosts": [_lost_host(each) for each in self.lost_hosts],
             "counts": _counts(self.counts),
             "vacuity": _vacuity(self.vacuity),
             "takeovers": len(self.takeovers),
@@ -202,6 +214,10 @@ def _counts(counts: Counts) -> CountsObject:
         "dead_letters": counts.dead_letters,
         "unaccounted": counts.unaccounted,
     }
+
+
+def _lost_host(host: LostHost) -> LostHostObject:
+    return {"worker": host.worker, "reason": host.reason, "vcpus": list(host.vcpus)}
 
 
 def _vacuity(vacuity: Vacuity | None) -> VacuityObject | None:

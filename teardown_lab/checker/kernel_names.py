@@ -26,6 +26,8 @@ MESSAGE_FUNCTIONS: Final[dict[str, str]] = {
     "VmStateRead": "svm_leave_nested",
     "AsyncPfCompleted": "async_pf_execute",
     "PlacementAnswered": "kvm_vm_ioctl_create_vcpu",
+    "WorkerAlive": "watchdog_timer_fn",
+    "WorkerLeaving": "do_exit",
     "RequestAcked": "kvm_make_all_cpus_request",
     "CommandStuck": "kvm_destroy_vcpus",
     "TlbFlush": "kvm_make_all_cpus_request",
@@ -67,6 +69,7 @@ RAISERS: Final[dict[str, str]] = {
     "flush-tlbs": "kvm_flush_remote_tlbs()",
     "ticker": "kvmclock_sync_fn()",
     "pit": "kvm_free_pit()",
+    "host-lost": "do_exit()",
 }
 """`by` of a posted request -> who raises it."""
 
@@ -81,5 +84,6 @@ ROOT_FREERS: Final[dict[str, str]] = {
     "unload": "kvm_mmu_free_roots",
     "uninit": "kvm_mmu_uninit_vm",
     "zap-until-empty": "free_mmu_pages",
+    "host-lost": "kvm_mmu_free_roots",
 }
 """`by` of a root's free -> the function that frees it."""

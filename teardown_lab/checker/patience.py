@@ -163,6 +163,7 @@ def _strangers(facts: Facts) -> Iterator[str]:
         reason = shapes.text(rejected.record, "reason")
         key = (rejected.record.actor, vcpu)
         removed = facts.life.removed is not None and before(facts.life.removed, rejected)
+        removed = removed or vcpu in facts.hosts.vcpus
         if removed or key in seen:
             continue
         if reason == RejectReason.NOT_OWNED and vcpu in facts.memory.created:

@@ -42,6 +42,9 @@ class _Pairs:
         """Forget what is owed by records that do not count any more."""
         self._owed = {key: by for key, by in self._owed.items() if counts(by)}
 
+    def forget(self, is_of: Callable[[str, object], bool]) -> None:
+        self._owed = {key: by for key, by in self._owed.items() if not is_of(*key)}
+
 
 class Settlement:
     """Follows one VM; `settled` once its teardown ended and every delivery is accounted for."""
@@ -57,6 +60,8 @@ class Settlement:
         self._arrivals = _Pairs()
         self._takeovers: list[Record] = []
         self._successions = NO_SUCCESSIONS
+        self._vcpu_of: dict[str, int | None] = {}
+        self._lost: set[int | None] = set()
 
     @property
     def settled(self) -> bool:
@@ -102,6 +107,9 @@ class Settlement:
                 self._took_over(record)
             case Event.VM_FREED | Event.TEARDOWN_STUCK:
                 self._ended = True
+            case Event.HOST_LOST:
+                self._lost.update(shapes.numbers(record, "vcpus"))
+                self._forget_lost()
             case Event.MESSAGE_SENT:
                 self._sent(record)
             case Event.MESSAGE_RECEIVED:
@@ -116,6 +124,7 @@ class Settlement:
                 self._commands.do(_message(record))
                 # A final reject becomes a dead letter, which the monitor has still to classify.
                 self._letters.owe(_letter(record), record)
+                self._forget_lost()
             case Event.DEAD_LETTER_CLASSIFIED:
                 self._deliveries.do(_key(record))
                 self._commands.do(_message(record))
@@ -140,6 +149,19 @@ class Settlement:
         else:
             self._letters.do(_letter(record))
 
+    def _forget_lost(self) -> None:
+        """Wait for nothing that a lost host owed: nobody is left to do it."""
+        if not self._lost:
+            return
+
+        def is_lost(message_id: str, where: object) -> bool:
+            mailbox = parse_mailbox(where) if isinstance(where, str) else None
+            vcpu = mailbox.vcpu if mailbox else where
+            return vcpu in self._lost or self._vcpu_of.get(message_id) in self._lost
+
+        for pairs in (self._deliveries, self._letters, self._commands):
+            pairs.forget(is_lost)
+
     def _received(self, record: Record) -> None:
         self._arrivals.do(_key(record))
         if record.message_id and shapes.text(record, "type") not in FROM_CLIENTS:
@@ -152,9 +174,12 @@ class Settlement:
         if name == "VmDestroyed":
             self._answered = True
         elif name == "DestroyVcpu":
+            self._vcpu_of[message_id] = record.vcpu
             self._commands.owe(_message(record), record)
         elif name in SERVED_ONCE:
+            self._vcpu_of[message_id] = record.vcpu
             self._deliveries.owe((message_id, None), record)
+            self._forget_lost()
         elif name in REQUEST_TYPE_NAMES:
             # One publish, and one delivery for each recipient.
             for vcpu in shapes.body(record).numbers("recipients"):

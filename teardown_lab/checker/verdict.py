@@ -12,7 +12,7 @@ from teardown_lab.checker.culprits import Culprits
 from teardown_lab.checker.dead_letters import classify
 from teardown_lab.checker.evidence import examine
 from teardown_lab.checker.facts import Facts
-from teardown_lab.checker.findings import Found, Seconds, Takeover, Verdict, Violation
+from teardown_lab.checker.findings import Found, LostHost, Seconds, Takeover, Verdict, Violation
 from teardown_lab.checker.gathering import gather
 from teardown_lab.checker.hazards import flushes_to_nobody, visible_while_freed
 from teardown_lab.checker.history import History
@@ -88,6 +88,7 @@ def judge_facts(facts: Facts) -> Judgement:
         broker=shapes.text(facts.run.started, "broker") if facts.run.started else "",
         source=shapes.text(facts.run.started, "source") if facts.run.started else "",
         seconds=_seconds(facts),
+        lost_hosts=tuple(_lost_hosts(facts)),
         messages=links(facts, violations),
         takeovers=tuple(_takeover(each.record) for each in facts.life.takeovers),
         stale_records=sum(each.vm == facts.vm for each in facts.timeline.stale),
@@ -149,6 +150,12 @@ def _verdict(violations: tuple[Violation, ...], reasons: tuple[str, ...]) -> Ver
     if violations:
         return Verdict.VIOLATED
     return Verdict.INCONCLUSIVE if reasons else Verdict.SAFE
+
+
+def _lost_hosts(facts: Facts) -> Iterator[LostHost]:
+    for lost in facts.hosts.lost:
+        worker, reason = shapes.text(lost.record, "worker"), shapes.text(lost.record, "reason")
+        yield LostHost(worker, reason, shapes.numbers(lost.record, "vcpus"))
 
 
 def _ordering(facts: Facts) -> str:

@@ -25,6 +25,7 @@ from vm_protocol.effects import (
     Effect,
     Input,
     JournalRead,
+    Leaving,
     MailboxGone,
     Publish,
     Received,
@@ -129,7 +130,7 @@ class Client:
                 return self._fired(state, event.name)
             case Around() | Lost() | JournalRead() | Returned():
                 return state, ()  # a returned command gets no answer: time-out or loss
-            case MailboxGone() | DeadLettered() | TookOver():
+            case MailboxGone() | DeadLettered() | TookOver() | Leaving():
                 return state, ()  # these never come here
             case _:
                 assert_never(event)

@@ -146,7 +146,7 @@ class Lab:
                 f"the manager answers {_VM_LOST}: the one that knew this VM is gone, and its "
                 "successor does not go on with what it had begun; run it again"
             )
-        if state.refusal == "no-places":
+        if state.refusal in ("no-places", "host-lost"):
             raise StackFailed(_refusal(state.refusal, state.why))
         if state.refusal is not None:
             raise RunRefused(_refusal(state.refusal, state.why))
@@ -234,6 +234,7 @@ def _queues_to_remove(experiment: Experiment) -> tuple[str, ...]:
 def _refusal(code: str, why: str) -> str:
     ways = {
         "vm-limit-reached": "the manager keeps as many VMs as it can; remove some",
+        "host-lost": "a worker was gone before all vCPUs were placed; its log says why",
         "connections-lost": "the services lose the broker again and again; their logs say why",
     }
     return f"the manager refuses: {code}; {why or ways.get(code, 'run it again')}"

@@ -21,7 +21,7 @@ from teardown_lab.leftovers.run_folder import RunFolder
 from vm_protocol import limits, topology
 
 READY_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 6.0
+STOP_SECONDS: Final = 10.0
 ANSWER_SECONDS: Final = 5.0
 """How long a service may take to say that it lives: a busy machine is no reason to doubt it."""
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -124,7 +124,7 @@ class Stack:
             self._on_failure = on_failure
         for service in self.services:
             if service.process.poll() is not None:
-                self.ended(service)
+                self._failed(service)
 
     def unwatch(self) -> None:
         """Have nobody called any more."""
@@ -132,8 +132,15 @@ class Stack:
             self._on_failure = None
 
     def ended(self, service: Service) -> None:
-        """Take note that a service's log has ended, and with it the service."""
-        service.process.wait()
+        """Take note that a service's log has ended, and with it the service.
+
+        A worker that ends well was told to: it has drained, and the run under way can go on.
+        """
+        is_drained = service.process.wait() == 0 and service.name in self.worker_ids
+        if not is_drained:
+            self._failed(service)
+
+    def _failed(self, service: Service) -> None:
         with self._guard:
             is_failure = not self._stopping and not self._is_replaced(service)
             if is_failure and self._on_failure is not None:
@@ -283,4 +290,5 @@ def _failure(service: Service, state: str = "") -> str:
     return f"{service.name} {state}; the end of its log:\n  {tail}"
 
 
-assert STOP_SECONDS * 1000 > limits.SHUTDOWN_MS, "a service may finish before it is killed"
+_STOPPING_MS = limits.DRAIN_MS + limits.SHUTDOWN_MS
+assert STOP_SECONDS * 1000 > _STOPPING_MS, "a service may finish before it is killed"

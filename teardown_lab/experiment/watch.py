@@ -2,6 +2,7 @@
 
 Silence alone says nothing: a busy machine is silent too. What ends a run early is a loss that the
 broker shows, and that it still shows LOST_S later: services that reconnect are away for a moment. A
+lost worker is its manager's to give up, and ends a run only if the manager does not. A
 broker that is silent itself is given up by `give_up`.
 """
 
@@ -24,6 +25,10 @@ SILENCE_S: Final = 3.0
 LOST_S: Final = limits.RECONNECT_MS_MAX / 1000 + 2.0
 """How long somebody must be gone: a service that has lost its broker is back by then."""
 
+LEASED_S: Final = limits.LEASE_MS / 1000 + LOST_S
+"""The same while there is a manager: it gives a lost worker up, and the teardown goes on. A worker
+that is stopped holds what its mailboxes seem to have never got."""
+
 
 class Watch:
     """The watch of one run; `missing` is what was gone when the broker was asked last."""
@@ -32,6 +37,7 @@ class Watch:
         self._url = url
         self._whereabouts = whereabouts
         self.missing: tuple[str, ...] = ()
+        self._patience_s = LEASED_S
 
     async def run(self, on_loss: Callable[[], None]) -> None:
         """Look again and again; call `on_loss` once, when somebody is gone for good."""
@@ -49,7 +55,7 @@ class Watch:
             self.missing = await self._look()
             if not self.missing or not was_missing:
                 lost_s = loop.time()
-            elif loop.time() - lost_s >= LOST_S:
+            elif loop.time() - lost_s >= self._patience_s:
                 on_loss()
                 return
 
@@ -64,6 +70,8 @@ class Watch:
             queues = self._whereabouts.queues()
             seen = await asyncio.to_thread(look_at, self._url, queues)
             missing = self._whereabouts.missing(seen)
+            is_alone = self._whereabouts.is_without_manager(seen)
+            self._patience_s = LOST_S if is_alone else LEASED_S
             is_blocked = bool(missing) and await asyncio.to_thread(blocks_publishers, self._url)
         except BrokerUnavailable:
             return ()

@@ -10,14 +10,14 @@ from typing import Protocol
 
 from teardown_lab.checker import shapes
 from vm_protocol import topology
-from vm_protocol.messages import CLOCK_UPDATE, REQUEST_TYPE_NAMES
+from vm_protocol.messages import CLOCK_UPDATE, REQUEST_TYPE_NAMES, SIGNS_OF_LIFE
 from vm_protocol.observations import Event
 from vm_protocol.topology import Mailbox, parse_mailbox
 from vm_protocol.trust import worker_of
 from vm_protocol.wire import Record
 
-_BACKGROUND = "ClockUpdate"
-"""Goes on for ever where an ordering does not stop it: it is no sign that the teardown moves."""
+_BACKGROUND = ("ClockUpdate", *SIGNS_OF_LIFE)
+"""Goes on for ever, whatever an ordering does: it is no sign that the teardown moves."""
 
 
 class Seen(Protocol):
@@ -59,6 +59,8 @@ class Whereabouts:
                 self._worker_of[vcpu] = worker
             case Event.VCPU_FREED if vcpu is not None:
                 self._freed.add(vcpu)
+            case Event.HOST_LOST:
+                self._freed.update(shapes.numbers(record, "vcpus"))
             case Event.MESSAGE_SENT:
                 self._sent(record)
             case Event.MESSAGE_RECEIVED:
@@ -70,12 +72,13 @@ class Whereabouts:
     def _is_tick(self, record: Record) -> bool:
         if (record.message_id or record.caused_by) in self._ticks:
             return True
-        return shapes.text(record, "kind") == CLOCK_UPDATE
+        is_word = shapes.text(record, "type") in SIGNS_OF_LIFE
+        return is_word or shapes.text(record, "kind") == CLOCK_UPDATE
 
     def _sent(self, record: Record) -> None:
         name = shapes.text(record, "type")
         message_id = record.message_id or ""
-        if name == _BACKGROUND:
+        if name in _BACKGROUND:
             self._ticks.add(message_id)
         elif name in REQUEST_TYPE_NAMES:
             for vcpu in shapes.body(record).numbers("recipients"):
@@ -118,6 +121,10 @@ class Whereabouts:
         for vcpu in living:
             gone += self._vcpu(seen, vcpu)
         return tuple(gone)
+
+    def is_without_manager(self, seen: Mapping[str, Seen | None]) -> bool:
+        """Tell whether a manager is gone: only a manager gives lost workers up."""
+        return any(self._managers(seen))
 
     def _managers(self, seen: Mapping[str, Seen | None]) -> Iterator[str]:
         name = topology.MANAGER_COMMANDS_QUEUE.name

@@ -30,10 +30,13 @@ from vm_manager.state import ManagerState
 from vm_protocol import effects, messages, topology
 from vm_protocol.effects import Effect, Input, Observed, Publish, Received
 from vm_protocol.errors import RejectReason
-from vm_protocol.timers import TimerKind, parse_timer
+from vm_protocol.timers import LEASES, TimerKind, parse_timer
 from vm_protocol.topology import Mailbox, parse_mailbox
 
 MANAGER: Final = 0
+
+_NOT_SEARCHED: Final = (TimerKind.QUARANTINE, *LEASES)
+"""Timers that never fire here: the search ends before any quarantine, and every worker lives."""
 
 OVERLAP: Final = 2
 """So many commands in flight overlap."""
@@ -201,11 +204,12 @@ class Steps:
             case effects.Reject():
                 return self._reject(scene, effect)
             case effects.SetTimer(name):
-                # The search ends before any quarantine does.
-                if parse_timer(name).kind is TimerKind.QUARANTINE:
+                if parse_timer(name).kind in _NOT_SEARCHED:
                     return []
                 return [(SET, self.timers.number((actor, name)))]
             case effects.CancelTimer(name):
+                if parse_timer(name).kind in _NOT_SEARCHED:
+                    return []
                 return [(CANCEL, self.timers.number((actor, name)))]
             case Observed():
                 return OBSERVED.get(effect.event, nothing)(effect, scene)

@@ -1,7 +1,7 @@
 """A judgement as text for people: the verdict, what broke, the evidence, the way on."""
 
 from teardown_lab.checker.facts import Facts
-from teardown_lab.checker.findings import Takeover, Violation
+from teardown_lab.checker.findings import LostHost, Takeover, Violation
 from teardown_lab.checker.judgement import Judgement
 from teardown_lab.report.kasan import kasan_report
 
@@ -15,6 +15,7 @@ def describe(judgement: Judgement, facts: Facts, *, verbose: bool = False) -> st
     lines += _violations(judgement.violations, None if verbose else _SHOWN)
     lines += [""] if judgement.hazards and not judgement.violations else []
     lines += [f"hazard: {each.hazard}{_of_vcpu(each.vcpu)}" for each in judgement.hazards]
+    lines += [_lost(each) for each in judgement.lost_hosts]
     lines += [f"note: {note}" for note in judgement.notes]
     report = (
         kasan_report(judgement, facts, whole_chains=True)
@@ -30,6 +31,15 @@ def describe(judgement: Judgement, facts: Facts, *, verbose: bool = False) -> st
 
 def _of_vcpu(vcpu: int | None) -> str:
     return "" if vcpu is None else f" of vCPU {vcpu}"
+
+
+def _lost(host: LostHost) -> str:
+    what = "was silent for too long" if host.reason == "silent" else "ended before its vCPUs"
+    vcpus = ", ".join(map(str, host.vcpus))
+    return (
+        f"lost host: {host.worker} {what}; the memory of its vCPUs ({vcpus}) is not judged, the "
+        "rest of the teardown is"
+    )
 
 
 def _counted(count: int, noun: str) -> str:

@@ -19,6 +19,7 @@ from vm_protocol import codec, effects, limits, topology
 from vm_protocol.actor import Action, Actor, Plan
 from vm_protocol.codec import Packet
 from vm_protocol.intake import Delivery
+from vm_protocol.messages import SIGNS_OF_LIFE
 from vm_protocol.recorder import NO_CAUSE, Cause, Send
 from vm_protocol.topology import Mailbox
 from vm_protocol.wire import Observe, Record
@@ -89,6 +90,8 @@ class World:
         self._timers: dict[tuple[str, str], int] = {}
         self._due: list[tuple[int, int, _Timer]] = []
         self._stirred_ns: dict[str, int] = {}
+        self._heard_ns: dict[tuple[str, str], int] = {}
+        self._paused: dict[str, list[Handed | Cancelled | _Timer]] = {}
         self._journal: list[Record] = []
         self._timer_ids = count()
 
@@ -133,9 +136,39 @@ class World:
                 assert_never(event)
         return True
 
+    def tell(self, name: str, event: effects.Input) -> None:
+        """Give an actor an input that no broker brings."""
+        self._handle(self._actors[name], event, NO_CAUSE)
+
+    def pause(self, name: str) -> None:
+        """Stop an actor: it looks at nothing until `resume` (SIGSTOP)."""
+        self._paused[name] = []
+
+    def kill(self, name: str) -> None:
+        """End an actor, and with it its connection (SIGKILL)."""
+        self.pause(name)
+        self.broker.lose(name)
+
+    def resume(self, name: str) -> None:
+        """Let an actor go on: with its urgent timers, then with what waited, in its order."""
+        waited = self._paused.pop(name)
+        for each in sorted(waited, key=lambda each: not _is_urgent(each)):
+            match each:
+                case Handed():
+                    self._deliver(each)
+                case Cancelled():
+                    self._cancelled(each)
+                case _Timer():
+                    self._fired(each)
+
     def _deliver(self, handed: Handed) -> None:
+        if handed.actor in self._paused:
+            self._paused[handed.actor].append(handed)
+            return
         self.broker.advance_to(self.now_ns + self._handling_ns)
-        self._stirred_ns[handed.actor] = self.now_ns
+        if handed.packet.properties.get("type") not in SIGNS_OF_LIFE:
+            self._stirred_ns[handed.actor] = self.now_ns
+        self._heard_ns[handed.actor, codec.voice_of(handed.packet)] = self.now_ns
         actor = self._actors[handed.actor]
         delivery = Delivery(handed.queue, handed.packet, handed.redelivered, handed.number)
         plan = actor.deliver(delivery, self.now_ns)
@@ -145,6 +178,9 @@ class World:
 
     def _cancelled(self, cancelled: Cancelled) -> None:
         """Tell an actor that a mailbox is gone; nobody else's queue is deleted while in use."""
+        if cancelled.actor in self._paused:
+            self._paused[cancelled.actor].append(cancelled)
+            return
         mailbox = topology.parse_mailbox(cancelled.queue)
         if mailbox is not None:
             self._handle(self._actors[cancelled.actor], effects.MailboxGone(mailbox), NO_CAUSE)
@@ -163,8 +199,14 @@ class World:
     def _fire(self) -> None:
         due_ns, _, timer = heapq.heappop(self._due)
         self.broker.advance_to(max(self.now_ns, due_ns))
-        if self._is_quiet(timer):
-            del self._timers[timer.key]
+        if timer.owner in self._paused:
+            self._paused[timer.owner].append(timer)
+        elif self._is_quiet(timer):
+            self._fired(timer)
+
+    def _fired(self, timer: _Timer) -> None:
+        # A timer that came due in a pause may have been cancelled by what was handled since.
+        if self._timers.pop(timer.key, None) is not None:
             fired = effects.TimerFired(timer.wanted.name)
             self._handle(self._actors[timer.owner], fired, timer.cause)
 
@@ -269,8 +311,14 @@ class World:
         """Tell whether a timer that is due may fire; a quiet one waits on if its actor was busy."""
         if not timer.wanted.quiet:
             return True
-        since_ns = max(timer.begun_ns, self._stirred_ns.get(timer.owner, 0))
+        of = timer.wanted.of
+        stirred = self._heard_ns.get((timer.owner, of)) if of else self._stirred_ns.get(timer.owner)
+        since_ns = max(timer.begun_ns, stirred or 0)
         if since_ns + timer.wanted.delay_ms * 1_000_000 <= self.now_ns:
             return True
         self._push_timer(timer, since_ns)
         return False
+
+
+def _is_urgent(waited: Handed | Cancelled | _Timer) -> bool:
+    return isinstance(waited, _Timer) and waited.wanted.urgent

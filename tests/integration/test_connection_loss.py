@@ -158,7 +158,7 @@ def test_a_killed_manager_gives_its_command_back(fresh_node: PrivateNode, histor
     assert vm.encode() in (body or b"")
 
 
-def test_a_worker_told_to_end_in_the_middle_ends_well(
+def test_a_worker_told_to_end_in_the_middle_ends_well_and_is_missed_in_the_next_run(
     fresh_node: PrivateNode, history: Path
 ) -> None:
     options = LabOptions(broker=fresh_node.url, workers=2, vcpus=VCPUS)
@@ -166,9 +166,13 @@ def test_a_worker_told_to_end_in_the_middle_ends_well(
         assert lab.stack is not None
         worker = lab.stack.services[1].process
         stop = Cuts(worker.terminate, {1}, Event.TEARDOWN_STARTED)
+        judgement = tear_down(lab, "unload-in-destroy", stop, history)
+        assert worker.wait(60) == 0
         with pytest.raises(StackFailed, match="ended with 0"):
-            tear_down(lab, "unload-in-destroy", stop, history)
-    assert worker.returncode == 0
+            tear_down(lab, "unload-in-destroy", lambda _: None, history)
+
+    hold_against(judgement, CELLS["unload-in-destroy"](VCPUS, "distinct", "shadow"))
+    assert judgement.lost_hosts == ()
 
 
 def test_connections_cut_while_a_vm_is_created(proxy: Proxy, tmp_path: Path) -> None:

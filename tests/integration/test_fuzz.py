@@ -32,7 +32,7 @@ from teardown_lab.own_broker.private_node import PrivateNode
 from vm_protocol import codec, limits, messages, topology
 from vm_protocol.codec import Packet
 from vm_protocol.errors import RemoteProtocolError
-from vm_protocol.messages import Message
+from vm_protocol.messages import SIGNS_OF_LIFE, Message
 from vm_protocol.observations import Event
 from vm_protocol.scenario import Scenario
 from vm_protocol.wire import Record
@@ -95,8 +95,9 @@ class Stranger:
         """Return how messages ended, as the services say it, once so many have."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            fates = (FATES[each.event] for each in self.records if each.event in FATES)
-            seen = Counter(fates)
+            told = (each for each in self.records if each.event in FATES)
+            own = (each for each in told if each.details.get("type") not in SIGNS_OF_LIFE)
+            seen = Counter(FATES[each.event] for each in own)
             if seen.total() >= count or time.monotonic() > deadline:
                 return seen
             self._connection.process_data_events(time_limit=1)

@@ -4,9 +4,19 @@ from collections.abc import Hashable, Iterable
 from typing import Any, Generic, TypeVar
 
 from vm_protocol import limits
-from vm_protocol.effects import Core, Effect, Input, Observed, Publish, Received
+from vm_protocol.effects import (
+    CancelTimer,
+    Core,
+    Effect,
+    Input,
+    Observed,
+    Publish,
+    Received,
+    SetTimer,
+)
 from vm_protocol.messages import Message
 from vm_protocol.observations import Event
+from vm_protocol.timers import LEASES
 
 State = TypeVar("State", bound=Hashable)
 
@@ -39,8 +49,13 @@ class Stepper(Generic[State]):
 
 
 def acts(effects: Iterable[Effect]) -> list[Effect]:
-    """Return the effects without the observations."""
-    return [effect for effect in effects if not isinstance(effect, Observed)]
+    """Return the effects without the observations, and without the timers of leases."""
+    return [each for each in effects if not isinstance(each, Observed) and not _is_of_lease(each)]
+
+
+def _is_of_lease(effect: Effect) -> bool:
+    is_timer = isinstance(effect, SetTimer | CancelTimer)
+    return is_timer and effect.name.partition("/")[0] in LEASES
 
 
 def said(effects: Iterable[Effect], *events: Event) -> list[dict[str, Any]]:

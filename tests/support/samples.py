@@ -83,6 +83,8 @@ SAMPLES: dict[str, Message] = dict(
             },
         ),
         _sample(messages.VcpuPlaced, {**_VCPU, "worker": "worker-1", "places": 8}),
+        _sample(messages.WorkerAlive, {**_VM, "worker": "worker-1", "number": 4}),
+        _sample(messages.WorkerLeaving, {**_VM, "worker": "worker-1"}),
         _sample(messages.PlacementAnswered, {**_VCPU, "worker": "worker-1", "accepted": True}),
         _sample(
             messages.DestroyVcpu,

@@ -110,10 +110,14 @@ def run(
     broker: SimulatedBroker | None = None,
     wrap: Callable[[Core[Any]], Core[Any]] | None = None,
     manager: Callable[[Actor[Any]], Any] | None = None,
+    *,
+    meanwhile: Callable[[World, Record], None] | None = None,
+    timeout_ms: int = TIMEOUT_MS,
 ) -> Run:
     """Run an ordering until the client is done, nothing happens any more, or STEPS_MAX.
 
-    `wrap` replaces cores, `manager` the manager's actor.
+    `wrap` replaces cores, `manager` the manager's actor; `meanwhile` is told of each record after
+    the step that has made it.
     """
     everything: list[Record] = []
     records: list[Record] = []
@@ -127,12 +131,15 @@ def run(
         if wrap is not None:
             service.core = wrap(service.core)
         world.add(service)
-    experiment = Experiment(VM, ordering, scenario, "simulated", "simulated", TIMEOUT_MS)
+    experiment = Experiment(VM, ordering, scenario, "simulated", "simulated", timeout_ms)
     client = ClientActor(Client(experiment), records.append)
     if wrap is not None:
         client.core = wrap(client.core)
     world.add(client)
-    steps = 0
+    steps = told = 0
     while client.state.phase != "done" and steps < STEPS_MAX and world.step():
         steps += 1
+        while meanwhile is not None and told < len(everything):
+            meanwhile(world, everything[told])
+            told += 1
     return Run(client.state, tuple(records), tuple(everything), world, tuple(actors), steps)

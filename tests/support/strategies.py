@@ -39,6 +39,7 @@ _FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "wait_for": st.lists(_index, max_size=8).map(tuple),
     "contexts": _contexts,
     "attempt": _ordinal,
+    "number": _ordinal,
     "fault": st.integers(0, 15),
     "root": _text,
     "scenario": scenarios(racy=True),

@@ -116,6 +116,27 @@ def test_a_manager_that_is_gone_is_named() -> None:
     )
 
 
+def test_vcpus_of_a_host_that_the_manager_has_given_up_are_missed_no_more() -> None:
+    bench = Bench()
+    bench.request("r1", 0, 2)
+    bench.say(Event.HOST_LOST, worker="b", reason="silent", vcpus=[1, 3])
+
+    assert not any("worker.b" in name or ".1.1" in name for name in bench.whereabouts.queues())
+    assert bench.missing() == ()
+
+
+def test_a_sign_of_life_is_no_sign_that_a_teardown_moves() -> None:
+    bench = Bench()
+    before = bench.whereabouts.progress
+    word = "vm-a.1/worker-alive/b/1"
+
+    bench.say(Event.MESSAGE_RECEIVED, None, word, type="WorkerAlive", queue="manager.1.replies")
+    bench.say(Event.MESSAGE_SENT, None, word, type="WorkerAlive", body={})
+    bench.say(Event.MESSAGE_ACKED, None, word, queue="manager.1.replies")
+
+    assert bench.whereabouts.progress == before
+
+
 @pytest.mark.parametrize(("kind", "moves"), [("ClockUpdate", False), ("TlbFlush", True)])
 def test_the_ticker_is_no_sign_that_a_teardown_moves(kind: str, moves: bool) -> None:
     bench = Bench()

@@ -386,5 +386,10 @@ MARKERS: Final = (
         "orange",
         f"sum by (actor) ({increase('teardown_broker_reconnects_total')}) > 0",
     ),
+    Marker(
+        "Hosts lost",
+        "orange",
+        f"sum by (reason) ({increase('teardown_hosts_lost_total')}) > 0",
+    ),
     Marker("Stuck teardowns", "red", f"sum({increase('teardown_stuck_total')}) > 0"),
 )

@@ -63,6 +63,8 @@ def _steps(facts: Facts, ordering: Ordering) -> Iterator[str]:
     begun_by = (begin.record.caused_by or "") if begin else ""
     for place, names in wanted.items():
         path, vcpu = place
+        if vcpu in facts.hosts.vcpus:
+            continue  # nobody was left to take its steps, or to end them
         found = begun.get(place, [])
         if names[0] == _ERASE or vcpu is None:
             whole = found == list(names) == ended.get(place, [])

@@ -47,7 +47,9 @@ class RootTable:
             changes += [("root.pinned", root.name, pin_name(pin)) for pin in root.pins]
         return changes
 
-    def unload(self, vcpu: int, contexts: Iterable[Iterable[str]]) -> tuple[list[RootChange], int]:
+    def unload(
+        self, vcpu: int, contexts: Iterable[Iterable[str]], by: str = "unload"
+    ) -> tuple[list[RootChange], int]:
         """Return the changes of an unload, and how many flushes have to come with them."""
         changes: list[RootChange] = []
         flushes = 0
@@ -58,7 +60,7 @@ class RootTable:
                     doomed.append(root)
             # One flush for a context however many roots it dooms; those are freed after it.
             flushes += bool(doomed)
-            changes += self._freed(doomed, "unload")
+            changes += self._freed(doomed, by)
         return changes, flushes
 
     def zap_until_empty(self, vcpu: int, contexts: Iterable[Iterable[str]]) -> list[RootChange]:

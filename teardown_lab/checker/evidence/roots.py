@@ -12,6 +12,7 @@ from teardown_lab.checker import shapes
 from teardown_lab.checker.evidence.root_table import RootChange, RootTable, pin_name
 from teardown_lab.checker.facts import Facts
 from teardown_lab.checker.happens_before import Moment, before
+from teardown_lab.checker.hazards import HOST_LOST
 from vm_protocol.messages import CLOCK_UPDATE, DROP_OBSOLETE_ROOTS, SCAN_IOAPIC, TLB_FLUSH
 from vm_protocol.observations import Event
 from vm_protocol.scenario import Scenario
@@ -19,7 +20,7 @@ from vm_protocol.wire import Record
 
 _GIVE_UP: Final = ("RootsReleased", "ZapRequested")
 _RAISED_BY: Final = {
-    TLB_FLUSH: ("unload", "zap-all", "flush-tlbs"),
+    TLB_FLUSH: ("unload", "zap-all", "flush-tlbs", HOST_LOST),
     DROP_OBSOLETE_ROOTS: ("zap-all",),
     SCAN_IOAPIC: ("pit",),
     CLOCK_UPDATE: ("ticker",),
@@ -89,6 +90,9 @@ class RootsHeld:
         elif record.event is Event.MESSAGE_RECEIVED and self._is_give_up(record):
             self._close()
             self._give_up(moment)
+        elif record.event is Event.HOST_LOST:
+            self._close()
+            self._lose(moment)
         elif record.event is Event.STEP_STARTED:
             self._close()
             self._step(moment)
@@ -108,7 +112,8 @@ class RootsHeld:
     def _cause(self, record: Record) -> None:
         """Note a pin that was dropped for another message than the one that is handled."""
         unpinned = record.event is Event.ROOT_UNPINNED
-        if unpinned and record.caused_by != self._turn.place and self._turn.begun is not None:
+        is_others = (record.caused_by or "") != self._turn.place
+        if unpinned and is_others and self._turn.begun is not None:
             self.notes.append(
                 f"root.unpinned of {shapes.text(record, 'root')} names {record.caused_by}, but "
                 f"{self._turn.place} was handled"
@@ -130,6 +135,15 @@ class RootsHeld:
         else:
             changes = self._table.zap_until_empty(vcpu, contexts)
         self._turn.wanted = Counter(changes)
+
+    def _lose(self, moment: Moment) -> None:
+        """The pins of a lost host's vCPUs go by the rules of an unload."""
+        self._turn = ManagerTurn(moment.record.caused_by or "", moment)
+        for vcpu in shapes.numbers(moment.record, "vcpus"):
+            every = tuple(self._table.roots)
+            changes, flushes = self._table.unload(vcpu, (every, every), by=HOST_LOST)
+            self._turn.wanted.update(changes)
+            self._turn.flushes += flushes
 
     def _step(self, moment: Moment) -> None:
         name = shapes.text(moment.record, "name")

@@ -272,6 +272,8 @@ def unanswered(facts: Facts) -> Iterator[str]:
         answer = facts.messages.answers.get(message_id)
         outcome = answer.outcome if answer else None
         delivery = (message_id, facts.messages.vcpu_of.get(message_id))
+        if delivery[1] in facts.hosts.vcpus:
+            continue
         acked = delivery in facts.deliveries.acked
         rejected = delivery in facts.deliveries.rejected
         if outcome is None and facts.life.freed is not None and facts.run.is_lab_file:

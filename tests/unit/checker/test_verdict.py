@@ -51,6 +51,7 @@ def test_the_json_object_of_a_run(wiped_last):
         "dead_letters": [
             {"reason": "rejected", "queue": BOX, "vcpu": 0, "invariant": "use-after-free"}
         ],
+        "lost_hosts": [],
         "counts": {
             "commands": 2,
             "flush_broadcasts": 2,

@@ -8,8 +8,13 @@ import pytest
 
 from service_runtime import timers as timers_module
 from service_runtime.timers import Timers
+from vm_protocol.codec import Packet, voice
 from vm_protocol.effects import SetTimer
 from vm_protocol.recorder import NO_CAUSE
+
+PACKET = Packet(b"", {}, {})
+WORD = {"type": "WorkerAlive", "message_id": "vm-0.1/worker-alive/w/1"}
+OF = voice("worker.w", "vm-0.1")
 
 
 @dataclass
@@ -56,8 +61,8 @@ class Bench:
         self.backlog = False
         self.timers = Timers(self._fire, lambda: self.backlog)
 
-    def _fire(self, name: str, _: object) -> None:
-        self.fired.append((name, round(self.loop.now_s - 100, 3)))
+    def _fire(self, timer: SetTimer, _: object) -> None:
+        self.fired.append((timer.name, round(self.loop.now_s - 100, 3)))
 
     def set(self, name: str, seconds: float, *, quiet: bool = False) -> None:
         self.timers.set(SetTimer(name, int(seconds * 1000), quiet), NO_CAUSE)
@@ -72,7 +77,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
 def test_a_timer_fires_once_when_it_is_due(bench: Bench) -> None:
     bench.set("tick", 2)
-    bench.timers.stir()
+    bench.timers.stir(PACKET)
     bench.loop.turn(10)
 
     assert bench.fired == [("tick", 2.0)]
@@ -110,7 +115,7 @@ def test_a_quiet_timer_measures_only_time_in_which_nothing_arrives(bench: Bench)
     bench.set("fence", 2, quiet=True)
     for _ in range(5):
         bench.loop.turn(1.5)
-        bench.timers.stir()
+        bench.timers.stir(PACKET)
     bench.loop.turn(10)
 
     assert bench.fired == [("fence", 9.5)]
@@ -124,3 +129,53 @@ def test_a_quiet_timer_does_not_fire_while_something_waits_to_be_looked_at(bench
     bench.loop.turn(5)
 
     assert bench.fired == [("fence", 6.0)]
+
+
+def test_a_lease_begins_anew_with_whatever_its_worker_says_about_its_vm(bench: Bench) -> None:
+    bench.timers.set(SetTimer("lease", 2_000, quiet=True, of=OF), NO_CAUSE)
+    for message_id in ("vm-0.1/worker-alive/w/1", "vm-0.1/vcpu-steps-done/0/1/done"):
+        bench.loop.turn(1.5)
+        bench.timers.stir(Packet(b"", {"message_id": message_id}, {"x-sender": "worker.w"}))
+    bench.loop.turn(10)
+
+    assert bench.fired == [("lease", 5.0)]
+
+
+@pytest.mark.parametrize(
+    ("sender", "message_id"),
+    [
+        ("worker.other", "vm-0.1/worker-alive/w/1"),
+        ("worker.w", "vm-1.1/worker-alive/w/1"),
+        ("worker.w", "vm-0.2/worker-alive/w/1"),
+        (None, "no id"),
+    ],
+)
+def test_a_lease_is_not_renewed_by_others_nor_by_words_about_others(
+    bench: Bench, sender: str | None, message_id: str
+) -> None:
+    bench.timers.set(SetTimer("lease", 2_000, quiet=True, of=OF), NO_CAUSE)
+    bench.loop.turn(1)
+    bench.timers.stir(Packet(b"", {"message_id": message_id}, {"x-sender": sender}))
+    bench.loop.turn(10)
+
+    assert bench.fired == [("lease", 2.0)]
+
+
+def test_a_lease_does_not_run_out_while_something_waits_to_be_looked_at(bench: Bench) -> None:
+    bench.timers.set(SetTimer("lease", 2_000, quiet=True, of=OF), NO_CAUSE)
+    bench.backlog = True
+    bench.loop.turn(9.1)
+    bench.backlog = False
+    bench.loop.turn(10)
+
+    assert bench.fired == [("lease", 9.2)]
+
+
+def test_a_sign_of_life_is_nothing_to_whoever_waits_for_silence(bench: Bench) -> None:
+    bench.set("fence", 2, quiet=True)
+    for _ in range(3):
+        bench.loop.turn(0.5)
+        bench.timers.stir(Packet(b"", WORD, {"x-sender": "worker.w"}))
+    bench.loop.turn(10)
+
+    assert bench.fired == [("fence", 2.0)]

@@ -63,7 +63,7 @@ def test_a_mailbox_is_consumed_once_the_manager_accepts_the_placement() -> None:
     again = bench.take(placement_answer(1), REPLIES)
 
     ack = Ack(REPLIES, placement_answer(1).identity())
-    assert list(taken) == placed(1)
+    assert acts(taken) == placed(1)
     assert acts(accepted) == [ConsumeMailbox(Mailbox("vm-0", 1)), ack]
     assert said(accepted) == [{"event": "vcpu.created", "vcpu": 1}]
     assert list(again) == [ack]
@@ -75,7 +75,7 @@ def test_a_placement_that_another_worker_has_is_forgotten_and_makes_room() -> No
 
     effects = bench.take(placement_answer(1, accepted=False), REPLIES)
 
-    assert list(effects) == [Ack(REPLIES, placement_answer(1).identity()), TAKE_PLACEMENTS]
+    assert acts(effects) == [Ack(REPLIES, placement_answer(1).identity()), TAKE_PLACEMENTS]
     assert bench.state.live == 0
 
 

@@ -16,16 +16,14 @@ from vm_protocol.effects import Ack, CancelTimer, Effect, Publish, SetTimer
 from vm_protocol.timers import TimerKind
 
 
-def admit(
-    state: ManagerState, create: messages.CreateVm, reply_to: str, replies_queue: str
-) -> ManagerResult:
+def admit(state: ManagerState, create: messages.CreateVm, reply_to: str) -> ManagerResult:
     """Take a creation up, or let it wait for its turn.
 
     The caller has seen that there is no VM of this name, and that it may wait (`is_full`).
     """
     waits = Waiting(create, reply_to)
     if state.placing is None:
-        return _begin(state, waits, replies_queue)
+        return _begin(state, waits)
     timer = SetTimer(TimerKind.WAITING.of(create.vm), limits.CREATION_WAIT_MS)
     return replace(state, waiting=(*state.waiting, waits)), (timer,)
 
@@ -35,7 +33,7 @@ def is_full(state: ManagerState) -> bool:
     return len(state.waiting) >= limits.CREATIONS_WAITING_MAX
 
 
-def go_on(result: ManagerResult, replies_queue: str) -> ManagerResult:
+def go_on(result: ManagerResult) -> ManagerResult:
     """Let the next creation take places if the last one has ended, whether it succeeded or not."""
     state, effects = result
     placing = state.placing
@@ -46,7 +44,7 @@ def go_on(result: ManagerResult, replies_queue: str) -> ManagerResult:
     if not state.waiting:
         return state, (*effects, over)
     first, *others = state.waiting
-    state, begun = _begin(replace(state, waiting=tuple(others)), first, replies_queue)
+    state, begun = _begin(replace(state, waiting=tuple(others)), first)
     return state, (*effects, over, *begun)
 
 
@@ -107,8 +105,8 @@ def forget(state: ManagerState, vm: str) -> ManagerResult:
     return replace(state, waiting=left), (timer, settled)
 
 
-def _begin(state: ManagerState, waits: Waiting, replies_queue: str) -> ManagerResult:
-    vm, effects = creation.create(waits.create, waits.reply_to, replies_queue)
+def _begin(state: ManagerState, waits: Waiting) -> ManagerResult:
+    vm, effects = creation.create(waits.create, waits.reply_to)
     state = replace(state.with_vm(vm), placing=Placing(vm.name))
     return state, (*waiting_room.begun(vm.name), *effects)
 

@@ -20,7 +20,7 @@ from vm_protocol.scenario import root_contexts
 from vm_protocol.timers import TimerKind
 
 
-def create(command: messages.CreateVm, reply_to: str, replies_queue: str) -> VmStepped:
+def create(command: messages.CreateVm, reply_to: str) -> VmStepped:
     """Allocate and pin roots; make the first vCPUs visible, and ask for their placement."""
     vm = Vm(
         name=command.vm,
@@ -28,7 +28,6 @@ def create(command: messages.CreateVm, reply_to: str, replies_queue: str) -> VmS
         scenario=command.scenario,
         reply_to=reply_to,
         create_id=command.identity(),
-        replies_queue=replies_queue,
         slots=(Slot(),) * command.scenario.vcpus,
         in_guest=frozenset(command.scenario.in_guest),
     )
@@ -54,7 +53,7 @@ def _ask(vm: Vm, count: int) -> VmStepped:
             topology.PLACEMENT_QUEUE.name,
             _placement(vm, vcpu),
             mandatory=True,
-            reply_to=vm.replies_queue,
+            reply_to=topology.MANAGER_REPLIES_QUEUE.name,
         )
         for vcpu in range(vm.asked, until)
     )

@@ -35,7 +35,7 @@ def split(steps: tuple[str, ...]) -> tuple[Part, ...]:
     return tuple(parts)
 
 
-def run(vm: Vm, replies_queue: str) -> VmStepped:
+def run(vm: Vm) -> VmStepped:
     """Run steps until the VM is freed, a loop waits for its workers, or a step for its flush."""
     effects: list[Effect] = []
     while vm.teardown is not None and vm.phase == "destroying":
@@ -45,7 +45,7 @@ def run(vm: Vm, replies_queue: str) -> VmStepped:
             return vm, (*effects, *ended)
         step = teardown.ordering.steps[teardown.position]
         if isinstance(step, ForEachVcpu):
-            vm, done = _advance_loop(vm, step.for_each_vcpu, replies_queue)
+            vm, done = _advance_loop(vm, step.for_each_vcpu)
             effects += done
             # Some vCPU's worker is at work; part_done() takes its answer and runs on from here.
             if vm.teardown is None or vm.teardown.loop is not None:
@@ -63,12 +63,12 @@ def run(vm: Vm, replies_queue: str) -> VmStepped:
     return vm, tuple(effects)
 
 
-def step_waited(vm: Vm, replies_queue: str) -> VmStepped:
+def step_waited(vm: Vm) -> VmStepped:
     """Go on after a VM step whose flush is acknowledged by all that were waited for."""
     if vm.teardown is None or vm.phase != "destroying":
         return vm, ()
     vm, finished = _finish_step(vm, vm.teardown)
-    vm, further = run(vm, replies_queue)
+    vm, further = run(vm)
     return vm, (*finished, *further)
 
 
@@ -80,7 +80,7 @@ def _finish_step(vm: Vm, teardown: Teardown) -> VmStepped:
     return vm, (finished,)
 
 
-def part_done(vm: Vm, vcpu: int, path: str, replies_queue: str) -> VmStepped:
+def part_done(vm: Vm, vcpu: int, path: str) -> VmStepped:
     """Take a worker's answer: go on with the vCPU's next part; a repeated answer does nothing."""
     loop, current = _current_loop(vm)
     if loop is None or current is None:
@@ -90,8 +90,8 @@ def part_done(vm: Vm, vcpu: int, path: str, replies_queue: str) -> VmStepped:
         if index == vcpu and f"{_position(vm)}.{part}" == path:
             running = tuple(entry for entry in current.running if entry[0] != vcpu)
             vm = _with_loop(vm, replace(current, running=running))
-            vm, effects = _run_parts(vm, loop, vcpu, part + 1, replies_queue)
-            vm, further = run(vm, replies_queue)
+            vm, effects = _run_parts(vm, loop, vcpu, part + 1)
+            vm, further = run(vm)
             return vm, (*effects, *further)
     return vm, ()
 
@@ -103,14 +103,14 @@ def waits_for(vm: Vm, vcpu: int, path: str) -> bool:
     return any(index == vcpu and f"{_position(vm)}.{part}" == path for index, part in waiting)
 
 
-def go_on_without(vm: Vm, lost: frozenset[int], replies_queue: str) -> VmStepped:
+def go_on_without(vm: Vm, lost: frozenset[int]) -> VmStepped:
     """Go on when vCPUs are lost: what is left of their bodies counts as not to be done."""
     _, current = _current_loop(vm)
     if current is not None:
         waiting = tuple(vcpu for vcpu in current.waiting if vcpu not in lost)
         running = tuple(entry for entry in current.running if entry[0] not in lost)
         vm = _with_loop(vm, LoopProgress(waiting, running))
-    return run(vm, replies_queue)
+    return run(vm)
 
 
 def stop_stuck(vm: Vm, why: str, vcpu: int | None) -> VmStepped:
@@ -145,7 +145,7 @@ def _current_loop(vm: Vm) -> tuple[Loop | None, LoopProgress | None]:
     return (step.for_each_vcpu if isinstance(step, ForEachVcpu) else None), vm.teardown.loop
 
 
-def _advance_loop(vm: Vm, loop: Loop, replies_queue: str) -> VmStepped:
+def _advance_loop(vm: Vm, loop: Loop) -> VmStepped:
     """Begin as many bodies as may be in flight; leave the loop when all have ended."""
     assert vm.teardown is not None, "loops are a teardown's"
     if vm.teardown.loop is None:
@@ -162,7 +162,7 @@ def _advance_loop(vm: Vm, loop: Loop, replies_queue: str) -> VmStepped:
             break
         vcpu, *later = current.waiting
         vm = _with_loop(vm, replace(current, waiting=tuple(later)))
-        vm, done = _run_parts(vm, loop, vcpu, 0, replies_queue)
+        vm, done = _run_parts(vm, loop, vcpu, 0)
         effects += done
     if not current.waiting and not current.running:
         assert vm.teardown is not None, "set above"
@@ -171,7 +171,7 @@ def _advance_loop(vm: Vm, loop: Loop, replies_queue: str) -> VmStepped:
     return vm, tuple(effects)
 
 
-def _run_parts(vm: Vm, loop: Loop, vcpu: int, first: int, replies_queue: str) -> VmStepped:
+def _run_parts(vm: Vm, loop: Loop, vcpu: int, first: int) -> VmStepped:
     """Run a vCPU's body from a part on, until it ends or a command is sent."""
     effects: list[Effect] = []
     for number, part in enumerate(split(loop.steps)):
@@ -184,7 +184,7 @@ def _run_parts(vm: Vm, loop: Loop, vcpu: int, first: int, replies_queue: str) ->
             effects += done
             effects.append(observed(Event.STEP_FINISHED, vm.name, vcpu, path, name="erase_vcpu"))
             continue
-        effects.append(_command(vm, vcpu, path, part, replies_queue))
+        effects.append(_command(vm, vcpu, path, part))
         _, current = _current_loop(vm)
         assert current is not None, "parts run in a loop"
         running = (*current.running, (vcpu, number))
@@ -192,7 +192,7 @@ def _run_parts(vm: Vm, loop: Loop, vcpu: int, first: int, replies_queue: str) ->
     return vm, tuple(effects)
 
 
-def _command(vm: Vm, vcpu: int, path: str, part: Part, replies_queue: str) -> Effect:
+def _command(vm: Vm, vcpu: int, path: str, part: Part) -> Effect:
     assert vm.teardown is not None, "commands are a teardown's"
     slot = vm.slots[vcpu]
     assert slot.worker is not None, "a created VM's vCPUs are placed"
@@ -207,7 +207,13 @@ def _command(vm: Vm, vcpu: int, path: str, part: Part, replies_queue: str) -> Ef
         fence=vm.teardown.ordering.fence,
     )
     key = topology.worker_commands(slot.worker).name
-    return Publish(topology.COMMANDS.name, key, message, mandatory=True, reply_to=replies_queue)
+    return Publish(
+        topology.COMMANDS.name,
+        key,
+        message,
+        mandatory=True,
+        reply_to=topology.MANAGER_REPLIES_QUEUE.name,
+    )
 
 
 def _answer(vm: Vm, teardown: Teardown, outcome: str) -> tuple[Effect, ...]:

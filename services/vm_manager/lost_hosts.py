@@ -49,7 +49,6 @@ def hear(
     state: ManagerState,
     event: Received,
     said: messages.WorkerAlive | messages.WorkerLeaving,
-    replies_queue: str,
 ) -> ManagerResult:
     """Take a worker's word about itself; a sign of life has done its work by coming here."""
     ack = Ack(event.queue, event.message_id)
@@ -66,7 +65,7 @@ def hear(
     # A teardown may still come to its end with this worker: it drains.
     if vm.phase == "destroying":
         return state, (ack,)
-    state, effects = lose(state, vm, worker, replies_queue)
+    state, effects = lose(state, vm, worker)
     return state, (*effects, ack)
 
 
@@ -83,7 +82,7 @@ def is_lost(vm: Vm, worker: str) -> bool:
     return any(slot.lost for slot in vm.slots if slot.worker == worker)
 
 
-def lose(state: ManagerState, vm: Vm, worker: str, replies_queue: str) -> ManagerResult:
+def lose(state: ManagerState, vm: Vm, worker: str) -> ManagerResult:
     """Go on without a worker, if its VM needs it; a VM that is not created yet is undone."""
     lost = held_by(vm, worker)
     if not lost:
@@ -95,11 +94,11 @@ def lose(state: ManagerState, vm: Vm, worker: str, replies_queue: str) -> Manage
         hidden = _hide(vm, tuple(range(vm.asked)))
         state, removed = forget(state, vm)
         return state, (said, *creation.given_up(vm, "host-lost"), *hidden, *removed)
-    vm, effects = _go_on_without(vm, lost, replies_queue)
+    vm, effects = _go_on_without(vm, lost)
     return state.with_vm(vm), (said, *effects)
 
 
-def _go_on_without(vm: Vm, lost: tuple[int, ...], replies_queue: str) -> VmStepped:
+def _go_on_without(vm: Vm, lost: tuple[int, ...]) -> VmStepped:
     """Take lost vCPUs out, and let nothing wait for them."""
     hidden = _hide(vm, lost)
     slots = tuple(
@@ -109,7 +108,7 @@ def _go_on_without(vm: Vm, lost: tuple[int, ...], replies_queue: str) -> VmStepp
     vm = replace(vm, slots=slots, in_guest=vm.in_guest - frozenset(lost))
     vm, released = _release(vm, lost)
     deleted = tuple(DeleteMailbox(vm.mailbox(vcpu)) for vcpu in lost)
-    vm, unlocked = _stop_waiting(vm, frozenset(lost), replies_queue)
+    vm, unlocked = _stop_waiting(vm, frozenset(lost))
     return vm, (*hidden, *released, *deleted, *unlocked)
 
 
@@ -133,14 +132,14 @@ def _release(vm: Vm, lost: tuple[int, ...]) -> VmStepped:
     return vm, tuple(effects)
 
 
-def _stop_waiting(vm: Vm, lost: frozenset[int], replies_queue: str) -> VmStepped:
+def _stop_waiting(vm: Vm, lost: frozenset[int]) -> VmStepped:
     """End what the teardown waits for from lost vCPUs, and go on with the others."""
     was_waiting = vm.is_step_waiting()
     vm, effects = flush_waits.forget(vm, lost)
     if vm.is_step_waiting():
         return vm, effects
     if was_waiting:
-        vm, further = interpreter.step_waited(vm, replies_queue)
+        vm, further = interpreter.step_waited(vm)
     else:
-        vm, further = interpreter.go_on_without(vm, lost, replies_queue)
+        vm, further = interpreter.go_on_without(vm, lost)
     return vm, (*effects, *further)

@@ -54,11 +54,6 @@ class VmManager:
         """Return the actor's name in the history."""
         return manager_actor(self.epoch)
 
-    @property
-    def replies_queue(self) -> str:
-        """Return the name of the queue on which workers answer this manager."""
-        return topology.MANAGER_REPLIES_QUEUE.name
-
     def initial(self) -> ManagerState:
         """Return the state of a manager without VMs."""
         return ManagerState()
@@ -66,7 +61,7 @@ class VmManager:
     def step(self, state: ManagerState, event: Input) -> ManagerResult:
         """Return the state after an input, and its effects (vm_protocol.effects.Core)."""
         # Any input may have ended the creation that takes places; then the next one begins.
-        return _rest(admission.go_on(self._step(state, event), self.replies_queue))
+        return _rest(admission.go_on(self._step(state, event)))
 
     def _step(self, state: ManagerState, event: Input) -> ManagerResult:
         match event:
@@ -74,7 +69,7 @@ class VmManager:
                 return state, self._consumption()
             case TookOver():
                 return state, _took_over(state, event)
-            case Received(queue=self.replies_queue):
+            case Received(queue=topology.MANAGER_REPLIES_QUEUE.name):
                 return self._reply(state, event)
             case Received(queue=topology.MANAGER_COMMANDS_QUEUE.name) if event.reply_to:
                 return self._command(state, event, event.reply_to)
@@ -133,7 +128,7 @@ class VmManager:
             return self._refuse(state, event, reply_to, "vm-limit-reached")
         if admission.is_full(state):
             return self._refuse(state, event, reply_to, "no-places", why=why_full())
-        return admission.admit(state, create, reply_to, self.replies_queue)
+        return admission.admit(state, create, reply_to)
 
     def _destroy(
         self, state: ManagerState, event: Received, destroy: messages.DestroyVm, reply_to: str
@@ -162,7 +157,7 @@ class VmManager:
         vm = replace(vm, phase="destroying", teardown=teardown)
         ordering = destroy.ordering.model_dump(mode="json")
         started = observed(Event.TEARDOWN_STARTED, vm.name, ordering=ordering)
-        vm, effects = interpreter.run(vm, self.replies_queue)
+        vm, effects = interpreter.run(vm)
         return self._with(state, vm), (started, *effects)
 
     def _remove(
@@ -198,7 +193,7 @@ class VmManager:
     def _reply(self, state: ManagerState, event: Received) -> ManagerResult:
         message = event.message
         if isinstance(message, messages.WorkerAlive | messages.WorkerLeaving):
-            return lost_hosts.hear(state, event, message, self.replies_queue)
+            return lost_hosts.hear(state, event, message)
         vm = state.vms.get(message.vm)
         if vm is None or vm.incarnation != message.incarnation or not _has_vcpu(vm, message):
             return self._not_owned(state, event)
@@ -213,9 +208,7 @@ class VmManager:
             case messages.VcpuStepsDone(outcome="stuck"):
                 return self._stuck(state, message, "fence not reached", ack)
             case messages.VcpuStepsDone():
-                vm, effects = interpreter.part_done(
-                    vm, message.vcpu, message.step, self.replies_queue
-                )
+                vm, effects = interpreter.part_done(vm, message.vcpu, message.step)
             case messages.RequestAcked():
                 vm, effects = self._acked(vm, message)
             case messages.CommandStuck():
@@ -247,7 +240,7 @@ class VmManager:
         was_waiting = vm.is_step_waiting()
         vm, effects = flush_waits.acked(vm, message)
         if was_waiting and not vm.is_step_waiting():
-            vm, further = interpreter.step_waited(vm, self.replies_queue)
+            vm, further = interpreter.step_waited(vm)
             effects = (*effects, *further)
         return vm, effects
 
@@ -296,7 +289,7 @@ class VmManager:
             case TimerKind.TICK:
                 return self._tick(state, vm)
             case TimerKind.LEASE:
-                return lost_hosts.lose(state, vm, worker, self.replies_queue)
+                return lost_hosts.lose(state, vm, worker)
             case _:
                 assert_never(kind)
 

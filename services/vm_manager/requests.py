@@ -52,7 +52,7 @@ def post(vm: Vm, make: MakeRequest, kind: str, by: str, vcpu: int | None = None)
         vm.name,
         message,
         mandatory=True,
-        reply_to=vm.replies_queue if missing else None,
+        reply_to=topology.MANAGER_REPLIES_QUEUE.name if missing else None,
     )
     return replace(vm, generation=generation, slots=slots), (said, publish), missing
 

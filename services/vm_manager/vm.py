@@ -69,7 +69,7 @@ class FlushWait:
 
 @dataclass(frozen=True, slots=True)
 class Vm:
-    """A VM; workers answer on `replies_queue`.
+    """A VM.
 
     `asked` counts the vCPUs, from the first on, that have a mailbox and whose placement was sent.
     `generation` is that of the newest request, `freed_state` what VM-level state is gone, `pages`
@@ -88,7 +88,6 @@ class Vm:
     scenario: Scenario
     reply_to: str
     create_id: str
-    replies_queue: str
     phase: Phase = "creating"
     slots: tuple[Slot, ...] = ()
     asked: int = 0

@@ -17,6 +17,7 @@ from vm_protocol.scenario import Scenario
 VM = "vm-0"
 CLIENT = topology.client_replies(VM).name
 MANAGER_COMMANDS = topology.MANAGER_COMMANDS_QUEUE.name
+MANAGER_REPLIES = topology.MANAGER_REPLIES_QUEUE.name
 
 
 def worker_name(vcpu: int) -> str:
@@ -59,7 +60,7 @@ def assemble(ordering: Ordering, scenario: Scenario) -> Cast:
             taken = Received(queue, message, message.identity(), manager.epoch, publish.reply_to)
             state, done = workers[message.vcpu].step(worker_states[message.vcpu], taken)
             worker_states[message.vcpu] = state
-            inbox += [(manager.replies_queue, each) for each in _sent(done)]
+            inbox += [(MANAGER_REPLIES, each) for each in _sent(done)]
         elif isinstance(message, messages.VcpuPlaced):
             taken = Received(queue, message, message.identity(), 0, publish.reply_to)
             manager_state, done = manager.step(manager_state, taken)
@@ -69,7 +70,7 @@ def assemble(ordering: Ordering, scenario: Scenario) -> Cast:
             taken = Received(queue, message, message.identity(), manager.epoch)
             state, _ = workers[message.vcpu].step(worker_states[message.vcpu], taken)
             worker_states[message.vcpu] = state
-    queues = [MANAGER_COMMANDS, manager.replies_queue]
+    queues = [MANAGER_COMMANDS, MANAGER_REPLIES]
     for worker in workers:
         queues += [worker.queues.commands, worker.queues.replies]
     queues += [topology.Mailbox(VM, vcpu).name for vcpu in range(scenario.vcpus)]

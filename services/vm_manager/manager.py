@@ -1,6 +1,6 @@
 """VmManager: the pure core of the manager. Takes inputs apart and hands them to the VM's rules."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import assert_never
 
 from vm_manager import (
@@ -360,17 +360,8 @@ class VmManager:
 
 def _took_over(state: ManagerState, event: TookOver) -> tuple[Effect, ...]:
     """Say of each VM that lives who goes on with it, and from where."""
-    return tuple(
-        observed(
-            Event.MANAGER_TOOK_OVER,
-            vm,
-            predecessor=event.predecessor,
-            entry=event.entry,
-            seq=event.seq,
-            repeated=event.repeated,
-        )
-        for vm in sorted(state.vms)
-    )
+    told = asdict(event)
+    return tuple(observed(Event.MANAGER_TOOK_OVER, vm, **told) for vm in sorted(state.vms))
 
 
 def _rest(result: ManagerResult) -> ManagerResult:

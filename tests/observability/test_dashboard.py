@@ -54,7 +54,7 @@ def test_panels_stand_on_the_grid_side_by_side() -> None:
     assert len(taken) == rows * COLUMNS, "there is a hole"
 
 
-def test_the_rows_are_the_five_questions_in_their_order() -> None:
+def test_the_rows_are_the_six_questions_in_their_order() -> None:
     rows = [panel["title"] for panel in dashboard()["panels"] if panel["type"] == "row"]
 
     assert rows == [
@@ -62,6 +62,7 @@ def test_the_rows_are_the_five_questions_in_their_order() -> None:
         "Which invariant broke, and where?",
         "How long do teardowns and flush round trips take?",
         "How deep are mailboxes?",
+        "Recovery: who is active, and what was lost?",
         "What does the broker do?",
     ]
 

@@ -66,7 +66,7 @@ def _dashboard() -> dashboard.Dashboard:
     board = (
         dashboard.Dashboard(TITLE)
         .uid(UID)
-        .description("VMs torn down over RabbitMQ: five questions, top to bottom.")
+        .description("VMs torn down over RabbitMQ: six questions, top to bottom.")
         .tags(["teardown", "rabbitmq"])
         .time("now-15m", "now")
         .refresh("5s")

@@ -1,4 +1,4 @@
-"""The five questions that the dashboard answers, top to bottom, and its markers; data only."""
+"""The six questions that the dashboard answers, top to bottom, and its markers; data only."""
 
 from typing import Final
 
@@ -13,6 +13,7 @@ from boards.panels import (
     quantiles,
     rate,
 )
+from boards.recovery import RECOVERY
 
 _GOOD, _FAIR, _BAD = "green", "orange", "red"
 _VIOLATIONS: Final = 'teardown_dead_letters_total{invariant!="none"}'
@@ -377,7 +378,7 @@ BROKER: Final = Question(
     ),
 )
 
-QUESTIONS: Final = (SAFE, BROKEN, LONG, DEEP, BROKER)
+QUESTIONS: Final = (SAFE, BROKEN, LONG, DEEP, RECOVERY, BROKER)
 
 MARKERS: Final = (
     Marker("Chaos experiments", "purple", tags=("teardown", "chaos")),

@@ -328,7 +328,7 @@ BROKER: Final = Question(
         ),
         Panel(
             "vCPUs and queues of nobody",
-            "vCPUs that workers hold and no manager knows, as after a manager's end; queues of the "
+            "vCPUs that workers hold and no manager knows, as after the log's loss; queues of the "
             "broker beyond those of living vCPUs and workers.",
             (
                 Query(

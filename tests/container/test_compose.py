@@ -55,7 +55,7 @@ def place(stack: Compose, tmp_path: Path) -> Place:
 def attached(place: Place, ordering: str, *more: str) -> dict[str, Any]:
     """Run a teardown in the stack, as the page on deployment says, and return its JSON."""
     done = teardown(place, "run", ordering, "--attach", "--json", *more)
-    assert done.returncode in (0, 1), done.stderr
+    assert done.returncode in (0, 1), done.stderr + done.stdout
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

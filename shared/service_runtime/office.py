@@ -16,7 +16,7 @@ from typing import Any, Final
 import structlog
 
 from service_runtime.amqp.confirms import Batch, Outgoing
-from service_runtime.amqp.lost_session import SessionLost
+from service_runtime.amqp.lost_session import SessionLost, TopologyMissing
 from service_runtime.amqp.publishing import Publishers
 from service_runtime.amqp.session import AmqpSession
 from service_runtime.amqp.streams import message_count, read_last, read_stream
@@ -27,10 +27,13 @@ from vm_protocol.codec import Packet
 from vm_protocol.effects import Input, Started, TookOver
 from vm_protocol.errors import RemoteProtocolError
 from vm_protocol.gauges import GaugeRow
-from vm_protocol.progress import Elected, LogEntry
-from vm_protocol.recovery import LogBroken, Recovery
+from vm_protocol.progress import NOWHERE, Elected, LogEntry, Position
+from vm_protocol.recovery import WAY_OUT, LogBroken, Recovery
 from vm_protocol.topology import COMMANDS, PROGRESS_QUEUE, Queue
 from vm_protocol.trust import Role, without_epoch
+
+_PATIENCE_S: Final = 2 * limits.CONFIRM_MS_MAX / 1000
+"""How long nothing may come out of the log before our own Elected does."""
 
 CANDIDACY: Final = "Candidacy"
 """Type of the message by which a manager asks for the office; it has no body, and is no core's."""
@@ -98,6 +101,11 @@ class Office:
         self.writes_ahead = True
         self.numbers = OfficeNumbers()
 
+    @property
+    def queue(self) -> str:
+        """Return the name of the queue whose single active consumer has the office."""
+        return self._queue.name
+
     # --- standing by -------------------------------------------------------------------------
 
     def leave(self) -> None:
@@ -120,14 +128,24 @@ class Office:
         session.ack(tag)
         return True
 
-    async def called(self, session: AmqpSession, publishers: Publishers) -> None:
-        """Consume, and wait until the office is ours; a cancelled wait is fine.
+    async def stand_by(self, session: AmqpSession) -> None:
+        """Begin to consume.
 
         Raises:
+            TopologyMissing: The deployment has not made the queue, or the log.
             SessionLost: The session is lost meanwhile.
         """
         await session.declare(self._queue)
         await session.consume(self._queue.name, self._prefetch)
+        if not await session.exists(PROGRESS_QUEUE.name):
+            raise TopologyMissing(f"no service and no definitions made {PROGRESS_QUEUE.name}")
+
+    async def called(self, session: AmqpSession, publishers: Publishers) -> None:
+        """Wait until the office is ours; a cancelled wait is fine.
+
+        Raises:
+            SessionLost: The session is lost meanwhile.
+        """
         while not self._called.is_set():
             self._ask(publishers)
             with suppress(TimeoutError):
@@ -155,18 +173,17 @@ class Office:
             LogBroken: The log lacks the beginning of what lives.
         """
         begun_s = time.monotonic()
-        begin = await self._begin(session)
+        begin, alive = await self._begin(session)
         candidate = secrets.token_hex(8)
         elected = Batch(lambda: None, open_count=1)
         elected.seal()
-        message = Elected(candidate=candidate, alive_from=begin)
+        message = Elected(candidate=candidate, alive_from=begin, alive=alive)
         publishers.progress.publish(outgoing(message), elected)
-        recovery = Recovery(self._actor, begin)
+        if begin is None:
+            begin, alive = await self._search(session, candidate)
+        recovery = Recovery(self._actor, begin, alive)
         await self._fold(session, recovery, candidate)
-        at = recovery.epoch - 1
-        self.log = ProgressLog(
-            self._actor, publishers.progress, at, recovery.alive_from, recovery.performed
-        )
+        self.log = ProgressLog(self._actor, publishers.progress, recovery)
         self.log.on_entry = self._count
         self.log.writes_ahead = self.writes_ahead
         for pending in recovery.pending:
@@ -180,7 +197,7 @@ class Office:
             "manager.elected",
             epoch=recovery.epoch,
             entry_count=recovery.entry_count,
-            repeated_count=len(recovery.pending),
+            repeated_count=recovery.repeated_count,
             seconds=round(self.numbers.recovery_s, 3),
         )
         return recovery
@@ -188,16 +205,37 @@ class Office:
     def _count(self) -> None:
         self.numbers.entry_count += 1
 
-    async def _begin(self, session: AmqpSession) -> int:
-        """Return the offset from which VMs live, as far as the end of the log says."""
+    async def _begin(self, session: AmqpSession) -> tuple[int | None, Position]:
+        """Return the offset from which VMs live and the entry there, as the end of the log says.
+
+        A count of 0 says little: for some seconds after its start a broker has not counted yet.
+        """
         if await message_count(session, PROGRESS_QUEUE.name) == 0:
-            return 0
+            return None, NOWHERE
         _, packet = await read_last(session, PROGRESS_QUEUE.name)
         message = self._read(packet)
-        return 0 if message is None else message.alive_from
+        return (None, NOWHERE) if message is None else (message.alive_from, message.alive)
+
+    async def _search(self, session: AmqpSession, candidate: str) -> tuple[int, Position]:
+        """Return the same, as the last message before our own Elected says that knows it."""
+        found: tuple[int, Position] | None = None
+        async with aclosing(read_stream(session, PROGRESS_QUEUE.name, "first", _PATIENCE_S)) as log:
+            async for offset, packet in log:
+                message = self._read(packet)
+                if message is None:
+                    continue
+                if isinstance(message, Elected) and message.candidate == candidate:
+                    return found or (offset, NOWHERE)
+                if message.alive_from is not None:
+                    found = message.alive_from, message.alive
+                elif found is None:
+                    found = offset, NOWHERE  # the first Elected of all
+        raise SessionLost("the managers' log has ended")
 
     async def _fold(self, session: AmqpSession, recovery: Recovery, candidate: str) -> None:
-        async with aclosing(read_stream(session, PROGRESS_QUEUE.name, recovery.begin)) as log:
+        async with aclosing(
+            read_stream(session, PROGRESS_QUEUE.name, recovery.begin, _PATIENCE_S)
+        ) as log:
             async for offset, packet in log:
                 recovery.begins(offset)
                 message = self._read(packet)
@@ -224,9 +262,7 @@ class Office:
             return progress.read_log_message(packet.body)
         except RemoteProtocolError as error:
             raise LogBroken(
-                f"a message of {PROGRESS_QUEUE.name} cannot be read ({error}): was it written by "
-                "another version? Let that one end the VMs that live, or remove their queues "
-                f"(`teardown cleanup`), delete the queue {PROGRESS_QUEUE.name}, and start again"
+                f"a message of {PROGRESS_QUEUE.name} cannot be read ({error}): {WAY_OUT}"
             ) from None
 
     async def _watch(self, session: AmqpSession, epoch: int) -> None:
@@ -235,9 +271,12 @@ class Office:
             await asyncio.wait([session.lost], timeout=limits.OFFICE_LOOK_MS / 1000)
             try:
                 offset, packet = await read_last(session, PROGRESS_QUEUE.name)
+                message = self._read(packet)
             except SessionLost:
                 continue  # this one reader's end, or the session's
-            message = self._read(packet)
+            except LogBroken as broken:
+                session.abandon(str(broken))
+                return
             newest = message.epoch if isinstance(message, LogEntry) else progress.epoch_at(offset)
             if message is not None and newest > epoch:
                 session.abandon(f"a manager of epoch {newest} was elected")
@@ -250,4 +289,4 @@ class Office:
         if not before:
             return (started,)
         epoch, entry, seq = before[-1]
-        return TookOver(epoch, entry, seq, len(recovery.pending)), started
+        return TookOver(epoch, entry, seq, recovery.repeated_count), started

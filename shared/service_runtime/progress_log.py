@@ -19,6 +19,7 @@ from vm_protocol import limits, progress
 from vm_protocol.actor import Actor
 from vm_protocol.codec import Packet
 from vm_protocol.progress import Arrival, Delivered, LogEntry, Position
+from vm_protocol.recovery import Recovery
 from vm_protocol.topology import PROGRESS_QUEUE
 
 
@@ -28,7 +29,7 @@ def outgoing(message: BaseModel) -> Outgoing:
     body = message.model_dump_json(exclude_defaults=True, exclude={"type"})
     kind = type(message).__name__
     text = f'{{"type":"{kind}",{body[1:]}'
-    return Outgoing(exchange, key, Packet(text.encode(), {"type": kind}, {}), mandatory=False)
+    return Outgoing(exchange, key, Packet(text.encode(), {"type": kind}, {}), mandatory=True)
 
 
 @dataclass(slots=True)
@@ -65,7 +66,7 @@ class Performances:
 
 
 class ProgressLog:
-    """The log of one tenure: `elected_at` is the offset of its Elected.
+    """The log of one tenure, which begins with what `recovery` has found.
 
     Between `open` and `close`, `note` takes the inputs that the actor is stepped with.
     """
@@ -74,25 +75,24 @@ class ProgressLog:
         self,
         actor: Actor[Any],
         publishing: Publishing,
-        elected_at: int,
-        alive_from: int,
-        performed: Position,
+        recovery: Recovery,
     ) -> None:
         self._actor = actor
         self._publishing = publishing
-        self._elected_at = elected_at
-        self._alive_from = alive_from
+        self._elected_at = recovery.epoch - 1
+        self._alive_from, self._alive = recovery.alive_from, recovery.alive
         self._number = 0
         self._inputs: list[Arrival] = []
         self._bytes = 0
         self._before = (0, 0)
         self._written: deque[_Written] = deque()
         self._later: asyncio.TimerHandle | None = None
-        self._told = performed
-        self.epoch = progress.epoch_at(elected_at)
+        self._told = recovery.performed
+        self._has_ended = False
+        self.epoch = recovery.epoch
         self.on_entry: Callable[[], None] = lambda: None
         self.writes_ahead = True
-        self.performances = Performances(performed)
+        self.performances = Performances(recovery.performed)
 
     def open(self) -> None:
         """Begin an entry, before the actor is stepped."""
@@ -102,6 +102,7 @@ class ProgressLog:
         if self._actor.is_as_new:
             # At least at this offset: the broker counts the Elected and all entries after it.
             self._alive_from = self._elected_at + self._number + 1
+            self._alive = (self.epoch, self._number + 1)
         self._inputs = []
         self._bytes = 0
 
@@ -145,6 +146,7 @@ class ProgressLog:
             lamport=self._before[1],
             performed=self._told,
             alive_from=self._alive_from,
+            alive=self._alive,
             inputs=tuple(inputs),
         )
         written = _Written(let_out)
@@ -167,11 +169,11 @@ class ProgressLog:
     def performed(self, position: Position) -> None:
         """Take note that an entry was performed; say so later, if no further entry does."""
         self.performances.end(position)
-        if self._later is None:
+        if self._later is None and not self._has_ended:
             loop = asyncio.get_running_loop()
-            self._later = loop.call_later(limits.PERFORMED_MS / 1000, self._tell)
+            self._later = loop.call_later(limits.PERFORMED_MS / 1000, self.tell)
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
         """Write an entry without inputs when all is performed, so that nothing is done again."""
         self._later = None
         if self.is_open or not self.performances.is_over or self._told == self.performances.upto:
@@ -181,5 +183,6 @@ class ProgressLog:
 
     def end(self) -> None:
         """End the tenure."""
+        self._has_ended = True
         if self._later is not None:
             self._later.cancel()

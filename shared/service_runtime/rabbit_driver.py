@@ -73,7 +73,7 @@ class RabbitDriver:
         self._publishers = Publishers(name)
         self._queues = Queues(self._log, endpoint.is_replicated, self._arrived)
         self._held = HeldDeliveries()
-        self._timers = Timers(self.fire, lambda: bool(self._inbox or self._performer.is_busy))
+        self._timers = Timers(self.fire, self._is_busy)
         tools = Tools(passage, self._publishers, self._queues, self._timers)
         self._performer = Performer(tools, observe, self.returned)
         self._numbers = count()
@@ -180,6 +180,8 @@ class RabbitDriver:
         self._queues.forget()
         self._publishers.forget()
         self._publishers.resume(session)
+        self._actor.begin_anew()
+        await office.stand_by(session)
         self.connectivity.is_connected = True
         self._ready.set()
         called = office.called(session, self._publishers)
@@ -218,14 +220,31 @@ class RabbitDriver:
             self._step_inbox()
         await self._finish(session)
 
+    def _is_busy(self) -> bool:
+        """Tell whether something has arrived, or was asked for, that is not done yet."""
+        log = self._office.log if self._office is not None else None
+        is_waiting = log is not None and log.is_open
+        return bool(self._inbox or self._performer.is_busy or is_waiting)
+
     async def _finish(self, session: AmqpSession) -> None:
-        await self._queues.stop_consuming(session)
+        log = self._office.log if self._office is not None else None
+        if log is None:
+            await self._queues.stop_consuming(session)
+        await self._perform_all(session)
+        await self._queues.deleted()
+        if log is not None:
+            # Whoever stops to consume gives the office away: everything must be done by then.
+            log.tell()
+            await self._perform_all(session)
+            await self._queues.stop_consuming(session)
+
+    async def _perform_all(self, session: AmqpSession) -> None:
+        """Perform and have confirmed all there is; an entry that is confirmed lets out more."""
         await self._performer.perform(session)
         await self._publishers.all_confirmed()
-        while self._performer.is_busy:  # entries that were confirmed meanwhile have let out more
+        while self._performer.is_busy:
             await self._performer.perform(session)
             await self._publishers.all_confirmed()
-        await self._queues.deleted()
 
     def _stir(self, *_: Any) -> None:
         """Wake whatever waits: the session is lost."""
@@ -268,6 +287,9 @@ class RabbitDriver:
 
     def cancelled(self, queue: str) -> None:
         """Take a `basic.cancel`."""
+        if self._office is not None and queue == self._office.queue and self._session is not None:
+            self._session.abandon(f"its consumer of {queue} was cancelled, and with it the office")
+            return
         self._queues.cancelled(queue)
         self._wake.set()
 

@@ -97,7 +97,9 @@ def decode(packet: Packet) -> tuple[Message, Envelope]:
     packet.check_readable()
     if len(packet.body) > limits.MESSAGE_BYTES_MAX:
         raise RemoteProtocolError(RejectReason.TOO_LARGE, f"body: {len(packet.body)} bytes")
-    if packet.headers.get(SCHEMA_HEADER) != limits.SCHEMA_VERSION:
+    schema = packet.headers.get(SCHEMA_HEADER)
+    # A decimal or a float may equal a whole number, and would not come back out of a log as such.
+    if type(schema) is not int or schema != limits.SCHEMA_VERSION:
         raise RemoteProtocolError(RejectReason.WRONG_SCHEMA, f"header: {SCHEMA_HEADER}")
     message = _decode_body(packet.body)
     envelope = _decode_envelope(packet)

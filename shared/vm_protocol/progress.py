@@ -147,14 +147,18 @@ def _logged_delivery(delivery: Delivery, at_ns: int) -> LoggedDelivery:
 
 
 def _plain(values: Any, names: Iterable[str]) -> dict[str, Any]:
-    """Return what of these values JSON can hold; nothing else is a value of ours either.
+    """Return what of these values JSON can hold, within their bound; no others are ours either.
 
-    An empty list stands for what it cannot hold: it is refused at the same place.
+    An empty list stands for any other: it is refused at the same place.
     """
     found = {name: values[name] for name in names if values.get(name) is not None}
-    return {
-        name: value if isinstance(value, str | int | bool) else [] for name, value in found.items()
-    }
+    return {name: value if _is_plain(value) else [] for name, value in found.items()}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= limits.TEXT_CHARACTERS_MAX
+    return isinstance(value, int)
 
 
 def arrival(line: LoggedDelivery | LoggedEvent) -> Arrival:
@@ -199,20 +203,23 @@ def _event(line: LoggedEvent) -> Input:
 class Elected(_Line):
     """A manager has become active; this message's offset in the stream makes its epoch.
 
-    `candidate` tells the reader that it is its own. `alive_from` is the offset from which a
-    successor has to read: before it, no VM lived.
+    `candidate` tells the reader that it is its own. `alive_from` is the offset at which a successor
+    has to begin, None where this manager did not know it; `alive` is the entry that stands there or
+    behind it. Before that entry no VM lived; (0, 0) is the beginning of the log.
     """
 
     type: Literal["Elected"] = "Elected"
     candidate: str = Field(max_length=limits.TEXT_CHARACTERS_MAX)
-    alive_from: int = Field(ge=0)
+    alive_from: int | None = Field(default=None, ge=0)
+    alive: Position = NOWHERE
 
 
 class LogEntry(_Line):
     """Inputs that are handled together, written before anything that follows from them is let out.
 
     `seq` and `lamport` are where the epoch's recorder stood before them. All effects of the entries
-    up to `performed` are confirmed. `alive_from` is as in Elected. Without inputs, it only says so.
+    up to `performed` are confirmed. `alive_from` and `alive` are as in Elected. One without inputs
+    only says so.
     """
 
     type: Literal["LogEntry"] = "LogEntry"
@@ -222,6 +229,7 @@ class LogEntry(_Line):
     lamport: int = Field(ge=0)
     performed: Position
     alive_from: int = Field(ge=0)
+    alive: Position = NOWHERE
     inputs: tuple[Logged, ...] = ()
 
     @property

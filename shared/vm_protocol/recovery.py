@@ -6,7 +6,7 @@ and ids come out the same. Nothing is performed meanwhile (docs/recovery.md).
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from vm_protocol import limits, progress
 from vm_protocol.actor import Actor, Plan
@@ -22,13 +22,20 @@ from vm_protocol.effects import (
     TimerFired,
     Unbind,
 )
-from vm_protocol.errors import LocalProtocolError
+from vm_protocol.errors import RemoteProtocolError
 from vm_protocol.progress import NOWHERE, Arrival, Elected, Happened, LogEntry, Position
 from vm_protocol.recorder import Cause, Recorder
 from vm_protocol.topology import Mailbox
 from vm_protocol.trust import manager_actor
 
 Binding = Literal["not yet", "bound", "unbound"]
+
+
+WAY_OUT: Final = (
+    "was it written by another version, or under other *_USERS? Let that one end the VMs that "
+    "live, or remove their queues (`teardown cleanup`), delete the queue teardown.progress, and "
+    "start again"
+)
 
 
 class LogBroken(Exception):
@@ -47,6 +54,9 @@ class Pending:
 class Recovery:
     """Folds a log from `begin` (an offset) on, message by message, through an actor.
 
+    The first entry that is folded is `alive`: `begin` may stand before it, for foreign messages
+    count as well. If an epoch after it begins first, that entry was never written.
+
     Afterwards the actor has the state of the last entry; `pending` are the entries to be performed
     again, `bindings` how mailboxes are bound before that; `consumed` and `timers` are what the
     actor consumes, and the timers that are set, after all. `ended` are (epoch, last entry, number
@@ -59,6 +69,7 @@ class Recovery:
 
     actor: Actor[Any]
     begin: int
+    alive: Position = NOWHERE
     epoch: int = 0
     last: int = 0
     alive_from: int = 0
@@ -71,7 +82,11 @@ class Recovery:
     timers: dict[str, tuple[SetTimer, Cause]] = field(default_factory=dict)
     _early: dict[int, LogEntry] = field(default_factory=dict)
     _has_begun: bool = False
-    _is_in_epoch: bool = False
+
+    @property
+    def repeated_count(self) -> int:
+        """Return how many entries are performed again; one without inputs asks for nothing."""
+        return sum(bool(each.plans) for each in self.pending)
 
     def __post_init__(self) -> None:
         self.actor.begin_anew()
@@ -94,16 +109,22 @@ class Recovery:
     def read(self, offset: int, message: Elected | LogEntry) -> None:
         """Take the next message."""
         if isinstance(message, Elected):
-            self._elect(progress.epoch_at(offset), message)
-        elif not self._is_in_epoch or message.epoch == self.epoch:
-            self._take(message)
-        self._is_in_epoch = True
+            epoch = progress.epoch_at(offset)
+            if self.epoch or epoch > self.alive[0]:
+                self._elect(epoch)
+        elif self.epoch:
+            if message.epoch == self.epoch:
+                self._take(message)
+        elif message.epoch == self.alive[0] and message.number >= self.alive[1]:
+            self._early[message.number] = message
+            if message.number == self.alive[1]:
+                self._begin_at(message)
 
-    def _elect(self, epoch: int, message: Elected) -> None:
+    def _elect(self, epoch: int) -> None:
         if self.epoch:
             self.ended.append((self.epoch, self.last, self.actor.recorder.position[0]))
         self._early.clear()
-        self.epoch, self.last, self.alive_from = epoch, 0, message.alive_from
+        self.epoch, self.last = epoch, 0
         self._hold_office((0, self.actor.recorder.position[1]))
 
     def _hold_office(self, position: tuple[int, int]) -> None:
@@ -113,25 +134,33 @@ class Recovery:
         recorder.ended = ",".join(f"{epoch}:{entry}" for epoch, entry, _ in known) or None
         self.actor.recorder = recorder
 
+    def _begin_at(self, entry: LogEntry) -> None:
+        """Begin in the middle of an epoch, at a moment when no VM lived."""
+        self.epoch, self.last = entry.epoch, entry.number - 1
+        self._hold_office((entry.seq, entry.lamport))
+        self._take(entry)
+
     def _take(self, entry: LogEntry) -> None:
-        if not self._is_in_epoch:  # in the middle of an epoch, at a moment when no VM lived
-            self.epoch, self.last = entry.epoch, entry.number - 1
-            self._hold_office((entry.seq, entry.lamport))
         self._early[entry.number] = entry
         while (following := self._early.pop(self.last + 1, None)) is not None:
             self._fold(following)
 
     def _fold(self, entry: LogEntry) -> None:
-        self.last, self.alive_from = entry.number, entry.alive_from
+        self.last = entry.number
+        self.alive_from, self.alive = entry.alive_from, entry.alive
         self.entry_count += 1
         recorder = self.actor.recorder
         if recorder.position != (entry.seq, entry.lamport):
-            raise LocalProtocolError(
+            raise LogBroken(
                 f"entry {entry.number} of epoch {entry.epoch} was written at record {entry.seq}, "
-                f"Lamport time {entry.lamport}; the fold stands at {recorder.position}"
+                f"Lamport time {entry.lamport}; the fold stands at {recorder.position}: {WAY_OUT}"
             )
         recorder.entry = entry.number
-        plans = tuple(self._step(progress.arrival(line)) for line in entry.inputs)
+        try:
+            plans = tuple(self._step(progress.arrival(line)) for line in entry.inputs)
+        except RemoteProtocolError as error:
+            where = f"entry {entry.number} of epoch {entry.epoch}"
+            raise LogBroken(f"{where}: {error}: {WAY_OUT}") from None
         self.pending.append(Pending(entry.position, plans))
         self.performed = max(self.performed, entry.performed)
         while self.pending and self.pending[0].position <= self.performed:

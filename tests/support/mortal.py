@@ -30,6 +30,7 @@ class Mortal:
         self._input_count = 0
         self._recent: deque[Plan] = deque(maxlen=8)
         self._alive_from = 0
+        self._alive = progress.NOWHERE
         self._elect()
 
     @property
@@ -50,8 +51,8 @@ class Mortal:
     def _elect(self) -> Recovery:
         """Write Elected, and fold the log up to there."""
         self._elected_at = len(self.log)
-        self._append(Elected(candidate="next", alive_from=self._alive_from))
-        recovery = Recovery(self.actor, self._alive_from)
+        self._append(Elected(candidate="next", alive_from=self._alive_from, alive=self._alive))
+        recovery = Recovery(self.actor, self._alive_from, self._alive)
         for offset in range(self._alive_from, len(self.log)):
             recovery.begins(offset)
             recovery.read(offset, read_log_message(self.log[offset]))
@@ -70,12 +71,13 @@ class Mortal:
         recorder.entry = self._number
         if self.actor.is_as_new:
             self._alive_from = self._elected_at + self._number
+            self._alive = (self.epoch, self._number)
         seq, lamport = recorder.position
         self._append(
             LogEntry(
                 epoch=self.epoch, number=self._number, seq=seq, lamport=lamport,
                 performed=(self.epoch, max(0, self._number - 1 - lag)),
-                alive_from=self._alive_from, inputs=(progress.logged(arrival),),
+                alive_from=self._alive_from, alive=self._alive, inputs=(progress.logged(arrival),),
             )
         )  # fmt: skip
         plan = progress.step(self.actor, arrival)

@@ -112,7 +112,7 @@ class AmqpSession:
         self.connection.add_on_connection_unblocked_callback(lambda *_: tell(events.blocked, False))
         self.channel = await self._open_publishing("")
         self.channel.add_on_return_callback(
-            lambda _c, _m, properties, body: tell(events.returned, packet_of(properties, body))
+            lambda _c, _m, *returned: tell(events.returned, packet_of(*returned))
         )
         self.channel.add_on_cancel_callback(self._on_cancel)
         for stream in self._streams:
@@ -164,6 +164,8 @@ class AmqpSession:
     async def _open_publishing(self, stream: str) -> Channel:
         channel = await self.open_channel()
         channel.add_on_close_callback(lambda _, error: self._lose(error))
+        if stream:  # what is returned nobody has stored; the next session binds it again
+            channel.add_on_return_callback(lambda *_: self.abandon(f"{stream} is not bound"))
         await self._call(channel.confirm_delivery, partial(self._on_confirm, stream))
         return channel
 
@@ -189,13 +191,8 @@ class AmqpSession:
             return
         if self._endpoint.is_replicated:
             queue = replicated(queue)
-        channel = self._used()
-        await self._call(
-            channel.queue_declare,
-            queue=queue.name,
-            durable=True,
-            arguments=dict(queue.arguments),
-        )
+        declare, arguments = self._used().queue_declare, dict(queue.arguments)
+        await self._call(declare, queue=queue.name, durable=True, arguments=arguments)
         for exchange, key in queue.bindings:
             await self._call(
                 self._used().queue_bind, queue=queue.name, exchange=exchange, routing_key=key

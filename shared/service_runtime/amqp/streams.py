@@ -19,9 +19,11 @@ OFFSET: str = "x-stream-offset"
 
 
 async def read_stream(
-    session: AmqpSession, stream: str, begin: Offset
+    session: AmqpSession, stream: str, begin: Offset, patience_s: float
 ) -> AsyncGenerator[tuple[int, Packet], None]:
     """Yield what a stream holds with its offsets, on a channel of its own; never ends by itself.
+
+    Nothing may come for `patience_s` seconds.
 
     Raises:
         SessionLost: The session is lost, or the broker refuses.
@@ -37,11 +39,16 @@ async def read_stream(
         with translated():
             channel.basic_qos(prefetch_count=limits.STREAM_PREFETCH)
             channel.basic_consume(stream, take, arguments={OFFSET: begin})
-        while not isinstance(found := await arrived.get(), BaseException):
+        while True:
+            found = await asyncio.wait_for(arrived.get(), patience_s)
+            if isinstance(found, BaseException):
+                break
             packet, tag = found
             with translated():
                 channel.basic_ack(tag)
             yield int(packet.headers[OFFSET]), packet
+    except TimeoutError:
+        raise SessionLost(f"nothing comes from {stream}") from None
     finally:
         if channel.is_open:
             channel.close()

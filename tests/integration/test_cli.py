@@ -27,6 +27,7 @@ KEYS = {
     "counts",
     "vacuity",
     "takeovers",
+    "lost_hosts",
     "notes",
     "messages",
     "source",

@@ -39,6 +39,7 @@ test-long: setup ## the tests that take minutes
 bench: setup ## the benchmarks
 	@$(bin)/teardown bench
 	@$(bin)/python benchmarks/explore.py
+	@$(bin)/python benchmarks/recovery.py
 
 docs: setup ## write the generated pages of docs/ anew
 	@$(bin)/python docs/generate.py

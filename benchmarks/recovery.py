@@ -7,10 +7,15 @@ many living VMs in the log, until it is active. Ratios compare; seconds are this
 
 import argparse
 import os
+import re
+import secrets
 import statistics
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from urllib.request import urlopen
 
+from teardown_lab.benchmark.clients import OurClient, calling
 from teardown_lab.experiment.lab import Lab, LabOptions, RunOptions, open_lab
 from teardown_lab.own_broker.private_node import PrivateNode
 from vm_manager.catalogue import catalogue_entry
@@ -66,13 +71,50 @@ def cost(vcpus: int, pairs: int) -> None:
             )
 
 
+def metric(made: Lab, name: str, manager: int) -> float:
+    """Return a metric of one of the managers."""
+    assert made.stack is not None
+    with urlopen(made.stack.managers[manager].metrics_url, timeout=30) as page:
+        text = page.read().decode()
+    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def takeover(vms: int, vcpus: int) -> None:
+    """Print the second table."""
+    with ExitStack() as stack:
+        made = stack.enter_context(lab(vms * vcpus, "on", managers=2))
+        assert made.stack is not None
+        assert made.provided.url is not None
+        caller = stack.enter_context(calling(made.provided.url))
+        scenario = Scenario(vcpus=vcpus, ticker=False)
+        for number in range(vms):
+            OurClient(caller, f"vm-{secrets.token_hex(4)}-{number}").create(scenario)
+        made.stack.managers[0].process.kill()
+        killed_s = time.monotonic()
+        while not metric(made, "teardown_manager_elected", 1):
+            time.sleep(0.02)
+        active_s = time.monotonic() - killed_s
+        entries, seconds, known = (
+            metric(made, f"teardown_{name}", 1)
+            for name in ("recovery_entries", "recovery_seconds", "vms")
+        )
+        print(
+            f"{vms} living VMs of {vcpus} vCPUs: {entries:.0f} entries folded in {seconds:.2f} s; "
+            f"active {active_s:.2f} s after the kill; {known:.0f} VMs known",
+            flush=True,
+        )
+
+
 def main() -> None:
     """Measure and print."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--pairs", type=int, default=7)
     options.add_argument("--vcpus", type=int, default=64)
+    options.add_argument("--vms", type=int, default=200)
     given = options.parse_args()
     cost(given.vcpus, given.pairs)
+    takeover(given.vms, 8)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from integration.tools.managers import crew
+from integration.tools.managers import essence as unchanging
 from support.needs import need_engine, need_server
+from support.randomness import seeded
 from support.runs import WORKERS, broken, essence, tear_down
 
 from teardown_lab.broker.address import knock
@@ -65,6 +68,22 @@ def shown(name: str) -> Scenario:
     """Return the scenario that shows an entry's point, without the ticker's varying requests."""
     show = catalogue_entry(name).show.model_dump()
     return Scenario.model_validate(show | {"vcpus": VCPUS, "ticker": False})
+
+
+@pytest.mark.parametrize("name", ["unload-in-destroy", "unload-in-destroy-wipe-last"])
+def test_a_manager_that_dies_at_some_boundaries(
+    container_url: str, tmp_path: Path, name: str
+) -> None:
+    """tests/integration/test_recovery.py tries them on 3.10."""
+    with crew(container_url, tmp_path) as two:
+        undisturbed = unchanging(two.tear_down(name))
+        for boundary in seeded(f"boundaries 4.x {name}").sample(range(1, 90), 4):
+            found = two.crash_at(boundary, name)
+            assert found is not None, boundary
+            judgement, where, took_s = found
+            print(f"{where}: a successor was active after {took_s:.2f} s")
+            assert unchanging(judgement) == undisturbed, where
+            two.manager()
 
 
 def test_the_history_names_the_broker_in_the_container(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -194,3 +195,36 @@ def test_a_log_that_nobody_can_read_ends_the_manager_with_a_way_out(lone_node: P
     finally:
         with channel_to(lone_node.url) as channel:
             channel.queue_delete(PROGRESS_QUEUE.name)
+
+
+@pytest.mark.slow
+def test_fifty_teardowns_are_in_flight_when_the_manager_dies(two: Crew) -> None:
+    undisturbed = essence(two.tear_down(SAFE, 2))
+    kill = Once(two.living[0].kill, 400)
+
+    with ThreadPoolExecutor(50) as pool:
+        running = [pool.submit(two.tear_down_apart, SAFE, 2, kill) for _ in range(50)]
+        judgements = [each.result() for each in running]
+
+    kill.join()
+    assert [essence(each) for each in judgements] == [undisturbed] * 50
+    taken_over = sum(bool(each.takeovers) for each in judgements)
+    print(f"{taken_over} of 50 VMs lived at the take-over")
+    assert taken_over > 1
+
+
+@pytest.mark.slow
+def test_a_manager_and_a_worker_die_together(two: Crew) -> None:
+    """The successor waits for the worker's lease; the teardown ends, and the loss is named."""
+
+    def both() -> None:
+        two.living[0].kill()
+        two.workers[0].kill()
+
+    kill = Once(both, 30)
+    judgement = two.tear_down(SAFE, 8, kill, timeout_s=120)
+    kill.join()
+
+    assert str(judgement.verdict) != "violated"
+    assert [each.worker for each in judgement.lost_hosts] == ["w-1"]
+    assert len(judgement.takeovers) == 1

@@ -99,6 +99,16 @@ class Crew:
         ordering = catalogue_entry(name).ordering
         return self.lab.run(ordering, Scenario(vcpus=vcpus), 2, once, on_record).judgement
 
+    def tear_down_apart(
+        self, name: str, vcpus: int, on_record: Callable[[Record], None]
+    ) -> Judgement:
+        """Run one beside others, as a client of its own, on a thread of its own."""
+        ordering = catalogue_entry(name).ordering
+        file = self.folder / f"history-{threading.get_ident()}.jsonl"
+        with open_lab(LabOptions(broker=self.url, attach=True, vcpus=vcpus), print) as lab:
+            once = RunOptions(120, file)
+            return lab.run(ordering, Scenario(vcpus=vcpus), 2, once, on_record).judgement
+
     def crash_at(self, boundary: int, name: str) -> tuple[Judgement, str, float] | None:
         """Run a teardown whose manager dies at a boundary of it; a stand-by must be there.
 

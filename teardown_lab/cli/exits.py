@@ -11,7 +11,7 @@ import click
 
 from teardown_lab.exit_codes import ExitCode
 
-_seen: Final = {"interrupt": False}
+_seen: Final = {"interrupt": False, "terminate": False}
 
 
 class Terminated(KeyboardInterrupt):
@@ -66,6 +66,11 @@ def was_interrupted() -> bool:
     return _seen["interrupt"]
 
 
+def was_terminated() -> bool:
+    """Tell whether SIGTERM came, also where some code has made another exception of it."""
+    return _seen["terminate"]
+
+
 def _code_of(error: Exception) -> int | None:
     """Return the exit code of an error; None for one that nobody expects.
 
@@ -90,6 +95,7 @@ def _code_of(error: Exception) -> int | None:
 
 
 def _terminate(*_: object) -> NoReturn:
+    _seen["terminate"] = True
     raise Terminated
 
 

@@ -16,7 +16,7 @@ from typing import Final
 import click
 from click.shell_completion import shell_complete
 
-from teardown_lab.cli.exits import Terminated, output_is_closed, was_interrupted
+from teardown_lab.cli.exits import Terminated, output_is_closed, was_interrupted, was_terminated
 from teardown_lab.exit_codes import ExitCode
 
 _COMPLETE: Final = "_TEARDOWN_COMPLETE"
@@ -43,6 +43,8 @@ def _code_of(arguments: Sequence[str]) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and output_is_closed():
             return ExitCode.OUTPUT_CLOSED
+        if was_terminated():
+            return _told(ExitCode.TERMINATED, "ended by SIGTERM; nothing is left behind")
         if was_interrupted():
             return _told(ExitCode.INTERRUPTED, "interrupted; nothing is left behind")
         return _told(ExitCode.INFRASTRUCTURE, _bug(error))

@@ -228,3 +228,36 @@ def test_a_manager_and_a_worker_die_together(two: Crew) -> None:
     assert str(judgement.verdict) != "violated"
     assert [each.worker for each in judgement.lost_hosts] == ["w-1"]
     assert len(judgement.takeovers) == 1
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_at_some_boundaries(two: Crew) -> None:
+    _try_worker_boundaries(two, seeded("workers").sample(range(1, 40), 2))
+
+
+@pytest.mark.long
+def test_a_worker_that_dies_at_each_boundary(two: Crew) -> None:
+    assert _try_worker_boundaries(two, list(range(1, BOUNDARIES_MAX))) > 20
+
+
+def _try_worker_boundaries(two: Crew, boundaries: list[int]) -> int:
+    """Let a worker die at each of these: the loss is named, and pins and roots are right.
+
+    The checker derives from the history what the manager had to release, and compares.
+    """
+    for count, boundary in enumerate(boundaries):
+        two.worker_crash_file.write_text(str(boundary))
+        judgement = two.tear_down(SAFE, 4, timeout_s=120)
+        if not two.worker_crash_file.with_name("crash-worker.at").exists():
+            two.worker_crash_file.unlink(missing_ok=True)
+            print(f"{count} boundaries")
+            return count
+        two.worker_crash_file.with_name("crash-worker.at").unlink()
+        (lost,) = [each for each in two.workers if each.poll() is not None]
+        two.workers.remove(lost)
+        assert judgement.violations == (), boundary
+        assert str(judgement.verdict) == "safe" or judgement.notes, boundary
+        # None: its vCPUs were freed, and nobody waited for it any more.
+        assert len(judgement.lost_hosts) <= 1, boundary
+        two.worker(f"w-{boundary}-again")
+    return len(boundaries)

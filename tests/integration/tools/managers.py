@@ -61,9 +61,15 @@ class Crew:
         """Where the number of the boundary goes at which the next manager is to die."""
         return self.folder / "crash"
 
+    @property
+    def worker_crash_file(self) -> Path:
+        """Where it goes for the next worker that gets a command."""
+        return self.folder / "crash-worker"
+
     def _service(self, module: str, **settings: str) -> tuple[subprocess.Popen[bytes], Log]:
         log = Log()
-        crash = {"TEARDOWN_CRASH_FILE": str(self.crash_file)}
+        file = self.crash_file if module == "vm_manager" else self.worker_crash_file
+        crash = {"TEARDOWN_CRASH_FILE": str(file)}
         process = self.stack.enter_context(service(module, self.url, log, **settings, **crash))
         log.wait(event="service.ready")
         return process, log

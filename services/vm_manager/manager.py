@@ -359,9 +359,10 @@ class VmManager:
 
 
 def _took_over(state: ManagerState, event: TookOver) -> tuple[Effect, ...]:
-    """Say of each VM that lives who goes on with it, and from where."""
+    """Say of each VM that lives, or waits to be created, who goes on with it, and from where."""
     told = asdict(event)
-    return tuple(observed(Event.MANAGER_TOOK_OVER, vm, **told) for vm in sorted(state.vms))
+    vms = {*state.vms, *(each.vm for each in state.waiting)}
+    return tuple(observed(Event.MANAGER_TOOK_OVER, vm, **told) for vm in sorted(vms))
 
 
 def _rest(result: ManagerResult) -> ManagerResult:

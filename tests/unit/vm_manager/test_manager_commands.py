@@ -84,6 +84,17 @@ def test_a_manager_that_takes_over_says_so_of_each_vm_that_lives() -> None:
     assert ManagerBench().step(TookOver(**took_over)) == ()
 
 
+def test_a_manager_that_takes_over_says_so_of_creations_that_wait() -> None:
+    """Its predecessor has received them: they are in the history under its name."""
+    bench = ManagerBench()
+    bench.command(create())
+    bench.command(messages.CreateVm(vm="vm-1", scenario=QUIET))
+
+    effects = bench.step(TookOver(3, 7, 40, 2))
+
+    assert [each.vm for each in effects] == ["vm-0", "vm-1"]
+
+
 # --- CreateVm --------------------------------------------------------------------------------
 
 

@@ -90,13 +90,15 @@ def takeover(vms: int, vcpus: int) -> None:
         scenario = Scenario(vcpus=vcpus, ticker=False)
         for number in range(vms):
             OurClient(caller, f"vm-{secrets.token_hex(4)}-{number}").create(scenario)
-        made.stack.managers[0].process.kill()
+        active = 0 if metric(made, "teardown_manager_elected", 0) else 1
+        heir = 1 - active
+        made.stack.managers[active].process.kill()
         killed_s = time.monotonic()
-        while not metric(made, "teardown_manager_elected", 1):
+        while not metric(made, "teardown_manager_elected", heir):
             time.sleep(0.02)
         active_s = time.monotonic() - killed_s
         entries, seconds, known = (
-            metric(made, f"teardown_{name}", 1)
+            metric(made, f"teardown_{name}", heir)
             for name in ("recovery_entries", "recovery_seconds", "vms")
         )
         print(

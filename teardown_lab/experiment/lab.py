@@ -36,7 +36,7 @@ from vm_protocol.wire import Record
 Say = Callable[[str], None]
 
 _VM_LOST = "vm-not-found"
-"""The manager's answer to the teardown of a VM that a manager before it has made."""
+"""The manager's answer to the teardown of a VM that it does not know, and nor does its log."""
 
 
 class RunRefused(Exception):
@@ -143,8 +143,8 @@ class Lab:
             self._say(removed)
         if state.refusal == _VM_LOST:
             raise StackFailed(
-                f"the manager answers {_VM_LOST}: the one that knew this VM is gone, and its "
-                "successor does not go on with what it had begun; run it again"
+                f"the manager answers {_VM_LOST}: somebody has removed this VM, or the queue "
+                f"{topology.PROGRESS_QUEUE.name}, from which a new manager knows it; run it again"
             )
         if state.refusal in ("no-places", "host-lost"):
             raise StackFailed(_refusal(state.refusal, state.why))

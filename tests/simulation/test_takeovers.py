@@ -2,12 +2,11 @@
 
 import random
 from functools import partial
-from typing import Any
 
 import pytest
 from support.mortal import Mortal
 from support.randomness import seeded
-from support.simulated import Run, run
+from support.simulated import essence, run
 
 from vm_manager.catalogue import catalogue_entry, catalogue_names
 from vm_protocol.scenario import Scenario
@@ -21,17 +20,6 @@ SCENARIOS = {
 }
 SHIPPED = {name: catalogue_entry(name) for name in catalogue_names()}
 STEADY = [name for name, entry in SHIPPED.items() if not entry.racy]
-
-
-def essence(finished: Run) -> dict[str, Any]:
-    judgement = finished.judgement
-    return {
-        "outcome": finished.state.outcome,
-        "verdict": judgement.verdict,
-        "counts": judgement.counts,
-        "notes": judgement.notes,
-        "violations": {(v.invariant, v.vcpu, v.message_id) for v in judgement.violations},
-    }
 
 
 def deaths(rng: random.Random, count: int) -> dict[int, tuple[int, int]]:

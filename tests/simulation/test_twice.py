@@ -1,9 +1,7 @@
 """At-least-once: every message twice, and nothing is counted or done twice."""
 
-from typing import Any
-
 import pytest
-from support.simulated import Run, TwiceBroker, run
+from support.simulated import TwiceBroker, essence, run
 
 from vm_manager.catalogue import catalogue_entry, catalogue_names
 from vm_protocol.scenario import Scenario
@@ -21,17 +19,6 @@ SCENARIOS = {
 SHIPPED = {name: catalogue_entry(name) for name in catalogue_names()}
 FENCED = [name for name, entry in SHIPPED.items() if entry.ordering.fence and not entry.racy]
 RACY = [name for name, entry in SHIPPED.items() if entry.ordering.fence and entry.racy]
-
-
-def essence(finished: Run) -> dict[str, Any]:
-    judgement = finished.judgement
-    return {
-        "outcome": finished.state.outcome,
-        "verdict": judgement.verdict,
-        "counts": judgement.counts,
-        "notes": judgement.notes,
-        "violations": {(v.invariant, v.vcpu, v.message_id) for v in judgement.violations},
-    }
 
 
 @pytest.mark.parametrize("shape", SCENARIOS)

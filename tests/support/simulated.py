@@ -143,3 +143,15 @@ def run(
             meanwhile(world, everything[told])
             told += 1
     return Run(client.state, tuple(records), tuple(everything), world, tuple(actors), steps)
+
+
+def essence(finished: Run) -> dict[str, Any]:
+    """Return what must not change, whatever was repeated or succeeded in a run."""
+    judgement = finished.judgement
+    return {
+        "outcome": finished.state.outcome,
+        "verdict": judgement.verdict,
+        "counts": judgement.counts,
+        "notes": judgement.notes,
+        "violations": {(v.invariant, v.vcpu, v.message_id) for v in judgement.violations},
+    }
